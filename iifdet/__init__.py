@@ -1,0 +1,24 @@
+"""iifdet: object detection on class-imbalanced data with Inverse Image Frequency.
+
+``iifdet.train(...)``, ``.val``, ``.stats``, ``.compare`` take the same keys as the command line; ``iifdet.load(path)``
+gives the model of a checkpoint. Nothing heavy is imported before one of them is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["compare", "load", "stats", "train", "val"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from iifdet import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'iifdet' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,376 @@
+"""The verbs as functions; the command line calls these. Each takes the keys of the command line as keywords."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iifdet import build, config
+from iifdet.checkpoint import read_checkpoint
+from iifdet.comparison import Comparison, compare_runs
+from iifdet.config import CompareConfig, StatsConfig, TrainConfig, ValConfig, resolve
+from iifdet.errors import InputError
+from iifdet.longtail import VARIANTS, ClassCounts, effective_imbalance, iif_weights
+from iifdet.models import MODELS
+from iifdet.rundir import RunDir
+from iifdet.training import AMP_TYPES, Callback, fit
+from iifdet.validation import run_validation
+
+if TYPE_CHECKING:
+    from iifdet.detectors import Detector
+
+log = logging.getLogger("iifdet")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What ``train`` and ``val`` return.
+
+    Attributes:
+        folder: the run folder.
+        metrics: the content of metrics.json; fractions from 0 to 1.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def load(path: str | Path) -> Detector:
+    """Load a checkpoint: a model in eval mode with ``.names`` and ``.counts``, on the CPU."""
+    return build.load_model(path)
+
+
+# -- train -------------------------------------------------------------------------------------------------------------
+
+
+def train(callbacks: Sequence[Callback] = (), **keys: Any) -> RunResult:
+    """Train a model, validate it each epoch, and leave a run folder behind.
+
+    Raises:
+        InputError: bad keys or bad data, before anything is written.
+    """
+    if keys.get("resume"):
+        return _resume(str(keys["resume"]), {k: v for k, v in keys.items() if k != "resume"}, callbacks)
+    cfg = resolve(TrainConfig, keys)
+    return _train(cfg, None, None, callbacks)
+
+
+def _resume(where: str, keys: dict[str, Any], callbacks: Sequence[Callback]) -> RunResult:
+    """Go on with a run from its last.pt, with the keys it was started with."""
+    path = Path(where)
+    last = path / "weights" / "last.pt" if path.is_dir() else path
+    content = read_checkpoint(last)
+    if not content["training"]:
+        raise InputError(f"resume: expected a run's last.pt, got {last}, which holds no optimizer state")
+    changed = {k: v for k, v in keys.items() if content["recipe"].get(k) != v and k not in ("device", "workers")}
+    if changed:
+        raise InputError(f"resume: expected no other keys than device and workers, got {', '.join(changed)}")
+    run = RunDir(last.parent.parent)
+    if content["training"]["finished"]:
+        import json
+
+        log.info("%s is finished (%d epochs); nothing to do", run.path, content["training"]["epoch"])
+        metrics = run.path / "metrics.json"
+        return RunResult(run.path, json.loads(metrics.read_text()) if metrics.is_file() else {})
+    return _train(TrainConfig(**{**content["recipe"], **keys}), content, run, callbacks)
+
+
+def _train(
+    cfg: TrainConfig, content: dict[str, Any] | None, run: RunDir | None, callbacks: Sequence[Callback]
+) -> RunResult:
+    # 1. Everything that can be refused is refused before a folder is made.
+    device = build.pick_device(cfg.device)
+    index, val_index = build.build_index(cfg, "train"), build.build_index(cfg, "val")
+    if index.names != val_index.names:
+        raise InputError("data: expected the same class names in train and val, got different ones")
+    model, task = build.build_model(cfg, index)
+    model.to(device)
+    state = build.build_state(cfg, model, device)
+    if content is not None:
+        state.load_state_dict(content)
+    batches = build.build_train_batches(cfg, index, device, task)
+    val_batches = build.build_val_batches(cfg, cfg, val_index, task, cache=cfg.cache)
+    evaluator = build.build_evaluator(cfg, val_index, task)
+    # 2. The folder.
+    run = run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok)
+    with run.lock():
+        recipe = cfg.model_dump(mode="json")
+        run.write_yaml("args.yaml", recipe)
+        run.write_environment()
+        _announce(cfg, run, index, model)
+        if cfg.plots:
+            _draw_training_data(cfg, run, index, model.counts, batches)
+        # 3. The loop.
+        watcher = _Validation(cfg, run, model, task, val_batches, evaluator, device)
+        hooks = _callbacks(cfg, run, callbacks)
+        try:
+            fit(
+                state,
+                batches,
+                build.build_schedule(cfg),
+                build.fit_options(cfg, device),
+                run,
+                watcher,
+                recipe,
+                hooks,
+            )
+        finally:
+            for hook in hooks:
+                getattr(hook, "close", lambda: None)()
+        # 4. What is left behind: figures of the last epoch, which last.pt holds.
+        metrics = watcher.leave(state)
+        if cfg.plots:
+            from iifdet import pictures, plots
+
+            pictures.quietly(plots.plot_results, state.rows, run.path / "results.png")
+    log.info("results in %s", run.path)
+    return RunResult(run.path, metrics)
+
+
+def _announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any) -> None:
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    counts = model.counts
+    log.info("%s: %s with %.2f M parameters, %s", run.path, cfg.model, size, model.adjust)
+    log.info(
+        "%d training images, %d boxes, %d classes, imbalance %.0f by image, %.0f by instance",
+        len(index),
+        len(index.labels),
+        len(index.names),
+        counts.imbalance("image"),
+        counts.imbalance("instance"),
+    )
+
+
+def _draw_training_data(cfg: TrainConfig, run: RunDir, index: Any, counts: ClassCounts, batches: Any) -> None:
+    from iifdet import pictures, plots
+
+    weights = build.class_weights(cfg, counts) if cfg.adjust != "none" else None
+    pictures.quietly(plots.plot_labels, counts, weights, run.path / "labels.png")
+    first = next(batches.epoch(0))
+    pictures.quietly(pictures.draw_batch, first, index.names, run.path / "train_batch0.jpg")
+
+
+def _callbacks(cfg: TrainConfig, run: RunDir, callbacks: Sequence[Callback]) -> list[Callback]:
+    from rich.console import Console
+
+    from iifdet.progress import ProgressReport, TensorBoardLog
+
+    hooks = list(callbacks)
+    if cfg.verbose:
+        hooks.append(ProgressReport(cfg.epochs, Console(stderr=True)))
+    if cfg.tensorboard:
+        try:
+            hooks.append(TensorBoardLog(str(run.path)))
+        except ImportError as error:
+            raise InputError(f"tensorboard: expected the package, got '{error}'; pip install iifdet[log]") from error
+    return hooks
+
+
+class _Validation:
+    """Validates whenever the loop asks, and keeps the last result for what the run leaves behind."""
+
+    def __init__(
+        self,
+        cfg: TrainConfig | ValConfig,
+        run: RunDir,
+        model: Any,
+        task: str,
+        batches: Any,
+        evaluator: Any,
+        device: Any,
+    ) -> None:
+        self.cfg, self.run, self.model, self.task = cfg, run, model, task
+        self.batches, self.evaluator, self.device = batches, evaluator, device
+        self.first: tuple[Any, Any] | None = None
+        self.metrics: dict[str, Any] = {}
+        self.result: Any = None
+
+    def __call__(self, model: Any) -> tuple[dict[str, Any], float]:
+        self.first = None
+        self.result = run_validation(
+            model, self.batches, self.evaluator, self.device, AMP_TYPES[self.cfg.amp], self._keep_first
+        )
+        weights = model.adjust.scale.double().cpu()
+        self.metrics = self.result.metrics(model.counts, groups=self.cfg.group_limits, weights=weights)
+        self.metrics["class_activation"] = model.class_activation
+        return _summary(self.metrics), self.evaluator.fitness(self.result)
+
+    def _keep_first(self, batch: Any, outputs: Any) -> None:
+        if self.first is None:
+            self.first = (batch, outputs)
+
+    def leave(self, state: Any = None) -> dict[str, Any]:
+        """Write metrics.json, per_class.csv, predictions.json and the pictures of the last validation."""
+        if self.result is None:  # a run that was resumed when nothing was left to do but this
+            self.model.eval()
+            self(self.model)
+        if state is not None:
+            self.metrics["epochs"] = state.epoch
+            self.metrics["best"] = {"epoch": state.best_epoch, "fitness": state.best}
+        self.run.write_json("metrics.json", self.metrics)
+        self.run.write_rows("per_class.csv", self.metrics["per_class"])
+        self.run.write_json("predictions.json", self.evaluator.predictions())
+        if self.cfg.plots:
+            self._draw()
+        return self.metrics
+
+    def _draw(self) -> None:
+        from iifdet import pictures
+
+        folder, names = self.run.path, self.model.names
+        pictures.quietly(pictures.draw_result, folder, self.result, self.evaluator, self.model.counts, self.metrics)
+        if self.first is not None:
+            batch, outputs = self.first
+            pictures.quietly(pictures.draw_batch, batch, names, folder / "val_batch0_labels.jpg")
+            pictures.quietly(pictures.draw_batch, batch, names, folder / "val_batch0_pred.jpg", outputs)
+
+
+def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The figures that go into results.csv."""
+    row = {name: metrics[name] for name in ("AP", "AP50", "AP75")}
+    return row | {k: (metrics[k] or {}).get("image") for k in ("tail5", "tail10", "tail20")}
+
+
+# -- val ---------------------------------------------------------------------------------------------------------------
+
+
+def val(**keys: Any) -> RunResult:
+    """Evaluate a checkpoint (or a full Darknet file) on a split; ``adjust=iif`` adds post-process IIF."""
+    if not keys.get("weights") and str(keys.get("model", "")).endswith(".pt"):
+        keys = {**keys, "weights": keys["model"], "model": None}
+    if not keys.get("weights"):
+        raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
+    content = {} if build.is_darknet(keys["weights"]) else read_checkpoint(keys["weights"])
+    cfg = resolve(ValConfig, {**_of_recipe(content), **keys})
+    device = build.pick_device(cfg.device)
+    index = build.build_index(cfg, cfg.split)
+    model = _model_for_val(cfg, index)
+    model.options = build.postprocess_options(cfg)
+    if model.counts is None:
+        model.counts = build.training_counts(cfg)
+    if cfg.adjust is not None:
+        if cfg.adjust != "none" and model.counts is None:
+            raise InputError("adjust: expected training counts in the checkpoint or in data's train split, got none")
+        build.set_adjustment(model, cfg, cfg.adjust, model.counts, when="infer")
+    task = "detect" if not model.spec else MODELS[model.spec["name"]].task
+    batches, evaluator = build.build_val_batches(cfg, cfg, index, task), build.build_evaluator(cfg, index, task)
+    run = RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok)
+    with run.lock():
+        run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
+        run.write_environment()
+        watcher = _Validation(cfg, run, model.to(device).eval(), task, batches, evaluator, device)
+        watcher(model)
+        metrics = watcher.leave()
+    log.info("results in %s", run.path)
+    return RunResult(run.path, metrics)
+
+
+def _of_recipe(content: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says about how to look at images and how to choose detections."""
+    keep = ("imgsz", "resize", "data", "variant", "by", "normalizer", "center", "on_nonpositive", "nms", "multi_label")
+    return {k: v for k, v in (content.get("recipe") or {}).items() if k in keep}
+
+
+def _model_for_val(cfg: ValConfig, index: Any) -> Any:
+    assert cfg.weights is not None
+    if build.is_darknet(cfg.weights):
+        if cfg.model is None:
+            raise InputError(f"model: expected the architecture of {cfg.weights}, got none; give model=yolov3-tiny")
+        return build.load_foreign_model(cfg.model, cfg.weights, index.names, cfg.model_args)
+    model = build.load_model(cfg.weights)
+    if list(model.names) != list(index.names):
+        raise InputError(
+            f"data: expected the checkpoint's {len(model.names)} classes ({', '.join(model.names[:3])}, …), "
+            f"got {len(index.names)} ({', '.join(index.names[:3])}, …); evaluate on the data it was trained for"
+        )
+    return model
+
+
+# -- stats, compare ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What ``stats`` found.
+
+    Attributes:
+        counts: class counts of the split.
+        weights: variant -> (C,) weights; variants that are undefined on these counts are missing.
+        undefined: variant -> why.
+        folder: where the pictures and tables are.
+    """
+
+    counts: ClassCounts
+    weights: dict[str, Any]
+    undefined: dict[str, str]
+    folder: Path
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row a class, most images first."""
+        counts = self.counts
+        order = counts.images.argsort(descending=True, stable=True).tolist()
+        return [
+            {
+                "class": c,
+                "name": counts.names[c],
+                "images": int(counts.images[c]),
+                "instances": int(counts.instances[c]),
+                **{variant: round(float(w[c]), 4) for variant, w in self.weights.items()},
+            }
+            for c in order
+        ]
+
+
+def stats(**keys: Any) -> Stats:
+    """Counts, imbalance and the weight curves of all variants (the paper's Figure 2)."""
+    from iifdet import plots
+
+    cfg = resolve(StatsConfig, keys)
+    counts = build.build_index(cfg, cfg.split).counts()
+    weights, undefined = {}, {}
+    for variant in VARIANTS:
+        try:
+            weights[variant] = iif_weights(counts, variant, cfg.by, cfg.normalizer, cfg.on_nonpositive)
+        except ValueError as error:
+            undefined[variant] = str(error)
+    run = RunDir.create("stats", cfg.project, cfg.name, cfg.exist_ok)
+    found = Stats(counts, weights, undefined, run.path)
+    run.write_rows("classes.csv", found.table())
+    run.write_json(
+        "stats.json",
+        {
+            "images": counts.num_images,
+            "classes": len(counts),
+            "instances": int(counts.instances.sum()),
+            "imbalance": {by: _finite(counts.imbalance(by)) for by in ("image", "instance")},
+            "weight_ratio": {variant: _finite(effective_imbalance(w)) for variant, w in weights.items()},
+            "undefined": undefined,
+        },
+    )
+    if cfg.plots:
+        plots.plot_labels(counts, weights.get(cfg.variant), run.path / "labels.png")
+        plots.plot_weight_curves(counts, run.path / "weights.png", weights, cfg.by)
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def compare(runs: Sequence[str | Path] = (), **keys: Any) -> Comparison:
+    """AP and tail-k of several runs beside each other, each with its difference to the first."""
+    cfg = resolve(CompareConfig, {"runs": [str(r) for r in runs], **keys})
+    return compare_runs(cfg.runs, by=cfg.by)
+
+
+VERBS = {"train": train, "val": val, "stats": stats, "compare": compare}
+CONFIGS: dict[str, type[Any]] = {
+    "train": config.TrainConfig,
+    "val": config.ValConfig,
+    "stats": config.StatsConfig,
+    "compare": config.CompareConfig,
+}

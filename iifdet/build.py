@@ -1,0 +1,285 @@
+"""The only wiring: Config -> data, counts, model, optimizer, evaluator."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iifdet.checkpoint import read_checkpoint, restore_model
+from iifdet.config import DataKeys, InferenceKeys, TrainConfig, WeightKeys
+from iifdet.datasets import DATASETS, DatasetIndex, EvalTransform, TrainTransform, load_index, make_loader
+from iifdet.detectors import Detector, PostprocessOptions
+from iifdet.detectors.darknet_weights import load_darknet
+from iifdet.detectors.yolov3 import YOLOv3
+from iifdet.errors import InputError
+from iifdet.evaluation import EVALUATORS
+from iifdet.longtail import ClassCounts, iif_weights
+from iifdet.models import MODELS, create_model
+from iifdet.optim import AveragedWeights, Schedule, build_optimizer
+from iifdet.training import FitOptions, TrainState
+from iifdet.transfer import transfer_weights
+from iifdet.types import Batch
+
+log = logging.getLogger("iifdet")
+
+#: In which phases an adjustment acts under each strategy. Cost-sensitive weighs the loss and leaves logits alone.
+WHEN = {"end_to_end": "both", "post_process": "infer", "decoupled": "both", "cost_sensitive": None}
+
+
+def pick_device(name: str | int | None) -> torch.device:
+    """``cpu``, ``cuda``, a device number, or None for the best there is."""
+    text = "" if name is None else str(name).strip().lower()
+    if text == "":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if text == "cpu":
+        return torch.device("cpu")
+    number = text.removeprefix("cuda").removeprefix(":") or "0"
+    if not number.isdecimal():
+        raise InputError(f"device: expected cpu, cuda or a device number, got '{name}'")
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"device: expected cpu on this machine, which has no CUDA device, got '{name}'; use device=cpu"
+        )
+    if int(number) >= torch.cuda.device_count():
+        raise InputError(f"device: expected 0…{torch.cuda.device_count() - 1}, got {number}")
+    return torch.device("cuda", int(number))
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+class EpochBatches:
+    """A loader that can start in the middle of any epoch."""
+
+    def __init__(self, dataset: Any, batch: int, workers: int, seed: int, pin_memory: bool) -> None:
+        self.size, self.batch = len(dataset), batch
+        self.loader: Any = make_loader(dataset, batch, workers, shuffle=True, seed=seed, pin_memory=pin_memory)
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches ``start``, ``start + 1``, … of an epoch."""
+        self.loader.sampler.set_epoch(epoch, start * self.batch)
+        return iter(self.loader)
+
+
+def build_index(config: DataKeys, split: str) -> DatasetIndex:
+    """The index of a split; a training split without a single box is refused."""
+    index = load_index(config.data, split, max_bad=config.max_bad)
+    if split == "train" and not len(index.labels):
+        raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check its labels")
+    return index
+
+
+def training_counts(config: DataKeys) -> ClassCounts | None:
+    """The data's training counts, or None where it has no readable train split."""
+    try:
+        return load_index(config.data, "train", max_bad=1.0).counts()
+    except InputError as error:
+        log.warning("no training counts: %s", error)
+        return None
+
+
+def build_train_batches(config: TrainConfig, index: DatasetIndex, device: torch.device, task: str) -> EpochBatches:
+    """Augmented, shuffled batches of the train split."""
+    transform = TrainTransform(
+        config.imgsz,
+        config.resize,
+        flip=config.flip,
+        hsv=(config.hsv_h, config.hsv_s, config.hsv_v),
+        affine={k: getattr(config, k) for k in ("degrees", "translate", "scale", "shear")},
+    )
+    dataset = DATASETS[task](index, transform, config.seed, cache=config.cache)
+    return EpochBatches(dataset, config.batch, config.workers, config.seed, pin_memory=device.type == "cuda")
+
+
+def build_val_batches(
+    config: DataKeys, inference: InferenceKeys, index: DatasetIndex, task: str, cache: str | bool = False
+) -> Any:
+    """Every image of a split once, in order."""
+    dataset = DATASETS[task](index, EvalTransform(config.imgsz, config.resize), config.seed, cache=cache)
+    return make_loader(dataset, inference.batch, inference.workers)
+
+
+def build_evaluator(config: InferenceKeys, index: DatasetIndex, task: str) -> Any:
+    """The task's evaluator over a split."""
+    return EVALUATORS[task](index, engine=config.engine)
+
+
+# -- model -------------------------------------------------------------------------------------------------------------
+
+
+def build_model(config: TrainConfig, index: DatasetIndex) -> tuple[Any, str]:
+    """A model for the data's classes, filled from ``weights``, adjusted by ``adjust``; and its task."""
+    torch.manual_seed(config.seed)
+    model = create_model(config.model, len(index.names), **config.model_args)
+    model.names, model.counts = list(index.names), index.counts()
+    if config.weights:
+        for note in load_weights(model, config.weights):
+            log.info("%s", note)
+    model.options = postprocess_options(config)
+    adjust_for_training(model, config)
+    return model, MODELS[config.model].task
+
+
+def load_model(path: str | Path) -> Any:
+    """The model of one of our checkpoints, in eval mode, with its names, counts and adjustment."""
+    content = read_checkpoint(path)
+    spec = content["model"]
+    model = create_model(spec["name"], **spec["args"])
+    return restore_model(model, content).eval()
+
+
+def load_foreign_model(name: str, weights: str, names: list[str], options: dict[str, Any]) -> Any:
+    """A named architecture filled from a full file of another program (Darknet), for evaluation as it is."""
+    model = create_model(name, len(names), **options)
+    model.names = list(names)
+    if not is_darknet(weights):
+        raise InputError(f"weights: expected a Darknet .weights file beside model={name}, got {weights}")
+    report = load_darknet(_yolo(model), weights)
+    if not report.full:
+        raise InputError(
+            f"weights: expected a full file for {len(names)} classes, got one that is not: {report.notes[0]}"
+        )
+    return model.eval()
+
+
+def load_weights(model: Detector, path: str) -> list[str]:
+    """Fill a new model from a Darknet file or from one of our checkpoints, class rows by class name.
+
+    Returns:
+        What happened and what did not match, one line each.
+    """
+    if is_darknet(path):
+        report = load_darknet(_yolo(model), path)
+        return [f"{path}: {report.loaded} of {report.total} layers loaded", *report.notes]
+    return transfer_weights(model, load_model(path))
+
+
+def is_darknet(path: str | Path) -> bool:
+    """Darknet files are called x.weights or, cut after layer N, x.conv.N."""
+    parts = Path(path).name.split(".")
+    return parts[-1] == "weights" or (len(parts) > 2 and parts[-2] == "conv" and parts[-1].isdecimal())
+
+
+def _yolo(model: nn.Module) -> YOLOv3:
+    if not isinstance(model, YOLOv3):
+        raise InputError(f"weights: a Darknet file fits YOLOv3 models, got {type(model).__name__}; pass another file")
+    return model
+
+
+def postprocess_options(config: InferenceKeys) -> PostprocessOptions:
+    """The keys that say how detections are chosen."""
+    known = {f.name for f in fields(PostprocessOptions)}
+    try:
+        return PostprocessOptions(**{k: v for k, v in config.model_dump().items() if k in known})
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+# -- adjustment --------------------------------------------------------------------------------------------------------
+
+
+def class_weights(config: WeightKeys, counts: ClassCounts) -> Tensor:
+    """(C,) IIF weights under the keys ``variant``, ``by``, ``normalizer``."""
+    try:
+        return iif_weights(counts, config.variant, config.by, config.normalizer, config.on_nonpositive)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def set_adjustment(model: Detector, config: WeightKeys, kind: str, counts: ClassCounts, when: str) -> None:
+    """Give a model the adjustment named ``kind`` (none or iif)."""
+    try:
+        if kind == "none":
+            model.set_adjustment()
+        else:
+            model.set_adjustment(class_weights(config, counts), when=when, center=config.center)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(str(error)) from error
+
+
+def adjust_for_training(model: Detector, config: TrainConfig) -> None:
+    """Apply ``adjust`` and ``strategy``; a decoupled stage also freezes everything but the class rows."""
+    assert model.counts is not None
+    when = WHEN[config.strategy]
+    if config.strategy == "decoupled":
+        if not config.weights:
+            raise InputError(
+                "strategy: decoupled trains the class rows of a finished model; give weights=<its last.pt>"
+            )
+        freeze_all_but_class_rows(model, reinit=config.reinit)
+    if when is None:
+        model.set_adjustment()
+        model.set_class_weight(class_weights(config, model.counts) if config.adjust != "none" else None)
+    else:
+        set_adjustment(model, config, config.adjust, model.counts, when)
+        model.set_class_weight(None)
+    if config.freeze:
+        freeze_backbone(model, config.freeze)
+
+
+def freeze_all_but_class_rows(model: Detector, reinit: bool = False) -> None:
+    """The second stage of the decoupled strategy: only classifier layers keep a gradient."""
+    model.requires_grad_(False)
+    for layer in model.classifier_layers():
+        layer.requires_grad_(True)
+        if reinit and isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def freeze_backbone(model: nn.Module, count: int) -> None:
+    """Freeze the first ``count`` parametrised layers, in order of registration."""
+    layers = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
+    if count >= len(layers):
+        raise InputError(f"freeze: expected fewer than {len(layers)} layers, got {count}")
+    for layer in layers[:count]:
+        for parameter in layer.parameters(recurse=False):
+            parameter.requires_grad_(False)
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def build_state(config: TrainConfig, model: nn.Module, device: torch.device) -> TrainState:
+    """Optimizer, scaler and average around a model that is on its device."""
+    optimizer = build_optimizer(
+        model,
+        config.optimizer,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        decay_all=config.decay_all,
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+    average = AveragedWeights(model, config.ema) if config.ema else None
+    return TrainState(model, optimizer, scaler, average)
+
+
+def build_schedule(config: TrainConfig) -> Schedule:
+    """The learning rate over the run."""
+    return Schedule(
+        config.lr,
+        config.epochs,
+        config.schedule,
+        config.steps,
+        config.gamma,
+        config.final_lr,
+        config.warmup_epochs,
+        config.warmup_factor,
+    )
+
+
+def fit_options(config: TrainConfig, device: torch.device) -> FitOptions:
+    """The loop's own keys."""
+    names = [f.name for f in fields(FitOptions) if f.name != "device"]
+    return FitOptions(device=device, **{name: getattr(config, name) for name in names})

@@ -1,0 +1,107 @@
+"""Checkpoints: written atomically, loaded without running code from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iifdet.errors import InputError
+from iifdet.files import atomic_write
+from iifdet.longtail import ClassCounts
+
+FORMAT = "iifdet-1"
+
+
+def describe_model(model: nn.Module) -> dict[str, Any]:
+    """Everything a checkpoint says about a model besides its training: plain values and tensors only."""
+    counts: ClassCounts | None = model.counts  # type: ignore[assignment]
+    adjust = getattr(model, "adjust", None)
+    return {
+        "format": FORMAT,
+        "model": model.spec,
+        "names": list(model.names),  # type: ignore[arg-type]
+        "counts": None
+        if counts is None
+        else {"images": counts.images, "instances": counts.instances, "num_images": counts.num_images},
+        "adjustment": None if adjust is None else adjust.to_dict(),
+        "class_loss": getattr(model, "class_loss", None),
+        "class_activation": getattr(model, "class_activation", None),
+        "weights": to_cpu(model.state_dict()),
+    }
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    recipe: dict[str, Any] | None = None,
+    ema: dict[str, Tensor] | None = None,
+    training: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint.
+
+    Args:
+        ema: averaged weights; where there are some, :func:`load_model` uses them.
+        recipe: the resolved configuration as plain values.
+        training: optimizer, schedule and generator states, for resuming.
+        metrics: figures of this epoch, for the reader's eyes.
+    """
+    content = describe_model(model)
+    content.update(
+        ema=None if ema is None else to_cpu(ema), recipe=recipe or {}, training=training, metrics=metrics or {}
+    )
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint's content onto the CPU. Tensors and plain types only: a crafted file cannot run code.
+
+    Raises:
+        InputError: missing, truncated, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"weights: expected a checkpoint file, got {path}, which is not there; check the path")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different type for every way in which a file can be wrong
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"weights: expected an iifdet checkpoint, got {path}: truncated or foreign ({reason})"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"weights: expected an iifdet checkpoint ({FORMAT}), got another kind of file: {path}")
+    return content
+
+
+def restore_model(model: nn.Module, content: dict[str, Any]) -> nn.Module:
+    """Fill a freshly built model with what a checkpoint says of it; averaged weights where there are some."""
+    if content["class_loss"] is not None:
+        model.set_class_loss(content["class_loss"])  # type: ignore[operator]
+        model.class_activation = content["class_activation"]
+    weights = dict(content["ema"] or content["weights"])
+    if "class_weight" in weights:  # a buffer that exists only in cost-sensitive runs
+        model.set_class_weight(weights["class_weight"])  # type: ignore[operator]
+    model.load_state_dict(weights)
+    model.names = content["names"]
+    if content["counts"] is not None:
+        model.counts = ClassCounts(names=content["names"], **content["counts"])  # type: ignore[assignment]
+    if content["adjustment"] is not None:
+        model.adjust.load_dict(content["adjustment"])  # type: ignore[operator,union-attr]
+    return model
+
+
+def to_cpu(value: Any) -> Any:
+    """Copy nested tensors to the CPU, so that what is saved cannot change under the writer."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {k: to_cpu(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_cpu(v) for v in value)
+    return value

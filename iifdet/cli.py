@@ -1,0 +1,156 @@
+"""argv and exit codes: 0 done, 1 a bug, 2 bad input (one line), 130 and 143 on signals."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from iifdet.errors import InputError, suggest
+
+VERBS = {
+    "train": "train a detector, validate it each epoch        iifdet train model=yolov3-nano data=demo adjust=iif",
+    "val": "evaluate a checkpoint                            iifdet val weights=runs/train/x/weights/last.pt",
+    "stats": "class counts, imbalance and weight curves        iifdet stats data=demo",
+    "compare": "runs side by side, with the tail                 iifdet compare runs/train/a runs/train/b",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    traceback = "--traceback" in words
+    words = [w for w in words if w != "--traceback"]
+    try:
+        return _run(words)
+    except InputError as error:
+        if traceback:
+            raise
+        print(f"iifdet: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("iifdet: interrupted; resume=<run folder> goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if traceback:
+            raise
+        print(f"iifdet: {type(error).__name__}: {error} (--traceback shows where)", file=sys.stderr)
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("iifdet"))
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        raise InputError(f"verb: expected one of {', '.join(VERBS)}, got '{verb}'{suggest(verb, VERBS)}")
+    if any(word in ("-h", "--help") for word in rest):
+        print(_verb_help(verb))
+        return 0
+    keys, plain = parse(rest)
+    if plain and verb != "compare":
+        raise InputError(f"arguments: expected key=value, got '{plain[0]}'")
+    from iifdet import api
+
+    _set_up_logging(bool(keys.get("verbose", True)))
+    if verb == "compare":
+        api.compare(plain, **keys).print()
+        return 0
+    result = api.VERBS[verb](**keys)
+    {"stats": _print_stats}.get(verb, _print_metrics)(result)
+    return 0
+
+
+def parse(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """``key=value``, ``--key=value`` and ``--key value`` to a dictionary, and the words that are neither.
+
+    Raises:
+        InputError: a key given twice, or ``--key`` at the end without a value.
+    """
+    from iifdet.config import parse_value
+
+    keys: dict[str, Any] = {}
+    plain, queue = [], list(words)
+    while queue:
+        word = queue.pop(0)
+        key, equals, value = word.partition("=")
+        if word.startswith("--"):
+            key = key[2:].replace("-", "_")
+            if not equals:
+                if not queue or queue[0].startswith("--"):
+                    raise InputError(f"--{key}: expected a value after it, got none; write {key}=value")
+                value = queue.pop(0)
+        elif not equals:
+            plain.append(word)
+            continue
+        if key in keys:
+            raise InputError(f"{key}: expected it once, got it twice")
+        keys[key] = parse_value(value)
+    return keys, plain
+
+
+def _set_up_logging(verbose: bool) -> None:
+    log = logging.getLogger("iifdet")
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {name:<9}{text}" for name, text in VERBS.items())
+    return (
+        "iifdet: object detection on class-imbalanced data with Inverse Image Frequency\n\n"
+        f"usage: iifdet VERB key=value …     (--key value works too)\n\n{verbs}\n\n"
+        "iifdet VERB --help lists the keys of a verb. --traceback shows the stack of an error."
+    )
+
+
+def _verb_help(verb: str) -> str:
+    from iifdet.api import CONFIGS
+
+    fields = CONFIGS[verb].model_fields
+    lines = [f"  {name} = {field.get_default(call_default_factory=True)!r}" for name, field in fields.items()]
+    return f"iifdet {verb}: {VERBS[verb]}\n\nkeys and defaults (a recipe in cfg/ may set others):\n" + "\n".join(lines)
+
+
+def _print_metrics(result: Any) -> None:
+    m = result.metrics
+    if not m:
+        return
+    figures = {name: m[name] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
+    figures |= {k: (m[k] or {}).get("image") for k in ("tail5", "tail10", "tail20")} | m["groups"]
+    print("  ".join(f"{name} {'-' if v is None else format(100 * v, '.1f')}" for name, v in figures.items()))
+    print(f"pictures and tables: {result.folder}")
+
+
+def _print_stats(result: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    counts, rows = result.counts, result.table()
+    table = Table(*rows[0], title=f"{len(counts)} classes, {counts.num_images} images")
+    for row in rows:
+        table.add_row(*(str(v) for v in row.values()))
+    console = Console()
+    console.print(table)
+    factors = ", ".join(f"{counts.imbalance(by):.1f} by {by}" for by in ("image", "instance"))
+    console.print(f"imbalance factor: {factors}")
+    for variant, reason in result.undefined.items():
+        console.print(f"{variant}: undefined here: {reason}")
+    console.print(f"pictures and tables: {result.folder}")

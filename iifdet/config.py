@@ -1,0 +1,227 @@
+"""Typed configuration: defaults < recipe (YAML) < ``key=value``. Only cli, api and build see it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from iifdet.errors import InputError, suggest
+from iifdet.resources import resource_names, resource_path
+
+
+def _off(value: Any) -> Any:
+    """YAML reads ``off``/``no`` as False; in a choice they mean 'none'."""
+    return "none" if value is False or value is None else value
+
+
+Choice = BeforeValidator(_off)
+Adjust = Annotated[Literal["none", "iif"], Choice]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class DataKeys(BaseModel):
+    """Keys about data that every verb knows."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+
+    data: str = "demo"
+    imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
+    resize: Literal["letterbox", "square"] = "letterbox"
+    max_bad: Share = 0.05
+    project: str | None = None
+    name: str | None = None
+    exist_ok: bool = False
+    plots: bool = True
+    verbose: bool = True
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class WeightKeys(BaseModel):
+    """Keys about the adjustment; ``adjust: none`` ignores the others."""
+
+    variant: str = "smooth"
+    by: Literal["image", "instance"] = "image"
+    normalizer: Literal["sum", "images"] = "sum"
+    center: Annotated[Literal["none", "mean", "bg"], Choice] = "none"
+    on_nonpositive: Literal["raise", "allow"] = "raise"
+
+
+class InferenceKeys(BaseModel):
+    """Keys about how a model runs and how detections are chosen."""
+
+    batch: Annotated[int, Field(ge=1)] = 16
+    workers: Annotated[int, Field(ge=0)] = 2
+    device: str | int | None = None
+    amp: Annotated[Literal["none", "bf16", "fp16"], Choice] = "none"
+    conf: Share = 0.001
+    iou: Share = 0.6
+    max_det: Annotated[int, Field(ge=1)] = 300
+    nms: Literal["class", "agnostic", "majority"] = "class"
+    multi_label: bool = True
+    engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
+    group_limits: tuple[int, int] = (10, 100)
+
+
+class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
+    """``iifdet train``."""
+
+    model: str = "yolov3-nano"
+    model_args: dict[str, Any] = {}
+    weights: str | None = None
+    resume: str | None = None
+
+    adjust: Adjust = "iif"
+    strategy: Literal["end_to_end", "post_process", "decoupled", "cost_sensitive"] = "end_to_end"
+    reinit: bool = False  # decoupled: start the class rows afresh
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.002
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    decay_all: bool = False  # weight decay on batch norm and biases too, as the original did
+    schedule: Literal["step", "cosine", "constant"] = "cosine"
+    steps: list[Annotated[float, Field(gt=0)]] = []  # epochs at which the step schedule drops
+    gamma: Annotated[float, Field(gt=0)] = 0.1
+    final_lr: Share = 0.01  # where the cosine ends, as a share of lr
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    warmup_factor: Share = 0.001
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay; 0 is off
+    clip: Annotated[float, Field(ge=0)] = 0.0  # gradient norm; 0 is off
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    freeze: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=0)] = 0  # epochs without a better AP; 0 is off
+    save_steps: Annotated[int, Field(ge=0)] = 0
+    val_every: Annotated[int, Field(ge=1)] = 1
+
+    multi_scale: tuple[float, float] | None = None  # e.g. [0.5, 1.5] of imgsz
+    multi_scale_every: Annotated[int, Field(ge=1)] = 10
+    flip: Share = 0.5
+    hsv_h: Share = 0.015
+    hsv_s: Share = 0.7
+    hsv_v: Share = 0.4
+    degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    translate: Share = 0.1
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    shear: Annotated[float, Field(ge=0, le=45)] = 0.0
+    cache: Literal[False, "ram"] = False
+    tensorboard: bool = False
+
+
+class ValConfig(DataKeys, WeightKeys, InferenceKeys):
+    """``iifdet val``. Unset keys come from the checkpoint."""
+
+    model: str | None = None
+    model_args: dict[str, Any] = {}
+    weights: str | None = None
+    split: Literal["train", "val", "test"] = "val"
+    adjust: Adjust | None = None  # None keeps what the checkpoint has
+
+
+class StatsConfig(DataKeys, WeightKeys):
+    """``iifdet stats``."""
+
+    split: Literal["train", "val", "test"] = "train"
+
+
+class CompareConfig(BaseModel):
+    """``iifdet compare run run …``."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    runs: list[str] = []
+    by: Literal["image", "instance"] = "image"
+
+
+Config = TrainConfig | ValConfig | StatsConfig | CompareConfig
+C = TypeVar("C", bound=BaseModel)
+
+
+def resolve(kind: type[C], overrides: dict[str, Any]) -> C:
+    """Merge defaults, the recipe that ``model`` names, and overrides (dotted keys reach into dictionaries).
+
+    Raises:
+        InputError: unknown key (with the nearest known one), bad value, unreadable recipe.
+    """
+    values = _nest(overrides)
+    recipe = _recipe(kind, values.get("model")) if "model" in kind.model_fields else {}
+    merged = {**recipe, **values}
+    if isinstance(recipe.get("model_args"), dict) and isinstance(values.get("model_args"), dict):
+        merged["model_args"] = {**recipe["model_args"], **values["model_args"]}
+    if recipe:
+        merged["model"] = recipe["model"]
+    unknown = [key for key in merged if key not in kind.model_fields]
+    if unknown:
+        raise InputError(f"{unknown[0]}: unknown key{suggest(unknown[0], kind.model_fields)}")
+    try:
+        return kind(**merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][:1])
+        raise InputError(f"{key}: {_expected(kind, key, first['msg'])}, got {first['input']!r}") from error
+
+
+def _expected(kind: type[BaseModel], key: str, message: str) -> str:
+    choices = [c for c in get_args(kind.model_fields[key].annotation) if isinstance(c, str)]
+    return f"expected one of {', '.join(choices)}" if choices else message[:1].lower() + message[1:]
+
+
+def _nest(overrides: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in overrides.items():
+        head, dot, rest = key.partition(".")
+        if dot:
+            inner = nested.setdefault(head, {})
+            if not isinstance(inner, dict):
+                raise InputError(f"{key}: expected {head} to be given once, got both '{head}' and '{key}'")
+            inner.update(_nest({rest: value}))
+        else:
+            nested[key] = value
+    return nested
+
+
+def _recipe(kind: type[BaseModel], model: Any) -> dict[str, Any]:
+    """The recipe that ``model`` names: a YAML file, or a name in cfg/. Other verbs take only the keys they know."""
+    name = kind.model_fields["model"].default if model is None else model
+    if not isinstance(name, str):
+        return {}
+    path = Path(name) if name.endswith((".yaml", ".yml")) else resource_path("cfg", name)
+    if path is None:
+        return {}
+    recipe = read_yaml(path)
+    if "model" not in recipe:
+        raise InputError(f"model: expected a recipe with a 'model' key, got none in {path}")
+    known = TrainConfig.model_fields
+    for key in recipe:
+        if key not in known:
+            raise InputError(f"{path}: unknown key '{key}'{suggest(key, known)}")
+    return {k: v for k, v in recipe.items() if k in kind.model_fields}
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping, safely.
+
+    Raises:
+        InputError: missing, unreadable, not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(resource_names("cfg"))
+        raise InputError(f"recipe: expected a YAML file, got {path} ({error}); known recipes: {known}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe: expected YAML, got {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"recipe: expected a mapping of keys, got {type(content).__name__} in {path}")
+    return content
+
+
+def parse_value(text: str) -> Any:
+    """One command-line value, read as YAML: ``[35, 55]``, ``true``, ``0.1``, ``name``."""
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text

@@ -1,0 +1,39 @@
+"""Data sets: descriptions, readers into one index, transforms, loaders, and the embedded demo data."""
+
+from iifdet.datasets.description import DataDescription, find_description
+from iifdet.datasets.images import ImageError, read_image
+from iifdet.datasets.index import DatasetIndex, Problem
+from iifdet.datasets.loader import DetectionDataset, Sample, collate, make_loader
+from iifdet.datasets.reading import READERS, load_index
+from iifdet.datasets.resizing import RESIZES, letterbox, squash
+from iifdet.datasets.samplers import EpochSampler
+from iifdet.datasets.segments import Segments
+from iifdet.datasets.transforms import EvalTransform, TrainTransform, Transformed, sample_seed
+
+#: task -> data set class, with :func:`collate` as its partner.
+DATASETS = {"detect": DetectionDataset}
+
+__all__ = [
+    "DATASETS",
+    "READERS",
+    "RESIZES",
+    "DataDescription",
+    "DatasetIndex",
+    "DetectionDataset",
+    "EpochSampler",
+    "EvalTransform",
+    "ImageError",
+    "Problem",
+    "Sample",
+    "Segments",
+    "TrainTransform",
+    "Transformed",
+    "collate",
+    "find_description",
+    "letterbox",
+    "load_index",
+    "make_loader",
+    "read_image",
+    "sample_seed",
+    "squash",
+]

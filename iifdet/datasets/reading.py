@@ -1,0 +1,79 @@
+"""load_index: from a data description to a checked DatasetIndex, whatever the format."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from iifdet.datasets.coco import read_coco
+from iifdet.datasets.description import DataDescription, find_description
+from iifdet.datasets.index import DatasetIndex, Problem
+from iifdet.datasets.yolo_txt import read_yolo
+from iifdet.errors import InputError
+
+logger = logging.getLogger("iifdet")
+
+#: format -> reader(description, split, segments=...). A new format is one function and one line here.
+READERS: dict[str, Callable[..., DatasetIndex]] = {"coco": read_coco, "yolo": read_yolo}
+
+
+def load_index(
+    data: str | Path | Mapping[str, Any] | DataDescription,
+    split: str = "train",
+    *,
+    max_bad: float = 0.05,
+    segments: bool = True,
+) -> DatasetIndex:
+    """Read one split of a data set.
+
+    Args:
+        data: a data YAML, the name of one that comes with the package, or its content as a dict.
+        split: ``train``, ``val`` or ``test``, as far as the description has it.
+        max_bad: largest share of broken images, or of broken boxes, that is dropped with a log line and no more.
+        segments: keep masks where the data have them.
+
+    Raises:
+        InputError: something is missing, unreadable, or broken beyond ``max_bad``.
+    """
+    description = find_description(data)
+    place = description.split(split)
+    if description.generate is not None:
+        from iifdet.datasets.demo import make_demo_from
+
+        make_demo_from(description.root, description.generate)
+    index = READERS[description.format](description, place, segments=segments)
+    _report(index, f"{description.name} {split}", max_bad)
+    if not len(index):
+        raise InputError(f"{description.name} {split}: expected images, found none")
+    return index
+
+
+def _report(index: DatasetIndex, what: str, max_bad: float) -> None:
+    """Log what was dropped or put right, or refuse when it is too much."""
+    if not index.problems:
+        return
+    text = summarize(index.problems)
+    for kind, kept in (("image", len(index)), ("box", len(index.labels))):
+        dropped = [problem for problem in index.problems if problem.kind == kind]
+        share = len(dropped) / max(kept + len(dropped), 1)
+        if share > max_bad:
+            first = ", ".join(list(dict.fromkeys(problem.file for problem in dropped))[:3])
+            unit = "images" if kind == "image" else "boxes"
+            raise InputError(
+                f"{what}: expected at most {max_bad:.1%} broken {unit}, got {len(dropped)} of {kept + len(dropped)} "
+                f"({share:.1%}): {summarize(dropped)}; first: {first}; repair them or raise max_bad"
+            )
+    logger.warning("%s: %d images and %d boxes kept; %s", what, len(index), len(index.labels), text)
+
+
+def summarize(problems: list[Problem]) -> str:
+    """Counts by reason, most frequent first.
+
+    Example:
+        >>> summarize([Problem("a.jpg", "image", "missing image file")] * 2)
+        '2 missing image file'
+    """
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(p.reason for p in problems).most_common())

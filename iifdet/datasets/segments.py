@@ -1,0 +1,145 @@
+"""Instance masks of a whole split in a few flat arrays: polygons as points, run-length masks as they came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Polygon = Sequence[float]
+RLE = dict[str, Any]
+
+
+@dataclass
+class Segments:
+    """Masks of M boxes.
+
+    Attributes:
+        points: (P, 2) float64 xy, pixels of the original image. Not float32: rasterising rounds, and the reference
+            evaluator rounds float64.
+        rings: (R + 1,) int64, polygon r is ``points[rings[r]:rings[r + 1]]``.
+        parts: (M + 1,) int64, box m has the polygons ``parts[m]:parts[m + 1]``.
+        rles: box -> COCO run-length mask, for the boxes that have one instead.
+    """
+
+    points: NDArray[np.float64]
+    rings: NDArray[np.int64]
+    parts: NDArray[np.int64]
+    rles: dict[int, RLE] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.parts) - 1
+
+    def has(self, box: int) -> bool:
+        """Whether this box has a mask of its own."""
+        return box in self.rles or bool(self.parts[box + 1] > self.parts[box])
+
+    def coco(self, box: int) -> list[list[float]] | RLE | None:
+        """The mask in COCO's form: list of flat polygons, RLE dict, or None where there is none."""
+        if box in self.rles:
+            return self.rles[box]
+        rings = range(int(self.parts[box]), int(self.parts[box + 1]))
+        return [self.points[self.rings[r] : self.rings[r + 1]].ravel().tolist() for r in rings] or None
+
+    def mask(self, box: int, height: int, width: int) -> NDArray[np.uint8] | None:
+        """Rasterise to (height, width) uint8 of 0 and 1 by COCO's own rules; None where there is no mask.
+
+        Raises:
+            ValueError: a run-length mask of another size.
+        """
+        from pycocotools import mask as coco_mask
+
+        segment = self.coco(box)
+        if segment is None:
+            return None
+        if isinstance(segment, dict):
+            if [int(v) for v in segment["size"]] != [height, width]:
+                raise ValueError(f"mask of box {box}: expected size {[height, width]}, got {segment['size']}")
+            rle = coco_mask.frPyObjects(segment, height, width) if isinstance(segment["counts"], list) else segment
+        else:
+            rle = coco_mask.merge(coco_mask.frPyObjects(segment, height, width))
+        return np.ascontiguousarray(coco_mask.decode(rle), dtype=np.uint8)
+
+    def select(self, boxes: NDArray[np.int64]) -> Segments:
+        """Keep these boxes, in this order."""
+        ring_of, parts = _ranges(self.parts, boxes)
+        point_of, rings = _ranges(self.rings, ring_of)
+        rles = {new: self.rles[old] for new, old in enumerate(boxes.tolist()) if old in self.rles} if self.rles else {}
+        return Segments(self.points[point_of], rings, parts, rles)
+
+
+def _ranges(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Concatenate the ranges ``offsets[r]:offsets[r + 1]`` of these rows; return their members and new offsets.
+
+    Example:
+        >>> members, offsets = _ranges(np.array([0, 2, 5]), np.array([1, 0]))
+        >>> members.tolist(), offsets.tolist()
+        ([2, 3, 4, 0, 1], [0, 3, 5])
+    """
+    lengths = offsets[rows + 1] - offsets[rows]
+    new = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    members = np.arange(new[-1], dtype=np.int64) + np.repeat(offsets[rows] - new[:-1], lengths)
+    return members, new
+
+
+def pack_segments(items: Sequence[Any]) -> tuple[Segments | None, list[int]]:
+    """Pack raw ``segmentation`` fields; returns None when no item has one, and the items that make no sense.
+
+    Args:
+        items: per box a list of flat polygons, an RLE dict, or nothing. Polygons of fewer than 3 points are left out,
+            as the reference tools do.
+    """
+    flat: list[Any] = []
+    lengths, counts, bad = [], [], []
+    rles: dict[int, RLE] = {}
+    for box, item in enumerate(items):
+        polygons: list[NDArray[np.float64]] = []
+        if isinstance(item, dict):
+            rle = _rle(item)
+            bad += [] if rle else [box]
+            rles |= {box: rle} if rle else {}
+        elif item:
+            polygons, good = _polygons(item)
+            bad += [] if good else [box]
+        flat += polygons
+        lengths += [len(p) for p in polygons]
+        counts.append(len(polygons))
+    if not flat and not rles:
+        return None, bad
+    points = np.concatenate(flat) if flat else np.zeros((0, 2))
+    return Segments(points, _offsets(lengths), _offsets(counts), rles), bad
+
+
+def _offsets(lengths: list[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _polygons(item: Any) -> tuple[list[NDArray[np.float64]], bool]:
+    """Convert one annotation's polygons; the flag says whether all of it made sense."""
+    if not isinstance(item, list):
+        return [], False
+    polygons = []
+    for ring in item:
+        try:
+            values = np.asarray(ring, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            return [], False
+        if values.ndim != 1 or len(values) % 2 or not np.isfinite(values).all():
+            return [], False
+        if len(values) >= 6:
+            polygons.append(values.reshape(-1, 2))
+    return polygons, True
+
+
+def _rle(item: RLE) -> RLE | None:
+    """Check an RLE's form; its counts must add up to its size where they are readable."""
+    size, counts = item.get("size"), item.get("counts")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(v) is int and v > 0 for v in size)):
+        return None
+    if isinstance(counts, list):
+        whole = all(type(v) is int and v >= 0 for v in counts) and sum(counts) == size[0] * size[1]
+        return {"size": size, "counts": counts} if whole else None
+    return {"size": size, "counts": counts} if isinstance(counts, (str, bytes)) and counts else None

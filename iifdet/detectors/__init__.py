@@ -1,0 +1,18 @@
+"""Detectors by name. A new one is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from iifdet.detectors.base import Detector
+from iifdet.detectors.postprocess import PostprocessOptions
+from iifdet.detectors.yolov3 import yolov3, yolov3_nano, yolov3_tiny
+
+#: name -> factory(num_classes, **keywords); random weights, no network.
+DETECTORS: dict[str, Callable[..., Detector]] = {
+    "yolov3": yolov3,
+    "yolov3-tiny": yolov3_tiny,
+    "yolov3-nano": yolov3_nano,
+}
+
+__all__ = ["DETECTORS", "Detector", "PostprocessOptions"]

@@ -1,0 +1,172 @@
+"""What every detector is: one seam (raw), one adjustment, one post-processing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iifdet.detectors.postprocess import PostprocessOptions, select
+from iifdet.longtail import ACTIVATIONS, CLASS_LOSSES, ClassCounts, LogitAdjustment
+from iifdet.types import Detection, RawPredictions, Target
+
+Images = Tensor | Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class ClassifierRows:
+    """Views into one classifier layer: what a fold rewrites and a decoupled second stage trains.
+
+    Attributes:
+        weight: (C, ...) class rows.
+        bias: (C,) class biases.
+        background: ((...,) row, () bias), where there is one.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    background: tuple[Tensor, Tensor] | None = None
+
+
+class Detector(nn.Module):
+    """Base of all detectors: named losses in train mode, one Detection an image in eval mode.
+
+    In eval mode ``forward(images) = postprocess(adjusted(raw(images)))``.
+
+    A subclass defines :meth:`raw`, :meth:`losses`, :meth:`classifier_layers` and :meth:`classifier_rows`,
+    :meth:`cam_layers`.
+
+    Args:
+        num_classes: C, background excluded.
+        class_loss: name in CLASS_LOSSES; it also decides whether scores are softmax or sigmoid.
+        postprocess: how detections are chosen.
+    """
+
+    #: Whether the class logits come with a background logit.
+    has_background = False
+
+    def __init__(
+        self, num_classes: int, *, class_loss: str = "ce", postprocess: PostprocessOptions | None = None
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+        self.num_classes = num_classes
+        self.options = postprocess or PostprocessOptions()
+        self.adjust = LogitAdjustment(num_classes)
+        self.class_weight: Tensor | None
+        self.register_buffer("class_weight", None)
+        self.class_loss = self.class_activation = ""
+        self.set_class_loss(class_loss)
+        self.names: list[str] = [str(c) for c in range(num_classes)]
+        self.counts: ClassCounts | None = None
+        #: Factory name and keywords, so that a checkpoint can build this model again; set by create_model.
+        self.spec: dict[str, Any] = {}
+
+    # -- what a subclass provides ------------------------------------------------------------------------------------
+
+    def raw(self, images: Images) -> list[RawPredictions]:
+        """Everything the network says, one RawPredictions an image: before adjustment, activation and NMS."""
+        raise NotImplementedError
+
+    def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Named scalar losses; their sum is minimised."""
+        raise NotImplementedError
+
+    def classifier_layers(self) -> list[nn.Module]:
+        """The layers that hold class rows and nothing else: all that the decoupled second stage trains."""
+        raise NotImplementedError
+
+    def classifier_rows(self) -> Iterator[ClassifierRows]:
+        """Views of (C, ...) class rows, one for each anchor of each layer."""
+        raise NotImplementedError
+
+    def cam_layers(self) -> dict[str, nn.Module]:
+        """The last feature layers before the prediction convolutions, by name."""
+        raise NotImplementedError
+
+    # -- shared --------------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Images, targets: Sequence[Target] | None = None) -> Any:
+        if self.training:
+            if targets is None:
+                raise ValueError("targets: expected one target an image in train mode, got None; call eval() to detect")
+            return self.losses(images, targets)
+        return self.postprocess(self.adjusted(self.raw(images)))[0]
+
+    def adjusted(self, raw: Sequence[RawPredictions], phase: str = "infer") -> list[RawPredictions]:
+        """Apply ``self.adjust`` to class logits and background; boxes and objectness pass through untouched."""
+        return [
+            replace(
+                r,
+                class_logits=self.adjust(r.class_logits, phase=phase, background=r.background),
+                background=None
+                if r.background is None
+                else self.adjust.adjust_background(r.background, r.class_logits, phase=phase),
+            )
+            for r in raw
+        ]
+
+    def scores(self, raw: RawPredictions) -> Tensor:
+        """(N, C) scores in [0, 1] of adjusted predictions: objectness x class."""
+        logits = raw.class_logits.float()
+        if self.class_activation == "sigmoid":
+            scores = logits.sigmoid()
+        elif raw.background is None:
+            scores = logits.softmax(dim=-1)
+        else:
+            scores = torch.cat((raw.background.float()[:, None], logits), dim=1).softmax(dim=-1)[:, 1:]
+        return scores if raw.objectness is None else scores * raw.objectness.float().sigmoid()[:, None]
+
+    def postprocess(
+        self, raw: Sequence[RawPredictions], options: PostprocessOptions | None = None
+    ) -> tuple[list[Detection], list[Tensor]]:
+        """Adjusted predictions to detections, and for each detection the row of ``raw`` that it came from."""
+        chosen = [select(r.boxes, self.scores(r), r.size, options or self.options) for r in raw]
+        return [detection for detection, _ in chosen], [rows for _, rows in chosen]
+
+    def class_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N, C) raw class logits and (N,) labels -> (N,) adjusted classification losses."""
+        return CLASS_LOSSES[self.class_loss](self.adjust(logits, phase="train"), labels, self.class_weight)
+
+    def set_class_loss(self, name: str) -> None:
+        """Choose the classification loss, and with it softmax or sigmoid scores."""
+        if name not in CLASS_LOSSES:
+            raise ValueError(f"class_loss: expected one of {', '.join(CLASS_LOSSES)}, got '{name}'")
+        self.class_loss, self.class_activation = name, ACTIVATIONS[name]
+
+    def set_class_weight(self, weight: Tensor | None) -> None:
+        """Weigh each sample's classification loss by its true class (C,); None weighs all alike."""
+        device = next(self.parameters()).device
+        self.class_weight = None if weight is None else weight.float().to(device)
+
+    def set_adjustment(
+        self,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+        *,
+        when: str = "both",
+        center: str = "none",
+        bg_scale: float = 1.0,
+        bg_shift: float = 0.0,
+    ) -> None:
+        """Replace the adjustment; see :class:`iifdet.longtail.LogitAdjustment`. No arguments: the identity.
+
+        Raises:
+            ValueError: bad values; ``center="bg"`` on a model without a background logit.
+            RuntimeError: the model was folded.
+        """
+        if self.adjust.folded:
+            raise RuntimeError("this model was folded: its rows carry an adjustment; load the unfolded checkpoint")
+        if center == "bg" and not self.has_background:
+            raise ValueError(f"center: {type(self).__name__} has no background logit; use 'none' or 'mean'")
+        self.adjust.set(scale, shift, when=when, center=center, bg_scale=bg_scale, bg_shift=bg_shift)
+
+    def fold(self) -> None:
+        """Bake what inference applies into the classifier's rows: the same detections at no cost. No training after."""
+        for rows in self.classifier_rows():
+            self.adjust.fold_rows(rows.weight, rows.bias, rows.background)
+        self.adjust.mark_folded()

@@ -1,0 +1,124 @@
+"""From scores to detections: thresholds, NMS, caps. The same for every detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from iifdet.boxes import clip, iou
+from iifdet.types import Detection
+
+NMS_KINDS = ("class", "agnostic", "majority")
+
+
+@dataclass(frozen=True)
+class PostprocessOptions:
+    """How detections are chosen. The defaults are those of validation.
+
+    Attributes:
+        conf: keep scores above this.
+        iou: NMS drops a box that overlaps a better one by more than this.
+        max_det: at most so many detections an image.
+        nms: ``class`` compares boxes of one class only; ``agnostic`` all; ``majority`` is the original program's vote:
+            agnostic, and a kept box takes the most frequent class of those it suppressed if they disagree.
+        multi_label: every class of a box above ``conf`` counts; False keeps the best class of each box.
+        max_candidates: the best so many enter NMS, which costs the square of it.
+    """
+
+    conf: float = 0.001
+    iou: float = 0.6
+    max_det: int = 300
+    nms: str = "class"
+    multi_label: bool = True
+    max_candidates: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.nms not in NMS_KINDS:
+            raise ValueError(f"nms: expected one of {', '.join(NMS_KINDS)}, got '{self.nms}'")
+        for name in ("conf", "iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
+        if self.max_det < 1 or self.max_candidates < self.max_det:
+            raise ValueError(f"max_det: expected 1…{self.max_candidates}, got {self.max_det}")
+
+
+def select(
+    boxes: Tensor, scores: Tensor, size: tuple[int, int], options: PostprocessOptions
+) -> tuple[Detection, Tensor]:
+    """Choose the detections of one image.
+
+    Args:
+        boxes: (N, 4), or (N, C, 4) where boxes are class-specific.
+        scores: (N, C) in [0, 1].
+        size: (height, width) to clip to.
+
+    Returns:
+        The detections, best first, and for each the row (0…N-1) it came from. Ties keep row order.
+    """
+    rows, labels, kept_scores = _candidates(scores, options)
+    picked = boxes[rows] if boxes.ndim == 2 else boxes[rows, labels]
+    picked = clip(picked.float(), size)
+    solid = ((picked[:, 2:] - picked[:, :2]) > 0).all(dim=1)
+    rows, labels, kept_scores, picked = rows[solid], labels[solid], kept_scores[solid], picked[solid]
+    if options.nms == "majority":
+        keep, labels = majority_nms(picked, kept_scores, labels, options.iou)
+    else:
+        apart = _apart(picked, labels) if options.nms == "class" else picked.double()
+        keep = nms(apart, kept_scores.double(), options.iou)
+    keep = keep[: options.max_det]
+    return Detection(boxes=picked[keep], labels=labels[keep], scores=kept_scores[keep]), rows[keep]
+
+
+def _candidates(scores: Tensor, options: PostprocessOptions) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, labels and scores above the threshold, best first, at most max_candidates."""
+    num_classes = scores.shape[1]
+    if options.multi_label and options.nms != "majority":
+        flat, index = scores.flatten(), None
+    else:
+        flat, index = scores.max(dim=1)
+    above = (flat > options.conf).nonzero().flatten()
+    values, order = flat[above].sort(descending=True, stable=True)
+    above, values = above[order[: options.max_candidates]], values[: options.max_candidates]
+    if index is None:
+        return above // num_classes, above % num_classes, values
+    return above, index[above], values
+
+
+def _apart(boxes: Tensor, labels: Tensor) -> Tensor:
+    """Shift each class to a place of its own, so that one NMS call serves all; float64 keeps the IoU exact there."""
+    step = boxes.max().double() + 1 if len(boxes) else 1
+    return boxes.double() + (labels.double() * step)[:, None]
+
+
+def majority_nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Class-agnostic NMS in which the suppressed boxes vote on the label of the box that stays.
+
+    If the boxes a kept one suppresses carry at least two different classes, it takes the most frequent of them (ties:
+    the lowest class; it does not vote itself); otherwise it keeps its own. A suppressed box votes once, for the best
+    box that suppresses it. The original dropped boxes at exactly the threshold without a vote; here they stay, as in
+    every other NMS.
+
+    Args:
+        boxes: (N, 4), best first.
+        scores: (N,).
+        labels: (N,).
+
+    Returns:
+        The kept rows, and (N,) labels after the vote.
+    """
+    keep = nms(boxes, scores, threshold)
+    if not len(keep):
+        return keep, labels
+    overlap = iou(boxes[:, None], boxes[keep][None])  # (N, K)
+    suppressed = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+    suppressed[keep] = False
+    owner = (overlap > threshold).float().argmax(dim=1)  # first, so best, box that suppresses each
+    votes = torch.zeros(len(keep), int(labels.max()) + 1, device=boxes.device)  # (K, C)
+    votes.index_put_((owner[suppressed], labels[suppressed]), votes.new_ones(()), accumulate=True)
+    disputed = (votes > 0).sum(dim=1) >= 2
+    voted = labels.clone()
+    voted[keep] = torch.where(disputed, votes.argmax(dim=1), labels[keep])
+    return keep, voted

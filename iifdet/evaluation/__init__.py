@@ -1,0 +1,23 @@
+"""Scoring: COCO's figures and what they hide about rare classes.
+
+``EVALUATORS`` maps a task to its evaluator: ``update(outputs, batch)``, ``compute() -> result``,
+``fitness(result) -> float``, ``reset()``.
+"""
+
+from iifdet.evaluation.detection import DetectionEvaluator, EvalResult
+from iifdet.evaluation.engine import evaluate
+from iifdet.evaluation.tail import align_counts, frequency_groups, group_ap, tail_classes, tail_k
+
+EVALUATORS = {"detect": DetectionEvaluator}
+
+__all__ = [
+    "EVALUATORS",
+    "DetectionEvaluator",
+    "EvalResult",
+    "align_counts",
+    "evaluate",
+    "frequency_groups",
+    "group_ap",
+    "tail_classes",
+    "tail_k",
+]

@@ -1,0 +1,96 @@
+"""Classification losses on (already adjusted) class logits. Pure functions, one table.
+
+Each takes (N, C) logits and (N,) labels and returns a (N,) loss, in float32. ``class_weight`` (C,) multiplies each
+sample's loss by the weight of its true class: with IIF weights that is the paper's cost-sensitive rival (CSL).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ClassLoss = Callable[..., Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    """Softmax cross-entropy, (N, C), (N,) -> (N,).
+
+    On logits multiplied by IIF weights w this is the paper's Eq. 15, and its gradient for the raw logit z_i is
+    w_i (q_i - [i = y]) (Eq. 16).
+
+    Example:
+        >>> round(cross_entropy(torch.zeros(1, 4), torch.tensor([2])).item(), 4)
+        1.3863
+    """
+    return F.cross_entropy(logits.float(), labels, weight=_as_float(class_weight), reduction="none")
+
+
+def binary_cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    """One-vs-rest sigmoid cross-entropy summed over classes, (N, C), (N,) -> (N,).
+
+    Example:
+        >>> round(binary_cross_entropy(torch.zeros(1, 4), torch.tensor([2])).item(), 4)
+        2.7726
+    """
+    target = _one_hot(logits, labels)
+    loss = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none").sum(-1)
+    return _weigh(loss, labels, class_weight)
+
+
+def focal(
+    logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, *, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Sigmoid focal loss (Lin et al., ICCV 2017) summed over classes, (N, C), (N,) -> (N,).
+
+    Example:
+        >>> z, y = torch.randn(3, 5), torch.tensor([0, 4, 2])
+        >>> bool(torch.allclose(2 * focal(z, y, alpha=0.5, gamma=0), binary_cross_entropy(z, y)))
+        True
+    """
+    loss = binary_focal(logits.float(), _one_hot(logits, labels), alpha=alpha, gamma=gamma).sum(-1)
+    return _weigh(loss, labels, class_weight)
+
+
+def binary_focal(logits: Tensor, target: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Elementwise focal loss ``α_t (1 - p_t)^γ BCE`` for targets in {0, 1}; any shape, same shape out."""
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    p_t = torch.exp(-bce)
+    alpha_t = alpha * target + (1 - alpha) * (1 - target)
+    return alpha_t * (1 - p_t) ** gamma * bce
+
+
+def iif_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """IIF cross-entropy, Eq. 15: softmax cross-entropy of ``w * z``, (N, C), (N,), (C,) -> (N,).
+
+    The detectors reach the same value through LogitAdjustment; this is the formula on its own.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 0.0]], requires_grad=True)
+        >>> iif_cross_entropy(z, torch.tensor([1]), torch.tensor([0.5, 2.0])).sum().backward()
+        >>> q = torch.softmax(torch.tensor([0.5, 0.0]), 0)
+        >>> bool(torch.allclose(z.grad[0], torch.tensor([0.5, 2.0]) * (q - torch.tensor([0.0, 1.0]))))
+        True
+    """
+    return cross_entropy(logits.float() * _as_float(weights), labels)  # type: ignore[operator]
+
+
+def _one_hot(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.one_hot(labels, logits.shape[-1]).float()
+
+
+def _as_float(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight.float()
+
+
+def _weigh(loss: Tensor, labels: Tensor, class_weight: Tensor | None) -> Tensor:
+    return loss if class_weight is None else loss * class_weight.float()[labels]
+
+
+#: name -> loss. ``ce`` goes with softmax scores, the others with sigmoid scores.
+CLASS_LOSSES: dict[str, ClassLoss] = {"ce": cross_entropy, "bce": binary_cross_entropy, "focal": focal}
+
+#: The activation that turns logits into scores under each loss.
+ACTIVATIONS = {"ce": "softmax", "bce": "sigmoid", "focal": "sigmoid"}

@@ -1,0 +1,62 @@
+"""Which pictures a detection run leaves behind: values of the run in, calls to plots out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from iifdet import plots
+from iifdet.longtail import ClassCounts
+from iifdet.types import Batch, Detection, Target
+
+log = logging.getLogger("iifdet")
+
+#: Images in a batch picture, and the score above which a detection is drawn.
+MOST_IMAGES, MIN_SCORE = 16, 0.25
+
+
+def draw_batch(
+    batch: Batch, names: Sequence[str], path: Path, detections: Sequence[Detection | Target] | None = None
+) -> None:
+    """Write one picture of a batch with its targets, or with ``detections`` above MIN_SCORE."""
+    drawn = []
+    for image, found in list(zip(batch.images, detections or batch.targets, strict=True))[:MOST_IMAGES]:
+        canvas = np.ascontiguousarray(_to_uint8(image).permute(1, 2, 0).cpu().numpy())
+        scores: Any = found.get("scores")
+        keep: Any = slice(None) if scores is None else scores >= MIN_SCORE
+        shown = None if scores is None else scores[keep].cpu().numpy()
+        boxes, labels = found["boxes"][keep].cpu().numpy(), found["labels"][keep].cpu().numpy()
+        drawn.append(plots.draw_boxes(canvas, boxes, labels, names, shown))
+    plots.mosaic_grid(drawn, path)
+
+
+def _to_uint8(image: Tensor) -> Tensor:
+    return (image * 255).round().clamp(0, 255).byte() if image.is_floating_point() else image
+
+
+def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts | None, metrics: dict[str, Any]) -> None:
+    """pr_curve.png, confusion_matrix.png, reliability.png and, with training counts, tail.png."""
+    from iifdet.evaluation import frequency_groups
+
+    curves = result.pr_curves(0.5)
+    plots.plot_pr_curve(curves.recall, curves.precision.T, result.names, result.ap50, folder / "pr_curve.png")
+    plots.plot_confusion(evaluator.confusion_matrix(), result.names, folder / "confusion_matrix.png")
+    r = evaluator.reliability()
+    plots.plot_reliability(r.confidence, r.precision, r.count, r.ece, folder / "reliability.png")
+    if counts is not None:
+        tails = {name: metrics[name]["image"] for name in ("tail5", "tail10", "tail20")}
+        groups = frequency_groups(counts, tuple(metrics["group_thresholds"]))
+        plots.plot_tail(result.ap, counts, result.names, tails, folder / "tail.png", groups)
+
+
+def quietly(draw: Any, *args: Any) -> None:
+    """A picture that fails must not cost a run; it is logged instead."""
+    try:
+        draw(*args)
+    except Exception:
+        log.exception("a picture could not be drawn; the run goes on")

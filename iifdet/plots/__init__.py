@@ -1,0 +1,21 @@
+"""Pictures of a run: pure functions from plain values and a path to a file. matplotlib is loaded at the first chart."""
+
+from iifdet.plots.boxes import class_colour, draw_boxes, mosaic_grid
+from iifdet.plots.classes import plot_labels, plot_weight_curves
+from iifdet.plots.confusion import plot_confusion
+from iifdet.plots.curves import plot_pr_curve, plot_reliability
+from iifdet.plots.results import plot_results
+from iifdet.plots.tail import plot_tail
+
+__all__ = [
+    "class_colour",
+    "draw_boxes",
+    "mosaic_grid",
+    "plot_confusion",
+    "plot_labels",
+    "plot_pr_curve",
+    "plot_reliability",
+    "plot_results",
+    "plot_tail",
+    "plot_weight_curves",
+]

@@ -1,0 +1,92 @@
+"""What a run says while it runs: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from iifdet.training import Callback, TrainState
+
+log = logging.getLogger("iifdet")
+
+#: Seconds between two lines of one epoch where there is no terminal.
+QUIET_SECONDS = 60.0
+
+
+def memory_gb() -> float:
+    """Peak memory in GB: of the CUDA device where one is in use, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+class ProgressReport(Callback):
+    """Loss parts, rate, images/s and memory of each epoch."""
+
+    def __init__(self, epochs: int, console: Console) -> None:
+        self.epochs, self.console = epochs, console
+        self.bar: Progress | None = None
+        self.task: Any = None
+        self.said = time.monotonic()
+
+    def on_start(self, state: TrainState) -> None:
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.bar.start()
+
+    def on_step(self, state: TrainState, losses: Mapping[str, float], lr: float, batches: int) -> None:
+        text = self._text(state, losses, lr)
+        if self.bar is not None:
+            if self.task is None:
+                self.task = self.bar.add_task(text, total=batches)
+            self.bar.update(self.task, description=text, completed=state.batch, total=batches)
+        elif time.monotonic() - self.said > QUIET_SECONDS:
+            self.said = time.monotonic()
+            log.info("%s, batch %d/%d", text, state.batch, batches)
+
+    def on_epoch_end(self, state: TrainState, row: Mapping[str, Any]) -> None:
+        self.said = time.monotonic()
+        parts = [f"epoch {row['epoch']}/{self.epochs}", f"loss {row['loss']:.3f}", f"lr {row['lr']:.2g}"]
+        parts += [f"{k} {row[k]:.3f}" for k in ("AP", "AP50", "tail10", "accuracy") if row.get(k) is not None]
+        log.info("%s", ", ".join([*parts, f"{row['images_per_s']:.1f} images/s", f"{row['seconds']:.0f} s"]))
+
+    def on_end(self, state: TrainState) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the screen, also when a run ends by an error."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _text(self, state: TrainState, losses: Mapping[str, float], lr: float) -> str:
+        speed = state.images / max(state.seconds, 1e-9)
+        parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        return f"epoch {state.epoch + 1}/{self.epochs} {parts} lr {lr:.2g} {speed:.1f} images/s {memory_gb():.1f} GB"
+
+
+class TensorBoardLog(Callback):
+    """Losses and metrics of each epoch for TensorBoard (extra ``log``)."""
+
+    def __init__(self, folder: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(folder)
+
+    def on_epoch_end(self, state: TrainState, row: Mapping[str, Any]) -> None:
+        for name, value in row.items():
+            if name != "epoch" and value is not None:
+                self.writer.add_scalar(name, value, row["epoch"])
+
+    def on_end(self, state: TrainState) -> None:
+        self.writer.close()

@@ -1,0 +1,127 @@
+"""Names, files and lock of a run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from iifdet.errors import InputError
+from iifdet.files import atomic_write
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """``<project>/<name>/`` with the files that a run leaves behind."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, verb: str, project: str | None, name: str | None, exist_ok: bool = False) -> RunDir:
+        """Make a new folder: name, name-2, … unless ``exist_ok``. Two runs at once never get the same one."""
+        base, name = Path(project) if project else Path("runs") / verb, name or verb
+        for attempt in range(1, 100_000):
+            path = base / (name if attempt == 1 else f"{name}-{attempt}")
+            try:
+                path.mkdir(parents=True, exist_ok=exist_ok)
+            except FileExistsError as error:
+                if exist_ok or not path.is_dir():
+                    raise InputError(f"name: expected a folder, got the file {path}; choose another name") from error
+                continue
+            except OSError as error:
+                raise InputError(f"project: cannot make {path} ({error.strerror}); choose another project=") from error
+            return cls(path)
+        raise InputError(f"name: expected a free name under {base}, got 100,000 taken ones; choose another name")
+
+    @property
+    def last(self) -> Path:
+        """The latest checkpoint."""
+        return self.path / "weights" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation score."""
+        return self.path / "weights" / "best.pt"
+
+    def lock(self) -> RunLock:
+        """Hold the folder while a run lives.
+
+        Raises:
+            InputError: another living run holds it.
+        """
+        return RunLock(self.path / ".lock")
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write JSON atomically; NaN is refused, because JSON has none."""
+        return self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def write_yaml(self, name: str, value: Any) -> Path:
+        """Write YAML atomically."""
+        return self.write_text(name, yaml.safe_dump(value, sort_keys=False))
+
+    def write_rows(self, name: str, rows: list[dict[str, Any]]) -> Path:
+        """Write a CSV atomically; columns in order of first appearance."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return self.write_text(name, buffer.getvalue())
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write text atomically."""
+        with atomic_write(self.path / name) as file:
+            file.write(text.encode())
+        return self.path / name
+
+    def write_environment(self) -> None:
+        """Note versions and hardware, so that figures can be traced."""
+        import torch
+        import torchvision
+
+        cuda = torch.cuda.is_available()
+        self.write_json(
+            "environment.json",
+            {
+                "python": sys.version.split()[0],
+                "platform": platform.platform(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+                "threads": torch.get_num_threads(),
+                "cpus": os.cpu_count(),
+                "device": torch.cuda.get_device_name() if cuda else "cpu",
+            },
+        )
+
+
+class RunLock:
+    """An advisory lock on a file: the system lets go of it when the process dies, however it dies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> RunLock:
+        self.file = self.path.open("a+")
+        try:
+            import fcntl
+
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on Windows: run without
+            pass
+        except OSError as error:
+            self.file.close()
+            raise InputError(
+                f"name: {self.path.parent} is in use by another run; wait, or choose another name"
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()

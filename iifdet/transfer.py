@@ -1,0 +1,69 @@
+"""Starting from a trained model of another class list: layers by name and shape, class rows by class name."""
+
+from __future__ import annotations
+
+import torch
+
+from iifdet.detectors import Detector
+from iifdet.errors import InputError
+
+
+@torch.no_grad()
+def transfer_weights(model: Detector, source: Detector) -> list[str]:
+    """Copy what fits from ``source`` into ``model``, in place.
+
+    Returns:
+        One line for each thing that did not match, and one that sums up.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    skip = ("adjust.", "class_weight")
+    theirs = {k: v for k, v in source.state_dict().items() if not k.startswith(skip)}
+    ours = {k: v for k, v in model.state_dict().items() if not k.startswith(skip)}
+    class_keys = _class_keys(model)
+    copied, missed = 0, []
+    for name, value in ours.items():
+        if name in class_keys:
+            continue
+        if name in theirs and theirs[name].shape == value.shape:
+            value.copy_(theirs[name])
+            copied += 1
+        else:
+            missed.append(name)
+    if not copied:
+        raise InputError(
+            f"weights: expected layers of {model.spec.get('name')}, got a checkpoint of {source.spec.get('name')} "
+            "and nothing in it fits; choose the same model"
+        )
+    if model.class_loss != source.class_loss:
+        notes = [f"class rows were trained with {source.class_loss}, this run trains with {model.class_loss}"]
+    else:
+        notes = []
+    notes += _copy_class_rows(model, source)
+    if missed:
+        notes.append(f"{len(missed)} layers keep random weights: {', '.join(missed[:5])}{', …' * (len(missed) > 5)}")
+    return [f"{copied} of {len(ours) - len(class_keys)} tensors loaded beside the class rows", *notes]
+
+
+def _class_keys(model: Detector) -> set[str]:
+    layers = {id(p) for layer in model.classifier_layers() for p in layer.parameters()}
+    return {name for name, p in model.named_parameters() if id(p) in layers}
+
+
+def _copy_class_rows(model: Detector, source: Detector) -> list[str]:
+    place = {name: row for row, name in enumerate(source.names)}
+    ours = [row for row, name in enumerate(model.names) if name in place]
+    theirs = [place[model.names[row]] for row in ours]
+    for mine, other in zip(model.classifier_rows(), source.classifier_rows(), strict=False):
+        if mine.weight.shape[1:] != other.weight.shape[1:]:
+            return ["class rows keep random weights: their layers differ in shape"]
+        mine.weight[ours] = other.weight[theirs]
+        mine.bias[ours] = other.bias[theirs]
+        if mine.background is not None and other.background is not None:
+            for to, value in zip(mine.background, other.background, strict=True):
+                to.copy_(value)
+    absent = [name for name in model.names if name not in place]
+    if not absent:
+        return []
+    return [f"{len(absent)} classes start from random rows: {', '.join(absent[:10])}{', …' * (len(absent) > 10)}"]

@@ -1,0 +1,111 @@
+"""What passes between the rooms: targets, detections, raw predictions, batches. Written once, linked from everywhere.
+
+Boxes are ``xyxy`` in pixels of the tensor they belong to; labels run from 0 to C-1 and never include background.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+
+
+class Target(TypedDict):
+    """Ground truth of one image."""
+
+    boxes: Tensor  #: (N, 4) float32 xyxy, pixels of the image tensor
+    labels: Tensor  #: (N,) int64 in 0…C-1
+    masks: NotRequired[Tensor]  #: (N, H, W) uint8, 0 or 1
+
+
+class Detection(TypedDict):
+    """Detections of one image, best score first."""
+
+    boxes: Tensor  #: (N, 4) float32 xyxy, pixels of the image tensor
+    labels: Tensor  #: (N,) int64 in 0…C-1
+    scores: Tensor  #: (N,) float32 in [0, 1]
+    masks: NotRequired[Tensor]  #: (N, H, W) float32 in [0, 1]
+
+
+@dataclass(slots=True)
+class RawPredictions:
+    """Everything a detector says about one image before adjustment, activation and NMS. Differentiable.
+
+    Attributes:
+        boxes: (N, 4), or (N, C, 4) where boxes are class-specific; xyxy in pixels of the image tensor, not clipped.
+        class_logits: (N, C) before any adjustment.
+        size: (height, width) of the image tensor; boxes are clipped to it.
+        objectness: (N,) logits, or None for detectors without an objectness branch.
+        background: (N,) background logits, or None for detectors without a background class.
+    """
+
+    boxes: Tensor
+    class_logits: Tensor
+    size: tuple[int, int]
+    objectness: Tensor | None = None
+    background: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """Where an image tensor came from, and how to get back: ``x_tensor = x_original * scale[0] + offset[0]``.
+
+    Attributes:
+        image_id: the data set's own id.
+        index: row of the DatasetIndex.
+        file: path of the image file.
+        size: (height, width) of the original, EXIF orientation applied.
+        scale: (sx, sy).
+        offset: (dx, dy) in pixels of the tensor.
+    """
+
+    image_id: int
+    index: int
+    file: str
+    size: tuple[int, int]
+    scale: tuple[float, float] = (1.0, 1.0)
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    def to_original(self, boxes: Tensor) -> Tensor:
+        """Map (N, 4) xyxy boxes from tensor pixels to original pixels, clipped to the original image."""
+        (sx, sy), (dx, dy), (height, width) = self.scale, self.offset, self.size
+        offset = boxes.new_tensor([dx, dy, dx, dy])
+        scale = boxes.new_tensor([sx, sy, sx, sy])
+        limit = boxes.new_tensor([width, height, width, height])
+        return ((boxes - offset) / scale).clamp(min=0).minimum(limit)
+
+
+@dataclass(slots=True)
+class Batch:
+    """One batch as a loader yields it.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB, or float in [0, 1].
+        targets: one Target an image.
+        infos: one ImageInfo an image.
+    """
+
+    images: Tensor
+    targets: list[Target]
+    infos: list[ImageInfo] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """Copy to a device; uint8 becomes float in [0, 1] there, so that workers hand over a quarter of the bytes."""
+        images = self.images.to(device, non_blocking=non_blocking)
+        if images.dtype == torch.uint8:
+            images = images.float().div_(255)
+        targets = [
+            Target(**{k: v.to(device, non_blocking=non_blocking) for k, v in t.items()})  # type: ignore[typeddict-item,attr-defined]
+            for t in self.targets
+        ]
+        return Batch(images, targets, self.infos)
+
+    def pin_memory(self) -> Batch:
+        """Called by DataLoader(pin_memory=True)."""
+        targets = [Target(**{k: v.pin_memory() for k, v in t.items()}) for t in self.targets]  # type: ignore[typeddict-item,attr-defined]
+        return Batch(self.images.pin_memory(), targets, self.infos)

@@ -1,0 +1,240 @@
+"""The COCO reader against pycocotools, on real data and on broken ones."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dataset_helpers import MakeCoco, assert_sound, document
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+
+from iifdet.datasets import DatasetIndex, load_index
+from iifdet.errors import InputError
+
+ORACLE = Path(os.environ.get("IIFDET_DATA_DIR", "")).parent / "oracle" / "instances_val2014_100.json"
+
+
+def coco_of(file: Path) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(file))
+
+
+def assert_same(index: DatasetIndex, oracle: COCO, tolerance: float = 1e-3) -> None:
+    """Every image, box, class, area and crowd flag, looked up by id."""
+    assert index.image_ids.tolist() == [image["id"] for image in oracle.dataset["images"]]
+    assert index.category_ids.tolist() == sorted(oracle.cats)
+    assert [oracle.cats[i]["name"] for i in index.category_ids.tolist()] == index.names
+    assert len(index.labels) == len(oracle.anns)
+    sizes = [[i["height"], i["width"]] for i in oracle.dataset["images"]]
+    assert index.sizes.tolist() == sizes
+    for m, ann_id in enumerate(index.ann_ids.tolist()):
+        ann = oracle.anns[ann_id]
+        assert index.image_ids[index.box_image[m]] == ann["image_id"]
+        assert index.category_ids[index.labels[m]] == ann["category_id"]
+        assert index.crowd[m] == bool(ann["iscrowd"])
+        assert index.areas[m] == pytest.approx(ann["area"], rel=1e-6)
+        x, y, w, h = ann["bbox"]
+        height, width = index.sizes[index.box_image[m]]
+        expected = np.clip([x, y, x + w, y + h], 0, [width, height, width, height])
+        assert np.abs(index.boxes[m] - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("name", ["fod_lt", "car_damage"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_real_data_agree_with_pycocotools(data_dir: Path, name: str, split: str) -> None:
+    oracle = coco_of(data_dir / name / f"{split}.json")
+    index = load_index(name, split)
+    assert_same(index, oracle)
+    assert not [problem for problem in index.problems if problem.kind != "notice"]
+    counts = index.counts()
+    images = Counter(c for i in oracle.imgs for c in {a["category_id"] for a in oracle.imgToAnns[i]})
+    assert counts.images.tolist() == [images[c] for c in sorted(oracle.cats)]
+    assert counts.instances.tolist() == [len(oracle.getAnnIds(catIds=[c])) for c in sorted(oracle.cats)]
+
+
+@pytest.fixture
+def val2014(tmp_path: Path, data_dir: Path) -> tuple[DatasetIndex, COCO]:
+    """The 100 images of COCO's own example, with empty files in place of the photos."""
+    if not ORACLE.is_file():
+        pytest.skip(f"no {ORACLE.name} beside IIFDET_DATA_DIR")
+    oracle = coco_of(ORACLE)
+    for image in oracle.dataset["images"]:
+        (tmp_path / image["file_name"]).touch()
+    split = {"images": str(tmp_path), "annotations": str(ORACLE)}
+    return load_index({"format": "coco", "val": split}, "val"), oracle
+
+
+def test_cocos_own_example_agrees_with_pycocotools(val2014: tuple[DatasetIndex, COCO]) -> None:
+    index, oracle = val2014
+    assert_same(index, oracle)
+    assert index.crowd.any()
+    assert index.segments is not None
+    for m in range(0, len(index.labels), 7):
+        height, width = index.sizes[index.box_image[m]].tolist()
+        expected = oracle.annToMask(oracle.anns[int(index.ann_ids[m])])
+        assert np.array_equal(index.segments.mask(m, height, width), expected)
+
+
+def test_to_coco_gives_back_what_was_read(val2014: tuple[DatasetIndex, COCO]) -> None:
+    index, oracle = val2014
+    again = index.to_coco()
+    assert {i["id"]: i["file_name"] for i in again["images"]} == {i: m["file_name"] for i, m in oracle.imgs.items()}
+    for ann in again["annotations"]:
+        expected = oracle.anns[ann["id"]]
+        assert ann["segmentation"] == expected["segmentation"]
+        assert ann["bbox"] == pytest.approx(expected["bbox"], abs=1e-3)
+
+
+def test_image_files_are_looked_up_and_missing_ones_dropped(make_coco: MakeCoco, tmp_path: Path) -> None:
+    data = make_coco(document())
+    (tmp_path / "images" / "0.png").unlink()
+    index = load_index(data, max_bad=0.5)
+    assert index.image_ids.tolist() == [43, 46]
+    assert [(p.kind, p.reason) for p in index.problems] == [("image", "missing image file")]
+    with pytest.raises(InputError, match=r"1 of 3.*missing image file.*0\.png"):
+        load_index(data)
+
+
+def test_labels_follow_ascending_ids_or_the_given_names(make_coco: MakeCoco) -> None:
+    data = make_coco(document())
+    index = load_index(data)
+    assert (index.names, index.labels.tolist()) == (["car", "tram", "bus"], [0, 2, 2])
+    assert index.box_image.tolist() == [0, 0, 1]
+    assert index.crowd.tolist() == [False, True, False]
+    assert index.areas.tolist() == [600, 64, 321.5]
+    chosen = load_index({**data, "names": ["bus", "car"]})
+    assert (chosen.category_ids.tolist(), chosen.labels.tolist()) == ([90, 3], [1, 0, 0])
+    fewer = load_index({**data, "names": ["car"]})
+    assert (fewer.labels.tolist(), fewer.problems) == ([0], [])
+    with pytest.raises(InputError, match="did you mean 'tram'"):
+        load_index({**data, "names": ["car", "tran"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image_id": 1}, "unknown image id"),
+        ({"category_id": 1}, "unknown category id"),
+        ({"category_id": "3"}, "unknown category id"),
+        ({"bbox": [1, 1, 0, 4]}, "box without size"),
+        ({"bbox": [9, 9, -4, 4]}, "box without size"),
+        ({"bbox": [200, 1, 5, 5]}, "box outside the image"),
+        ({"bbox": [1, 1, float("nan"), 5]}, "box is not four finite numbers"),
+        ({"bbox": [1, 1, 5]}, "box is not four finite numbers"),
+        ({"bbox": "1 1 5 5"}, "box is not four finite numbers"),
+        ({"bbox": None}, "box is not four finite numbers"),
+        ({"bbox": [10**400, 1, 5, 5]}, "box is not four finite numbers"),
+        ({"bbox": [1e308, 1, 1e308, 5]}, "box is not four finite numbers"),
+    ],
+)
+def test_broken_boxes_are_dropped_with_the_reason(make_coco: MakeCoco, change: dict[str, Any], reason: str) -> None:
+    content = document()
+    content["annotations"][1] |= change
+    index = load_index(make_coco(content), max_bad=0.5)
+    assert [(p.kind, p.reason, p.box) for p in index.problems] == [("box", reason, 5)]
+    assert index.ann_ids.tolist() == [9, 7]
+
+
+def test_boxes_partly_outside_are_clipped_and_only_more_than_rounding_is_a_notice(make_coco: MakeCoco) -> None:
+    content = document()
+    content["annotations"][1]["bbox"] = [-0.5, 10, 30, 20]
+    content["annotations"][0]["bbox"] = [50, 6, 20, 30]
+    index = load_index(make_coco(content), max_bad=0.0)
+    assert index.boxes[0].tolist() == [0, 10, 29.5, 30]
+    assert index.boxes[2].tolist() == [50, 6, 60, 36]
+    assert [(p.kind, p.box) for p in index.problems] == [("notice", 7)]
+
+
+def test_sizes_missing_from_the_json_come_from_the_files(make_coco: MakeCoco) -> None:
+    content = document()
+    del content["images"][0]["width"]
+    content["images"][1]["height"] = None
+    assert load_index(make_coco(content)).sizes.tolist() == [[60, 80], [80, 60], [50, 50]]
+
+
+def test_repeated_ids_are_put_right(make_coco: MakeCoco) -> None:
+    content = document()
+    content["images"].append(dict(content["images"][0]))
+    content["annotations"][0]["id"] = 5
+    index = load_index(make_coco(content), max_bad=0.5)
+    assert [p.reason for p in index.problems] == ["duplicate image id"]
+    assert index.ann_ids.tolist() == [1, 2, 3]
+
+
+def test_annotation_id_0_is_numbered_anew_for_the_evaluators(make_coco: MakeCoco) -> None:
+    content = document()
+    content["annotations"][0]["id"] = 0
+    index = load_index(make_coco(content))
+    assert sorted(index.ann_ids.tolist()) == [0, 5, 9]
+    assert [a["id"] for a in index.to_coco()["annotations"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected complete JSON"),
+        ('{"images": [', "expected complete JSON"),
+        ("[1, 2]", "got a list"),
+        ('{"images": []}', "expected a list 'annotations'"),
+        ('{"images": [], "annotations": {}, "categories": []}', "got a dict"),
+        ('{"images": [], "annotations": [], "categories": []}', "categories"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "found none"),
+        ("\xff\xfe", "expected complete JSON"),
+    ],
+)
+def test_what_is_not_coco_is_an_input_error(make_coco: MakeCoco, tmp_path: Path, text: str, message: str) -> None:
+    data = make_coco(document())
+    (tmp_path / "train.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=message):
+        load_index(data)
+
+
+def test_missing_files_and_folders_are_named(make_coco: MakeCoco, tmp_path: Path) -> None:
+    data = make_coco(document())
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(InputError, match=r"folder .*images"):
+        load_index(data)
+    (tmp_path / "train.json").unlink()
+    with pytest.raises(InputError, match=r"file .*train\.json"):
+        load_index(data)
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=4),
+    st.lists(st.one_of(st.floats(), st.integers(-9, 99), st.text(max_size=2)), max_size=8),
+    st.just({}),
+    st.just({"size": [60, 80], "counts": [1, 2]}),
+    st.just([[1, 2, 3, 4, 5, 6]]),
+)
+KEYS = {
+    "images": ["id", "file_name", "height", "width"],
+    "annotations": ["id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"],
+    "categories": ["id", "name"],
+}
+EDIT = st.sampled_from([(table, key) for table, keys in KEYS.items() for key in [*keys, None]])
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(st.tuples(EDIT, st.integers(0, 2), VALUES), min_size=1, max_size=4))
+def test_malformed_fields_give_a_sound_index_or_an_input_error(make_coco: MakeCoco, edits: list[Any]) -> None:
+    content = document()
+    for (table, key), row, value in edits:
+        if key is None or not isinstance(content[table][row], dict):
+            content[table][row] = value
+        else:
+            content[table][row][key] = value
+    with contextlib.suppress(InputError):
+        assert_sound(load_index(make_coco(content), max_bad=1.0))

@@ -1,0 +1,160 @@
+"""Batches: their contract, and that workers, caches and resumed epochs change nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from dataset_helpers import MakeCoco, document
+from PIL import Image
+
+from iifdet.datasets import DatasetIndex, DetectionDataset, EvalTransform, TrainTransform, load_index, make_loader
+from iifdet.datasets.samplers import EpochSampler
+from iifdet.errors import InputError
+from iifdet.types import Batch
+
+
+@pytest.fixture
+def index(tmp_path: Path, make_yolo: Callable[..., dict]) -> DatasetIndex:
+    """Twenty noisy images of different sizes with 0 to 3 boxes, one of them with a mask."""
+    data = make_yolo({"im0": "1 0.5 0.5 0.4 0.4\n2 0.1 0.1 0.9 0.1 0.5 0.8\n"})
+    rng = np.random.default_rng(0)
+    for n in range(17):
+        shape = (int(rng.integers(40, 90)), int(rng.integers(40, 90)), 3)
+        cv2.imwrite(str(tmp_path / f"images/train/n{n:02d}.jpg"), rng.integers(0, 255, shape).astype(np.uint8))
+        rows = [f"{k} 0.5 {0.3 + 0.2 * k} 0.5 0.3" for k in range(int(rng.integers(0, 4)))]
+        (tmp_path / f"labels/train/n{n:02d}.txt").write_text("\n".join(rows))
+    return load_index(data)
+
+
+def batches(dataset: DetectionDataset, workers: int, epochs: tuple[int, ...] = (0, 1), start: int = 0) -> list[Batch]:
+    loader = make_loader(dataset, batch=4, workers=workers, shuffle=True, seed=3)
+    found = []
+    for epoch in epochs:
+        loader.sampler.set_epoch(epoch, start)  # type: ignore[attr-defined]
+        found += list(loader)
+    return found
+
+
+def assert_equal(first: list[Batch], second: list[Batch]) -> None:
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert a.infos == b.infos
+        for x, y in zip(a.targets, b.targets, strict=True):
+            assert x.keys() == y.keys()
+            assert all(torch.equal(x[key], y[key]) for key in x)
+
+
+def test_the_number_of_workers_changes_nothing(index: DatasetIndex) -> None:
+    dataset = DetectionDataset(index, TrainTransform(64), seed=3, masks=True)
+    assert_equal(batches(dataset, workers=0), batches(dataset, workers=2))
+
+
+def test_epochs_differ_and_a_resumed_epoch_goes_on_where_it_stopped(index: DatasetIndex) -> None:
+    dataset = DetectionDataset(index, TrainTransform(64), seed=3)
+    whole = batches(dataset, workers=0)
+    assert not torch.equal(whole[0].images, whole[5].images)
+    assert_equal(whole[5 + 2 :], batches(dataset, workers=0, epochs=(1,), start=8))
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "squash"])
+def test_a_cache_gives_the_same_evaluation_images(index: DatasetIndex, resize: str) -> None:
+    transform = EvalTransform(96, resize)
+    plain, cached = DetectionDataset(index, transform), DetectionDataset(index, transform, cache="ram")
+    for row in range(len(index)):
+        a, b = plain[0, row], cached[0, row]
+        assert torch.equal(a.image, b.image)
+        assert torch.allclose(a.target["boxes"], b.target["boxes"], atol=1e-3)
+        assert a.info.scale == pytest.approx(b.info.scale) and a.info.offset == b.info.offset
+
+
+def test_batches_keep_the_contract(index: DatasetIndex) -> None:
+    loader = make_loader(DetectionDataset(index, EvalTransform((64, 96)), masks=True), batch=8)
+    seen = []
+    for batch in loader:
+        assert (batch.images.dtype, batch.images.shape[1:]) == (torch.uint8, (3, 64, 96))
+        assert batch.images.is_contiguous()
+        for target, info in zip(batch.targets, batch.infos, strict=True):
+            where = index.boxes_of(info.index)
+            assert target["labels"].tolist() == index.labels[where].tolist()
+            back = info.to_original(target["boxes"]).numpy()
+            assert np.allclose(back, index.boxes[where], atol=1e-3)
+            assert target["masks"].shape == (len(back), 64, 96)
+            assert (info.file, list(info.size)) == (index.files[info.index], index.sizes[info.index].tolist())
+            seen.append(info.index)
+    assert seen == list(range(20))
+    assert batch.to("cpu").images.max() <= 1.0
+
+
+def test_crowds_are_never_targets(make_coco: MakeCoco) -> None:
+    dataset = DetectionDataset(load_index(make_coco(document())), EvalTransform(64))
+    assert dataset[0, 0].target["labels"].tolist() == [0]
+    assert dataset[0, 0].info.image_id == 40
+
+
+def test_masks_are_asked_of_data_that_have_none(make_coco: MakeCoco) -> None:
+    with pytest.raises(InputError, match="segmentation"):
+        DetectionDataset(load_index(make_coco(document())), EvalTransform(64), masks=True)
+
+
+@pytest.mark.parametrize("cache", [False, "ram"])
+def test_an_unreadable_image_gives_way_in_training_and_turns_grey_in_evaluation(
+    make_coco: MakeCoco, tmp_path: Path, caplog: pytest.LogCaptureFixture, cache: str | bool
+) -> None:
+    index = load_index(make_coco(document()))
+    (tmp_path / "images/0.png").write_bytes(b"broken")
+    with caplog.at_level(logging.WARNING, "iifdet"):
+        train = DetectionDataset(index, TrainTransform(64), cache=cache)
+        assert [train[0, 0].info.index, train[1, 0].info.index] == [1, 1]
+        evaluation = DetectionDataset(index, EvalTransform(64), cache=cache)
+        sample = evaluation[0, 0]
+    assert (sample.info.index, sample.target["labels"].tolist()) == (0, [0])
+    assert (sample.image == 114).all()
+    assert [("0.png" in r.getMessage()) for r in caplog.records] == [True, True]  # once a data set
+
+
+def test_boxes_annotated_on_pixels_before_the_exif_turn_fit(make_coco: MakeCoco, tmp_path: Path) -> None:
+    data = make_coco(document())
+    picture = np.zeros((60, 80, 3), np.uint8)
+    picture[10:30, 10:40] = 250
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / "images/0.png", exif=exif)
+    sample = DetectionDataset(load_index(data), EvalTransform(80))[0, 0]
+    x1, y1, x2, y2 = sample.target["boxes"][0].int().tolist()
+    assert (sample.image[:, y1:y2, x1:x2] == 250).all()
+
+
+def test_an_image_of_another_size_than_annotated_is_brought_to_it(
+    make_coco: MakeCoco, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = make_coco(document())
+    cv2.imwrite(str(tmp_path / "images/0.png"), np.zeros((120, 160, 3), np.uint8))
+    with caplog.at_level(logging.WARNING, "iifdet"):
+        image = DetectionDataset(load_index(data), EvalTransform(80)).read(0)
+    assert image.shape == (60, 80, 3)
+    assert "expected 60x80" in caplog.text
+
+
+def test_sampler_visits_every_row_once_an_epoch() -> None:
+    sampler = EpochSampler(50, seed=1)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(r for _, r in first) == sorted(r for _, r in second) == list(range(50))
+    assert [r for _, r in first] != [r for _, r in second]
+    sampler.set_epoch(1, start=45)
+    assert (len(sampler), list(sampler)) == (5, second[45:])
+
+
+def test_real_images_are_loaded(data_dir: Path) -> None:
+    index = load_index("coco128", "val").select(range(8))
+    batch = next(iter(make_loader(DetectionDataset(index, EvalTransform(128)), batch=8)))
+    assert batch.images.shape == (8, 3, 128, 128)
+    assert 40 < batch.images.float().mean() < 200

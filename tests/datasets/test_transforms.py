@@ -1,0 +1,162 @@
+"""Transforms: geometry that boxes and pixels share, and randomness that hangs on the seed alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iifdet.datasets import EvalTransform, TrainTransform, letterbox, sample_seed, squash
+from iifdet.datasets.resizing import letterbox_shape
+from iifdet.errors import InputError
+from iifdet.types import ImageInfo
+
+COLOURS = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250]], np.uint8)
+STRONG = {"degrees": 15.0, "translate": 0.2, "scale": 0.4, "shear": 5.0}
+ARGUMENTS = st.tuples(st.integers(0, 2**32 - 1), st.integers(60, 200), st.integers(60, 200))
+
+
+def painted(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Grey ground with one rectangle a colour, side by side; image, boxes, masks."""
+    rng = np.random.default_rng(seed)
+    image, masks = np.full((height, width, 3), 114, np.uint8), np.zeros((3, height, width), np.uint8)
+    boxes = np.zeros((3, 4), np.float32)
+    for k in range(3):
+        x1, x2 = k * width // 3 + rng.integers(0, 5), (k + 1) * width // 3 - rng.integers(0, 5)
+        y1, y2 = rng.integers(0, height // 3), rng.integers(height // 2, height + 1)
+        image[y1:y2, x1:x2], masks[k, y1:y2, x1:x2], boxes[k] = COLOURS[k], 1, (x1, y1, x2, y2)
+    return image, boxes, masks
+
+
+def extent(mask: np.ndarray) -> np.ndarray:
+    ys, xs = np.nonzero(mask)
+    return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(arguments=ARGUMENTS, turned=st.booleans(), resize=st.sampled_from(["letterbox", "squash"]))
+def test_a_painted_rectangle_stays_under_its_box(arguments: tuple[int, int, int], turned: bool, resize: str) -> None:
+    seed, height, width = arguments
+    affine = STRONG if turned else {"translate": 0.2, "scale": 0.4}
+    transform = TrainTransform(160, resize, hsv=(0, 0, 0), affine=affine)
+    image, boxes, masks = painted(height, width, seed)
+    out = transform(image, boxes, np.arange(3), masks, seed=seed)
+    assert out.masks is not None
+    assert len(out.boxes) == len(out.labels) == len(out.masks)
+    assert ((out.boxes >= 0) & (out.boxes <= 160)).all()
+    assert ((out.boxes[:, 2:] - out.boxes[:, :2]) >= 2).all()
+    for box, label, mask in zip(out.boxes, out.labels.tolist(), out.masks, strict=True):
+        colour = out.image.astype(int)[..., label] - out.image.astype(int).sum(-1) / 3 > 100
+        near = cv2.dilate(mask, np.ones((5, 5), np.uint8))
+        assert not (colour & (near == 0)).any()  # pixels and mask moved together
+        if not colour.any():
+            continue
+        seen = extent(colour)
+        assert (seen[:2] >= box[:2] - 2).all() and (seen[2:] <= box[2:] + 2).all()
+        if not turned:  # without turning and shearing the box is tight as well
+            assert np.abs(seen - box).max() <= 3
+
+
+def test_boxes_of_which_little_is_left_are_dropped() -> None:
+    transform = TrainTransform(100, flip=0, hsv=(0, 0, 0), affine={"translate": 0.5})
+    image, labels = np.zeros((100, 100, 3), np.uint8), np.zeros(1, np.int64)
+    kept, shares = [], []
+    for seed in range(60):
+        full = transform(image, np.array([[0, 0, 100, 100]], np.float32), labels, seed=seed).boxes[0]
+        moved = transform(image, np.array([[0, 0, 20, 20]], np.float32), labels, seed=seed).boxes
+        dx, dy = (full[0] or full[2] - 100), (full[1] or full[3] - 100)
+        shares.append(max(0, 20 + min(dx, 0)) * max(0, 20 + min(dy, 0)) / 400)
+        kept.append(len(moved))
+    assert all(n == 0 for n, share in zip(kept, shares, strict=True) if share < 0.09)
+    assert all(n == 1 for n, share in zip(kept, shares, strict=True) if share > 0.11)
+    assert 0 < sum(kept) < 60
+
+
+def test_equal_seeds_give_equal_samples_and_others_differ() -> None:
+    image, boxes, masks = painted(90, 120, 0)
+    first, second = TrainTransform(96, affine=STRONG), TrainTransform(96, affine=STRONG)
+    second(image, boxes, np.arange(3), masks, seed=99)
+    torch.rand(3)
+    np.random.rand(3)
+    a, b, c = (t(image, boxes, np.arange(3), masks, seed=s) for t, s in ((first, 5), (second, 5), (first, 6)))
+    assert np.array_equal(a.image, b.image) and np.array_equal(a.boxes, b.boxes)
+    assert not np.array_equal(a.image, c.image)
+
+
+def test_the_draws_of_one_sample_are_not_tied_to_one_another() -> None:
+    image = np.full((60, 60, 3), 100, np.uint8)
+    transform = TrainTransform(60, flip=0, hsv=(0, 0, 0.4), affine={"scale": 0.4})
+    box = np.array([[20, 20, 40, 40]], np.float32)
+    outs = [transform(image, box, np.zeros(1, np.int64), seed=s) for s in range(150)]
+    sizes = [float(o.boxes[0, 2] - o.boxes[0, 0]) for o in outs]
+    light = [float(o.image[30, 30, 0]) for o in outs]
+    assert min(sizes) < 14 and max(sizes) > 26 and min(light) < 70 and max(light) > 130
+    assert abs(np.corrcoef(sizes, light)[0, 1]) < 0.25
+
+
+def test_sample_seeds_differ_by_run_epoch_and_row() -> None:
+    seeds = {sample_seed(s, e, r) for s in range(4) for e in range(5) for r in range(50)}
+    assert len(seeds) == 1000
+    assert isinstance(sample_seed(-1, 0, 2**40), int)
+
+
+def test_flip_mirrors_boxes_and_pixels() -> None:
+    image, boxes, _ = painted(80, 80, 1)
+    out = TrainTransform(80, flip=1.0, hsv=(0, 0, 0), affine={})(image, boxes, np.arange(3), seed=0)
+    assert np.array_equal(out.image, image[:, ::-1])
+    assert np.allclose(out.boxes[:, [0, 2]], 80 - boxes[:, [2, 0]], atol=1e-3)
+
+
+def test_images_without_boxes_pass() -> None:
+    image, none = np.zeros((30, 50, 3), np.uint8), np.zeros((0, 4), np.float32)
+    masks = np.zeros((0, 30, 50), np.uint8)
+    out = TrainTransform(64, affine=STRONG)(image, none, np.zeros(0, np.int64), masks, seed=1)
+    assert out.boxes.shape == (0, 4) and out.masks is not None and out.masks.shape == (0, 64, 64)
+
+
+def test_boxes_that_reach_outside_are_clipped_and_do_not_raise() -> None:
+    image = np.zeros((50, 50, 3), np.uint8)
+    box = np.array([[-3, -3, 20, 60]], np.float32)
+    out = TrainTransform(50, flip=0, hsv=(0, 0.1, 0), affine={})(image, box, np.zeros(1, np.int64), seed=1)
+    assert out.boxes.tolist() == [[0, 0, 20, 50]]
+
+
+@given(st.integers(1, 900), st.integers(1, 900), st.integers(32, 640))
+def test_letterbox_keeps_the_aspect_and_fills_one_side(height: int, width: int, size: int) -> None:
+    h, w = letterbox_shape(height, width, size)
+    assert max(h, w) == size
+    exact = size / max(height, width)
+    assert abs(h - max(1, height * exact)) <= 0.5 + 1e-6 and abs(w - max(1, width * exact)) <= 0.5 + 1e-6
+    assert letterbox_shape(h, w, size) == (h, w)  # what a cache relies on
+
+
+@pytest.mark.parametrize("resize", [letterbox, squash])
+@pytest.mark.parametrize("size", [64, 200, (96, 160)])
+def test_scale_and_offset_lead_back_to_the_original(resize, size) -> None:
+    image, boxes, masks = painted(75, 130, 3)
+    out = resize(image, boxes, size, masks=masks)
+    shape = (size, size) if isinstance(size, int) else size
+    assert out.image.shape == (*shape, 3) and out.masks.shape == (3, *shape)
+    info = ImageInfo(0, 0, "", (75, 130), out.scale, out.offset)
+    assert np.allclose(info.to_original(torch.from_numpy(out.boxes)).numpy(), boxes, atol=1e-3)
+    for k in range(3):
+        assert np.abs(extent(out.masks[k]) - out.boxes[k]).max() <= 1
+        assert out.image[tuple(out.boxes[k].reshape(2, 2).mean(0)[::-1].astype(int))].argmax() == k
+
+
+def test_mistakes_suggest_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'letterbox'"):
+        EvalTransform(64, "leterbox")
+    with pytest.raises(InputError, match="did you mean 'degrees'"):
+        TrainTransform(64, affine={"degree": 3})
+
+
+def test_importing_datasets_does_not_import_albumentations() -> None:
+    code = "import sys, iifdet.datasets; sys.exit('albumentations' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,148 @@
+"""The reader of text labels: what is right is read, what is wrong is named by file and line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from dataset_helpers import MakeYolo, assert_sound
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from iifdet.datasets import DatasetIndex, load_index
+from iifdet.errors import InputError
+
+GOOD = "1 0.5 0.5 0.5 0.25\n"
+
+
+def test_boxes_polygons_and_images_without_labels(make_yolo: MakeYolo) -> None:
+    index = load_index(make_yolo({"im0": GOOD + "\n2 0.1 0.2 0.5 0.2 0.5 0.4\n"}))
+    assert index.boxes.tolist() == [
+        pytest.approx([20, 22.5, 60, 37.5]),
+        pytest.approx([8, 12, 40, 24], abs=1e-4),
+    ]
+    assert index.labels.tolist() == [1, 2]
+    assert len(index) == 3
+    assert index.sizes.tolist() == [[60, 80], [80, 60], [50, 50]]
+    assert index.segments is not None
+    assert index.segments.coco(0) is None
+    assert index.segments.coco(1) == [pytest.approx([8, 12, 40, 12, 40, 24])]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("3 0.5 0.5 0.1 0.1", "class out of range"),
+        ("-1 0.5 0.5 0.1 0.1", "class out of range"),
+        ("0.5 0.5 0.5 0.1 0.1", "class is not a whole number"),
+        ("0 0.5 0.5 0.1", "label row has the wrong number of values"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "label row has the wrong number of values"),
+        ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "label row has the wrong number of values"),
+        ("0 0.5 0.5 1.1 0.1", "coordinate outside 0…1"),
+        ("0 -0.2 0.5 0.1 0.1", "coordinate outside 0…1"),
+        ("0 nan 0.5 0.1 0.1", "label row has a value that is not finite"),
+        ("0 a 0.5 0.1 0.1", "label row is not all numbers"),
+        ("0 0.5 0.5 0 0.1", "box without size"),
+        (GOOD.strip(), "duplicate box"),
+    ],
+)
+def test_broken_rows_are_dropped_with_file_and_line(make_yolo: MakeYolo, row: str, reason: str) -> None:
+    index = load_index(make_yolo({"im0": GOOD + row + "\n0 0.5 0.5 0.1 0.1\n"}), max_bad=0.5)
+    assert [(Path(p.file).name, p.kind, p.reason, p.box) for p in index.problems] == [("im0.txt:2", "box", reason, 2)]
+    assert index.labels.tolist() == [1, 0]
+
+
+def test_unreadable_images_are_dropped_with_the_file(make_yolo: MakeYolo, tmp_path: Path) -> None:
+    data = make_yolo({"im0": GOOD, "im1": GOOD})
+    (tmp_path / "images/train/im0.png").write_bytes(b"no image")
+    index = load_index(data, max_bad=0.5)
+    assert [(Path(p.file).name, p.reason) for p in index.problems] == [("im0.png", "unreadable image: not an image")]
+    assert index.box_image.tolist() == [0]
+
+
+def test_a_text_file_may_list_the_images(make_yolo: MakeYolo, tmp_path: Path) -> None:
+    data = make_yolo({"im1": GOOD})
+    (tmp_path / "list.txt").write_text("./images/train/im1.png\nimages/train/im2.png\n\n")
+    index = load_index({**data, "train": "list.txt"})
+    assert [Path(f).name for f in index.files] == ["im1.png", "im2.png"]
+    assert index.box_image.tolist() == [0]
+
+
+def test_nothing_to_read_is_an_input_error(make_yolo: MakeYolo, tmp_path: Path) -> None:
+    data = make_yolo({})
+    with pytest.raises(InputError, match="labels: expected text files"):
+        load_index(data)
+    with pytest.raises(InputError, match="expected 'names'"):
+        load_index({**data, "names": None})
+    with pytest.raises(InputError, match="which does not exist"):
+        load_index({**data, "train": "images/trian"})
+    with pytest.raises(InputError, match="expected image files"):
+        load_index({**data, "train": "labels"})
+
+
+def test_numeric_file_names_become_ids(data_dir: Path) -> None:
+    index = load_index("coco128", "train")
+    assert index.image_ids[:3].tolist() == [9, 25, 30]
+    assert (len(index), len(index.labels)) == (128, 929)
+
+
+def test_sizes_are_those_of_the_displayed_image(make_yolo: MakeYolo, tmp_path: Path) -> None:
+    from PIL import Image
+
+    data = make_yolo({"im0": GOOD})
+    (tmp_path / "images/train/im0.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 60)).save(tmp_path / "images/train/im0.jpg", exif=exif)
+    assert load_index(data).sizes[0].tolist() == [80, 60]
+
+
+def test_coco_to_yolo_and_back(data_dir: Path, tmp_path: Path) -> None:
+    coco = load_index("car_damage", "val", segments=False)
+    write_yolo(coco, tmp_path)
+    yolo = load_index({"path": str(tmp_path), "val": "images", "names": coco.names}, "val", max_bad=0.01)
+    by_file = {Path(file).name: row for row, file in enumerate(yolo.files)}
+    assert len(by_file) == len(coco)
+    for row, file in enumerate(coco.files):
+        expected, found = coco.boxes_of(row), yolo.boxes_of(by_file[Path(file).name])
+        # The set has a few identical annotations, which the text reader drops.
+        rows = np.unique(np.column_stack([coco.labels[expected], coco.boxes[expected].round(3)]), axis=0)
+        again = np.unique(np.column_stack([yolo.labels[found], yolo.boxes[found]]), axis=0)
+        assert rows.shape == again.shape
+        assert np.abs(rows - again).max(initial=0) < 0.01
+
+
+def write_yolo(index: DatasetIndex, folder: Path) -> None:
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+    for row, (file, (height, width)) in enumerate(zip(index.files, index.sizes.tolist(), strict=True)):
+        (folder / "images" / Path(file).name).symlink_to(file)
+        lines = []
+        for m in range(index.boxes_of(row).start, index.boxes_of(row).stop):
+            x1, y1, x2, y2 = index.boxes[m].astype(float)
+            shares = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
+            lines.append(" ".join([str(index.labels[m]), *(f"{v:.9f}" for v in shares)]))
+        (folder / "labels" / Path(file).with_suffix(".txt").name).write_text("\n".join(lines))
+
+
+WORD = st.one_of(st.floats().map(str), st.floats(-0.1, 1.1).map(str), st.integers(-2, 4).map(str), st.text(max_size=3))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=st.lists(st.lists(WORD, max_size=9).map(" ".join), max_size=5))
+def test_any_label_text_gives_a_sound_index_or_an_input_error(make_yolo: MakeYolo, lines: list[str]) -> None:
+    text = "\n".join(lines).encode("utf-8", "replace").decode()
+    with contextlib.suppress(InputError):
+        assert_sound(load_index(make_yolo({"im0": text}), max_bad=1.0))
+
+
+def test_to_coco_of_text_labels_is_valid_ground_truth(make_yolo: MakeYolo) -> None:
+    index = load_index(make_yolo({"im0": GOOD, "im2": GOOD}))
+    dataset = json.loads(json.dumps(index.to_coco()))
+    assert dataset["annotations"][0]["bbox"] == [20, 22.5, 40, 15]
+    assert [i["file_name"] for i in dataset["images"]] == [f"images/train/im{n}.png" for n in range(3)]
+    assert cv2.imread(index.files[0]) is not None

@@ -1,0 +1,148 @@
+"""Imports point down only, and every room keeps to itself: the house plan of docs/architecture.md, checked."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "iifdet"
+VERBS = {"train", "val", "predict", "tune", "cam", "compare", "stats", "check", "export"}
+
+#: Bottom to top. A room is a file or folder directly in iifdet/; it imports from lower layers, or from itself.
+#: A room that is not named here counts as a stage.
+STAGE = 5
+LAYERS: dict[str, int] = {
+    "errors": 0,
+    "types": 1,
+    "resources": 1,
+    "boxes": 2,
+    "longtail": 2,
+    "datasets": 3,
+    "detectors": 3,
+    "classifiers": 3,
+    "models": 4,
+    "evaluation": 4,
+    **dict.fromkeys(["checkpoint", "rundir", "training", "prediction", "explain"], STAGE),
+    **dict.fromkeys(["tuning", "comparison", "exporting", "plots"], STAGE),
+    "config": 6,
+    "build": 7,
+    "api": 8,
+    "cli": 9,
+    "__init__": 9,
+    "__main__": 10,
+}
+
+#: Who may import a room at all, where the layers alone would allow more.
+ONLY_BY = {"config": {"build", "api", "cli"}, "build": {"api"}, "api": {"cli", "__init__"}, "cli": {"__main__"}}
+
+#: All that a room may import of iifdet, where that is less than the layers allow.
+ONLY_FROM: dict[str, set[str]] = {
+    "errors": set(),
+    "longtail": set(),
+    "plots": {"types", "errors", "longtail"},
+    "__main__": {"cli"},
+}
+
+#: Third-party packages that stand behind one room, so that it alone changes when they do.
+BEHIND = {"albumentations": "datasets", "hotcoco": "evaluation", "matplotlib": "plots"}
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def _imports(module: str) -> Iterator[str]:
+    """All modules that a module imports, lazily or not; ``from iifdet import x`` names x if that is a module."""
+    path = MODULES[module]
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield full if full in MODULES else base
+
+
+def _room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def _edges() -> list[tuple[str, str]]:
+    return [(m, i) for m in MODULES for i in _imports(m) if i.split(".")[0] == "iifdet"]
+
+
+EDGES = _edges()
+BETWEEN_ROOMS = [(m, i) for m, i in EDGES if _room(m) != _room(i)]
+
+
+def test_walks_the_package() -> None:
+    assert {"iifdet", "iifdet.types", "iifdet.longtail.weights"} <= set(MODULES)
+    assert ("iifdet.longtail.weights", "iifdet.longtail.counts") in EDGES
+
+
+def test_every_import_exists() -> None:
+    assert [f"{m} imports {i}" for m, i in EDGES if i not in MODULES] == []
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for module, imported in BETWEEN_ROOMS:
+        upper, lower = (LAYERS.get(_room(m), STAGE) for m in (module, imported))
+        beside = upper == lower == STAGE  # stages may use one another; a cycle is caught below
+        if not (lower < upper or beside):
+            new = [r for r in (_room(module), _room(imported)) if r not in LAYERS]
+            wrong.append(f"{module} imports {imported}" + (f" (place {new[0]} in LAYERS?)" if new else ""))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", ONLY_BY)
+def test_only_these_import(room: str) -> None:
+    wrong = [f"{m} imports {i}" for m, i in BETWEEN_ROOMS if _room(i) == room and _room(m) not in ONLY_BY[room]]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("room", ONLY_FROM)
+def test_imports_only_these(room: str) -> None:
+    wrong = [f"{m} imports {i}" for m, i in BETWEEN_ROOMS if _room(m) == room and _room(i) not in ONLY_FROM[room]]
+    assert wrong == []
+
+
+def test_longtail_needs_torch_only() -> None:
+    allowed = {*sys.stdlib_module_names, "torch", "iifdet"}
+    inside = [m for m in MODULES if _room(m) == "longtail"]
+    assert inside
+    assert [f"{m} imports {i}" for m in inside for i in _imports(m) if i.split(".")[0] not in allowed] == []
+
+
+@pytest.mark.parametrize("package", BEHIND)
+def test_third_party_stays_behind_one_room(package: str) -> None:
+    users = {_room(m) for m in MODULES for i in _imports(m) if i.split(".")[0] == package}
+    assert users <= {BEHIND[package]}
+
+
+def test_no_module_is_named_like_a_verb() -> None:
+    """A submodule train.py would overwrite the function iifdet.train as soon as it is imported."""
+    assert [m for m in MODULES if m.rpartition(".")[2] in VERBS] == []
+
+
+def test_no_import_cycles() -> None:
+    graph: dict[str, set[str]] = {m: set() for m in MODULES}
+    for module, imported in EDGES:
+        graph[module].add(imported)
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail("import cycle: " + " <- ".join(error.args[1]))
