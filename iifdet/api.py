@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -12,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from iifdet import build, config
 from iifdet.checkpoint import read_checkpoint
 from iifdet.comparison import Comparison, compare_runs
-from iifdet.config import CompareConfig, StatsConfig, TrainConfig, ValConfig, resolve
+from iifdet.config import CompareConfig, StatsConfig, TrainConfig, ValConfig, resolve, validate
 from iifdet.errors import InputError
 from iifdet.longtail import VARIANTS, ClassCounts, effective_imbalance, iif_weights
 from iifdet.models import MODELS
 from iifdet.rundir import RunDir
-from iifdet.training import AMP_TYPES, Callback, fit
+from iifdet.training import AMP_TYPES, Callback, averaged, fit
 from iifdet.validation import run_validation
 
 if TYPE_CHECKING:
@@ -70,13 +72,11 @@ def _resume(where: str, keys: dict[str, Any], callbacks: Sequence[Callback]) -> 
     if changed:
         raise InputError(f"resume: expected no other keys than device and workers, got {', '.join(changed)}")
     run = RunDir(last.parent.parent)
-    if content["training"]["finished"]:
-        import json
-
+    metrics = run.path / "metrics.json"  # written last: without it there is still something to do
+    if content["training"]["finished"] and metrics.is_file():
         log.info("%s is finished (%d epochs); nothing to do", run.path, content["training"]["epoch"])
-        metrics = run.path / "metrics.json"
-        return RunResult(run.path, json.loads(metrics.read_text()) if metrics.is_file() else {})
-    return _train(TrainConfig(**{**content["recipe"], **keys}), content, run, callbacks)
+        return RunResult(run.path, json.loads(metrics.read_text()))
+    return _train(validate(TrainConfig, {**content["recipe"], **keys}), content, run, callbacks)
 
 
 def _train(
@@ -87,7 +87,11 @@ def _train(
     index, val_index = build.build_index(cfg, "train"), build.build_index(cfg, "val")
     if index.names != val_index.names:
         raise InputError("data: expected the same class names in train and val, got different ones")
-    model, task = build.build_model(cfg, index)
+    if content is not None and content["names"] != index.names:
+        raise InputError(f"data: expected the run's {len(content['names'])} classes, got others in {cfg.data}")
+    if cfg.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("tensorboard: expected the package, got none; pip install iifdet[log]")
+    model, task = build.build_model(cfg, index, fill=content is None)
     model.to(device)
     state = build.build_state(cfg, model, device)
     if content is not None:
@@ -98,6 +102,7 @@ def _train(
     # 2. The folder.
     run = run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok)
     with run.lock():
+        (run.path / "metrics.json").unlink(missing_ok=True)  # of an earlier run under exist_ok
         recipe = cfg.model_dump(mode="json")
         run.write_yaml("args.yaml", recipe)
         run.write_environment()
@@ -163,10 +168,7 @@ def _callbacks(cfg: TrainConfig, run: RunDir, callbacks: Sequence[Callback]) -> 
     if cfg.verbose:
         hooks.append(ProgressReport(cfg.epochs, Console(stderr=True)))
     if cfg.tensorboard:
-        try:
-            hooks.append(TensorBoardLog(str(run.path)))
-        except ImportError as error:
-            raise InputError(f"tensorboard: expected the package, got '{error}'; pip install iifdet[log]") from error
+        hooks.append(TensorBoardLog(str(run.path)))
     return hooks
 
 
@@ -206,8 +208,8 @@ class _Validation:
     def leave(self, state: Any = None) -> dict[str, Any]:
         """Write metrics.json, per_class.csv, predictions.json and the pictures of the last validation."""
         if self.result is None:  # a run that was resumed when nothing was left to do but this
-            self.model.eval()
-            self(self.model)
+            with averaged(state) as model:
+                self(model)
         if state is not None:
             self.metrics["epochs"] = state.epoch
             self.metrics["best"] = {"epoch": state.best_epoch, "fitness": state.best}
@@ -271,7 +273,8 @@ def val(**keys: Any) -> RunResult:
 
 def _of_recipe(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says about how to look at images and how to choose detections."""
-    keep = ("imgsz", "resize", "data", "variant", "by", "normalizer", "center", "on_nonpositive", "nms", "multi_label")
+    keep = ("imgsz", "resize", "data", "variant", "by", "normalizer", "center", "on_nonpositive")
+    keep += ("conf", "iou", "max_det", "nms", "multi_label", "group_limits")
     return {k: v for k, v in (content.get("recipe") or {}).items() if k in keep}
 
 
@@ -330,6 +333,8 @@ def stats(**keys: Any) -> Stats:
     from iifdet import plots
 
     cfg = resolve(StatsConfig, keys)
+    if cfg.variant not in VARIANTS:
+        raise InputError(f"variant: expected one of {', '.join(VARIANTS)}, got '{cfg.variant}'")
     counts = build.build_index(cfg, cfg.split).counts()
     weights, undefined = {}, {}
     for variant in VARIANTS:

@@ -116,12 +116,15 @@ def build_evaluator(config: InferenceKeys, index: DatasetIndex, task: str) -> An
 # -- model -------------------------------------------------------------------------------------------------------------
 
 
-def build_model(config: TrainConfig, index: DatasetIndex) -> tuple[Any, str]:
-    """A model for the data's classes, filled from ``weights``, adjusted by ``adjust``; and its task."""
+def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> tuple[Any, str]:
+    """A model for the data's classes, filled from ``weights``, adjusted by ``adjust``; and its task.
+
+    ``fill=False`` leaves the weights random: a resumed run brings its own and needs ``weights`` no more.
+    """
     torch.manual_seed(config.seed)
     model = create_model(config.model, len(index.names), **config.model_args)
     model.names, model.counts = list(index.names), index.counts()
-    if config.weights:
+    if config.weights and fill:
         for note in load_weights(model, config.weights):
             log.info("%s", note)
     model.options = postprocess_options(config)

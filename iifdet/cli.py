@@ -65,9 +65,14 @@ def _run(words: list[str]) -> int:
         raise InputError(f"arguments: expected key=value, got '{plain[0]}'")
     from iifdet import api
 
+    known = api.CONFIGS[verb].model_fields
+    for key in keys:
+        if key.partition(".")[0] not in known:
+            raise InputError(f"{key}: unknown key{suggest(key, known)}")
     _set_up_logging(bool(keys.get("verbose", True)))
     if verb == "compare":
-        api.compare(plain, **keys).print()
+        named = keys.pop("runs", [])
+        api.compare([*plain, *(named if isinstance(named, list) else [named])], **keys).print()
         return 0
     result = api.VERBS[verb](**keys)
     {"stats": _print_stats}.get(verb, _print_metrics)(result)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from iifdet.errors import InputError, suggest
 from iifdet.resources import resource_names, resource_path
@@ -17,7 +20,23 @@ def _off(value: Any) -> Any:
     return "none" if value is False or value is None else value
 
 
+def _numbers(options: Any) -> Any:
+    """YAML 1.1 reads ``1e-3`` as text; in options that nothing else checks it must become a number."""
+    if not isinstance(options, dict):
+        return options
+    number = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+    return {k: float(v) if isinstance(v, str) and number.fullmatch(v) else v for k, v in options.items()}
+
+
+def _ascending(pair: Any) -> Any:
+    if pair is not None and not 0 <= pair[0] <= pair[1]:
+        raise ValueError("expected two ascending numbers [low, high]")
+    return pair
+
+
 Choice = BeforeValidator(_off)
+Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
+Ascending = AfterValidator(_ascending)
 Adjust = Annotated[Literal["none", "iif"], Choice]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -25,7 +44,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class DataKeys(BaseModel):
     """Keys about data that every verb knows."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, protected_namespaces=(), coerce_numbers_to_str=True
+    )
 
     data: str = "demo"
     imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
@@ -62,14 +83,14 @@ class InferenceKeys(BaseModel):
     nms: Literal["class", "agnostic", "majority"] = "class"
     multi_label: bool = True
     engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
-    group_limits: tuple[int, int] = (10, 100)
+    group_limits: Annotated[tuple[int, int], Ascending] = (10, 100)
 
 
 class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     """``iifdet train``."""
 
     model: str = "yolov3-nano"
-    model_args: dict[str, Any] = {}
+    model_args: Options = {}
     weights: str | None = None
     resume: str | None = None
 
@@ -97,7 +118,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     save_steps: Annotated[int, Field(ge=0)] = 0
     val_every: Annotated[int, Field(ge=1)] = 1
 
-    multi_scale: tuple[float, float] | None = None  # e.g. [0.5, 1.5] of imgsz
+    multi_scale: Annotated[tuple[float, float] | None, Ascending] = None  # e.g. [0.5, 1.5] of imgsz
     multi_scale_every: Annotated[int, Field(ge=1)] = 10
     flip: Share = 0.5
     hsv_h: Share = 0.015
@@ -115,7 +136,7 @@ class ValConfig(DataKeys, WeightKeys, InferenceKeys):
     """``iifdet val``. Unset keys come from the checkpoint."""
 
     model: str | None = None
-    model_args: dict[str, Any] = {}
+    model_args: Options = {}
     weights: str | None = None
     split: Literal["train", "val", "test"] = "val"
     adjust: Adjust | None = None  # None keeps what the checkpoint has
@@ -153,11 +174,20 @@ def resolve(kind: type[C], overrides: dict[str, Any]) -> C:
         merged["model_args"] = {**recipe["model_args"], **values["model_args"]}
     if recipe:
         merged["model"] = recipe["model"]
-    unknown = [key for key in merged if key not in kind.model_fields]
+    return validate(kind, merged)
+
+
+def validate(kind: type[C], values: dict[str, Any]) -> C:
+    """Values as they are, no recipe looked up, to a configuration.
+
+    Raises:
+        InputError: unknown key (with the nearest known one), or bad value.
+    """
+    unknown = [key for key in values if key not in kind.model_fields]
     if unknown:
         raise InputError(f"{unknown[0]}: unknown key{suggest(unknown[0], kind.model_fields)}")
     try:
-        return kind(**merged)
+        return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][:1])
@@ -166,18 +196,20 @@ def resolve(kind: type[C], overrides: dict[str, Any]) -> C:
 
 def _expected(kind: type[BaseModel], key: str, message: str) -> str:
     choices = [c for c in get_args(kind.model_fields[key].annotation) if isinstance(c, str)]
+    message = message.removeprefix("Value error, ")
     return f"expected one of {', '.join(choices)}" if choices else message[:1].lower() + message[1:]
 
 
 def _nest(overrides: dict[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in overrides.items():
+        value = str(value) if isinstance(value, PathLike) else value
         head, dot, rest = key.partition(".")
         if dot:
             inner = nested.setdefault(head, {})
             if not isinstance(inner, dict):
                 raise InputError(f"{key}: expected {head} to be given once, got both '{head}' and '{key}'")
-            inner.update(_nest({rest: value}))
+            nested[head] = {**inner, **_nest({rest: value})}
         else:
             nested[key] = value
     return nested
@@ -220,8 +252,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """One command-line value, read as YAML: ``[35, 55]``, ``true``, ``0.1``, ``name``."""
+    """One command-line value, read as YAML: ``[35, 55]``, ``true``, ``0.1``, ``name``.
+
+    A name may look like a date, an octal number or a time of day (2026-01-31, 007, 12:30): those stay text.
+    """
     try:
-        return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+        value = yaml.safe_load(text) if text else ""
+    except (yaml.YAMLError, ValueError):  # ValueError: 2026-13-01
         return text
+    odd = isinstance(value, date) or (type(value) is int and str(value) != text)
+    return text if odd else value

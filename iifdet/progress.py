@@ -89,4 +89,8 @@ class TensorBoardLog(Callback):
                 self.writer.add_scalar(name, value, row["epoch"])
 
     def on_end(self, state: TrainState) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is still in memory, also when a run ends by an error."""
         self.writer.close()

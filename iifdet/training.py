@@ -72,6 +72,7 @@ class TrainState:
         best, best_epoch: best fitness so far and when.
         rows: results.csv so far.
         sums: loss sums of the unfinished epoch.
+        bad_steps: steps in a row, over epochs, whose loss was not finite.
     """
 
     model: nn.Module
@@ -87,6 +88,7 @@ class TrainState:
     images: int = 0
     seconds: float = 0.0
     finished: bool = False
+    bad_steps: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types and tensors; weights and averages are saved beside, not here."""
@@ -145,7 +147,7 @@ def fit(
     with GracefulStop() as stop:
         for callback in callbacks:
             callback.on_start(state)
-        while state.epoch < options.epochs:
+        while state.epoch < options.epochs and not state.finished:
             started = time.perf_counter()
             train_one_epoch(state, loader, schedule, options, callbacks, save, stop)
             row = _epoch_row(state, schedule, time.perf_counter() - started)
@@ -162,9 +164,8 @@ def fit(
             run.write_rows("results.csv", state.rows)
             for callback in callbacks:
                 callback.on_epoch_end(state, row)
-            stop.leave_if_asked()
-            if state.finished:
-                break
+            if not state.finished:  # a run at its end may as well end
+                stop.leave_if_asked()
         for callback in callbacks:
             callback.on_end(state)
 
@@ -181,7 +182,6 @@ def train_one_epoch(
     """Train from ``state.batch`` to the end of the epoch; an interrupted epoch goes on where it was saved."""
     model, batches = state.model, len(loader)
     set_train_mode(model)
-    bad_steps = 0
     started = time.perf_counter()
     for batch in loader.epoch(state.epoch, start=state.batch):
         lr = schedule.at(state.epoch + state.batch / batches)
@@ -192,7 +192,7 @@ def train_one_epoch(
             losses = model(moved.images, moved.targets)
         total = torch.stack(list(losses.values())).sum()
         finite = bool(total.isfinite())
-        bad_steps = 0 if finite else bad_steps + 1
+        state.bad_steps = 0 if finite else state.bad_steps + 1
         if finite:
             state.scaler.scale(total / options.accumulate).backward()
             _add(state.sums, losses)
@@ -202,9 +202,9 @@ def train_one_epoch(
             log.warning(
                 "loss is %s at epoch %d batch %d (%s, …): skipped", total.item(), state.epoch, state.batch, files
             )
-            if bad_steps >= MAX_BAD_STEPS:
+            if state.bad_steps >= MAX_BAD_STEPS:
                 raise FloatingPointError(
-                    f"the loss was not finite {bad_steps} steps in a row; lower lr, or set clip=10"
+                    f"the loss was not finite {state.bad_steps} steps in a row; lower lr, or set clip=10"
                 )
         state.batch += 1
         if state.batch % options.accumulate == 0 or state.batch == batches:
@@ -222,10 +222,17 @@ def train_one_epoch(
 
 
 def optimizer_step(state: TrainState, clip: float = 0.0) -> None:
-    """Clip, step, reset gradients, average."""
+    """Clip, step, reset gradients, average. Without a gradient, or with one that clipping finds not finite, no step."""
+    parameters = [p for g in state.optimizer.param_groups for p in g["params"]]
+    if all(p.grad is None for p in parameters):  # every loss since the last step was skipped
+        return
     if clip:
         state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_([p for g in state.optimizer.param_groups for p in g["params"]], clip)
+        norm = nn.utils.clip_grad_norm_(parameters, clip)
+        if not state.scaler.is_enabled() and not norm.isfinite():  # an enabled scaler sees to that itself
+            log.warning("gradient is %s at epoch %d batch %d: skipped", norm.item(), state.epoch, state.batch - 1)
+            state.optimizer.zero_grad(set_to_none=True)
+            return
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -297,7 +304,8 @@ def _add(sums: dict[str, float], losses: Mapping[str, Tensor]) -> None:
 
 def _epoch_row(state: TrainState, schedule: Schedule, seconds: float) -> dict[str, Any]:
     batches = max(1, state.batch)
-    row: dict[str, Any] = {"epoch": state.epoch + 1, "seconds": round(seconds, 2), "lr": schedule.at(state.epoch)}
+    lr = schedule.at(state.epoch + (batches - 1) / batches)  # of the last step
+    row: dict[str, Any] = {"epoch": state.epoch + 1, "seconds": round(seconds, 2), "lr": lr}
     row["images_per_s"] = round(state.images / max(state.seconds, 1e-9), 2)
     row.update({f"loss_{name}": value / batches for name, value in state.sums.items()})
     row["loss"] = sum(state.sums.values()) / batches
@@ -309,7 +317,8 @@ def _finish_epoch(state: TrainState, row: dict[str, Any], fitness: float | None,
         state.best, state.best_epoch = fitness, row["epoch"]
     state.rows.append(row)
     state.epoch, state.batch, state.sums, state.images, state.seconds = state.epoch + 1, 0, {}, 0, 0.0
-    stale = options.patience > 0 and state.best_epoch > 0 and state.epoch - state.best_epoch >= options.patience
+    since = state.epoch - state.best_epoch
+    stale = fitness is not None and options.patience > 0 and since >= options.patience
     if stale:
         log.info(
             "stopped early: no better result for %d epochs (best was epoch %d)", options.patience, state.best_epoch

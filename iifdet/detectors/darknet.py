@@ -83,7 +83,7 @@ class TinyDarknet(nn.Module):
         c = [scale_channels(n, width) for n in (16, 32, 64, 128, 256, 512, 1024)]
         pool = nn.MaxPool2d(2, 2)
         fine: list[nn.Module] = [ConvBNAct(3, c[0], 3)]
-        for c_in, c_out in zip(c[:4], c[1:5], strict=True):
+        for c_in, c_out in pairwise(c[:5]):
             fine += [pool, ConvBNAct(c_in, c_out, 3)]
         self.fine = nn.Sequential(*fine)  # stride 16
         self.coarse = nn.Sequential(pool, ConvBNAct(c[4], c[5], 3), _SameMaxPool(), ConvBNAct(c[5], c[6], 3))

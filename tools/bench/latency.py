@@ -1,0 +1,74 @@
+"""Single-image CPU latency of YOLOv3 at 416 px, softmax, IIF folded and fused, against Ultralytics' fused yolov3.
+
+Ultralytics has another head and 103.7 M parameters, so counted FLOP/s stand beside milliseconds. It needs an OpenCV of
+its own, hence an environment of its own:
+
+    python -m venv .venv-bench && .venv-bench/bin/pip install -c constraints.txt . ultralytics
+    .venv-bench/bin/python tools/bench/latency.py
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from common import arguments, paired_times, summary, write
+
+from iifdet.detectors import DETECTORS
+from iifdet.detectors.fusing import fuse_batch_norms
+from iifdet.detectors.postprocess import PostprocessOptions
+
+
+def main() -> None:
+    args = arguments(__doc__, size=416, repeats=15)
+    torch.manual_seed(0)
+    plain = DETECTORS["yolov3"](80)
+    plain.options = PostprocessOptions(conf=0.25)
+    plain.eval()
+    folded = copy.deepcopy(plain)
+    folded.set_adjustment(torch.linspace(1, 8, 80))
+    folded.fold()
+    models: dict[str, nn.Module] = {
+        "iifdet": plain,
+        "iifdet fused": fuse_batch_norms(copy.deepcopy(plain)),
+        "iifdet folded, fused": fuse_batch_norms(folded),
+    }
+    models.update(_ultralytics())
+    image = torch.rand(1, 3, args.size, args.size)
+    with torch.inference_mode():
+        times = paired_times({name: lambda m=m: m(image) for name, m in models.items()}, args.repeats)
+        flops = {name: _flops(model, image) for name, model in models.items()}
+    rows: dict[str, Any] = summary(times, "iifdet fused")
+    for name, row in rows.items():
+        row["gflop"] = round(flops[name] / 1e9, 2)
+        row["gflop_per_s"] = round(flops[name] / 1e6 / row["ms"], 1)
+        row["parameters"] = sum(p.numel() for p in models[name].parameters())
+    write("latency", args.out, {"size": args.size, "batch": 1, "models": rows})
+
+
+def _ultralytics() -> dict[str, nn.Module]:
+    """The network alone; its NMS runs apart and is not counted."""
+    try:
+        from ultralytics import YOLO
+    except ImportError:
+        print("ultralytics is not installed: measuring iifdet alone", file=sys.stderr)
+        return {}
+    return {"ultralytics yolov3 fused": YOLO("yolov3.yaml").model.fuse(verbose=False).eval()}
+
+
+def _flops(model: nn.Module, image: torch.Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    return int(counter.get_total_flops())
+
+
+if __name__ == "__main__":
+    main()
