@@ -29,6 +29,7 @@ demo: $(STAMP)
 	$(IIFDET) train model=yolov3-nano data=demo adjust=none name=demo-softmax exist_ok=true
 	$(IIFDET) train model=yolov3-nano data=demo adjust=iif name=demo-iif exist_ok=true
 	$(IIFDET) compare $(RUNS)/demo-softmax $(RUNS)/demo-iif
+	@echo 'pictures: $(RUNS)/demo-softmax and $(RUNS)/demo-iif (start with tail.png and val_batch0_pred.jpg)'
 
 # One torch thread a worker: JOBS workers keep JOBS cores busy, more threads only get in each other's way.
 test: $(STAMP)

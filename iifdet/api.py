@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +35,12 @@ class RunResult:
     Attributes:
         folder: the run folder.
         metrics: the content of metrics.json; fractions from 0 to 1.
+        summary: the figures of it that fit on a line.
     """
 
     folder: Path
     metrics: dict[str, Any]
+    summary: dict[str, float | None] = field(default_factory=dict)
 
 
 def load(path: str | Path) -> Detector:
@@ -108,7 +110,7 @@ def _train(
         run.write_environment()
         _announce(cfg, run, index, model)
         if cfg.plots:
-            _draw_training_data(cfg, run, index, model.counts, batches)
+            _draw_training_data(cfg, run, index, model.counts, batches, task)
         # 3. The loop.
         watcher = _Validation(cfg, run, model, task, val_batches, evaluator, device)
         hooks = _callbacks(cfg, run, callbacks)
@@ -133,7 +135,7 @@ def _train(
 
             pictures.quietly(plots.plot_results, state.rows, run.path / "results.png")
     log.info("results in %s", run.path)
-    return RunResult(run.path, metrics)
+    return RunResult(run.path, metrics, watcher.summary)
 
 
 def _announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any) -> None:
@@ -150,13 +152,15 @@ def _announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any) -> None:
     )
 
 
-def _draw_training_data(cfg: TrainConfig, run: RunDir, index: Any, counts: ClassCounts, batches: Any) -> None:
+def _draw_training_data(
+    cfg: TrainConfig, run: RunDir, index: Any, counts: ClassCounts, batches: Any, task: str
+) -> None:
     from iifdet import pictures, plots
 
     weights = build.class_weights(cfg, counts) if cfg.adjust != "none" else None
     pictures.quietly(plots.plot_labels, counts, weights, run.path / "labels.png")
     first = next(batches.epoch(0))
-    pictures.quietly(pictures.draw_batch, first, index.names, run.path / "train_batch0.jpg")
+    pictures.quietly(pictures.PICTURES[task].batch, first, index.names, run.path / "train_batch0.jpg")
 
 
 def _callbacks(cfg: TrainConfig, run: RunDir, callbacks: Sequence[Callback]) -> list[Callback]:
@@ -189,6 +193,7 @@ class _Validation:
         self.batches, self.evaluator, self.device = batches, evaluator, device
         self.first: tuple[Any, Any] | None = None
         self.metrics: dict[str, Any] = {}
+        self.summary: dict[str, float | None] = {}
         self.result: Any = None
 
     def __call__(self, model: Any) -> tuple[dict[str, Any], float]:
@@ -199,7 +204,8 @@ class _Validation:
         weights = model.adjust.scale.double().cpu()
         self.metrics = self.result.metrics(model.counts, groups=self.cfg.group_limits, weights=weights)
         self.metrics["class_activation"] = model.class_activation
-        return _summary(self.metrics), self.evaluator.fitness(self.result)
+        self.summary = self.evaluator.summary(self.metrics)
+        return self.summary, self.evaluator.fitness(self.result)
 
     def _keep_first(self, batch: Any, outputs: Any) -> None:
         if self.first is None:
@@ -215,7 +221,7 @@ class _Validation:
             self.metrics["best"] = {"epoch": state.best_epoch, "fitness": state.best}
         self.run.write_json("metrics.json", self.metrics)
         self.run.write_rows("per_class.csv", self.metrics["per_class"])
-        self.run.write_json("predictions.json", self.evaluator.predictions())
+        self.run.write_json("predictions.json", self.evaluator.predictions(), indent=None)
         if self.cfg.plots:
             self._draw()
         return self.metrics
@@ -224,17 +230,12 @@ class _Validation:
         from iifdet import pictures
 
         folder, names = self.run.path, self.model.names
-        pictures.quietly(pictures.draw_result, folder, self.result, self.evaluator, self.model.counts, self.metrics)
+        draw = pictures.PICTURES[self.task]
+        pictures.quietly(draw.result, folder, self.result, self.evaluator, self.model.counts, self.metrics)
         if self.first is not None:
             batch, outputs = self.first
-            pictures.quietly(pictures.draw_batch, batch, names, folder / "val_batch0_labels.jpg")
-            pictures.quietly(pictures.draw_batch, batch, names, folder / "val_batch0_pred.jpg", outputs)
-
-
-def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The figures that go into results.csv."""
-    row = {name: metrics[name] for name in ("AP", "AP50", "AP75")}
-    return row | {k: (metrics[k] or {}).get("image") for k in ("tail5", "tail10", "tail20")}
+            pictures.quietly(draw.batch, batch, names, folder / "val_batch0_labels.jpg")
+            pictures.quietly(draw.batch, batch, names, folder / "val_batch0_pred.jpg", outputs)
 
 
 # -- val ---------------------------------------------------------------------------------------------------------------
@@ -268,13 +269,14 @@ def val(**keys: Any) -> RunResult:
         watcher(model)
         metrics = watcher.leave()
     log.info("results in %s", run.path)
-    return RunResult(run.path, metrics)
+    return RunResult(run.path, metrics, watcher.summary)
 
 
 def _of_recipe(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says about how to look at images and how to choose detections."""
-    keep = ("imgsz", "resize", "data", "variant", "by", "normalizer", "center", "on_nonpositive")
-    keep += ("conf", "iou", "max_det", "nms", "multi_label", "group_limits")
+    look = ("imgsz", "resize", "data", "variant", "by", "normalizer", "center", "on_nonpositive")
+    choose = ("conf", "iou", "max_det", "nms", "multi_label", "group_limits")
+    keep = (*look, *choose)
     return {k: v for k, v in (content.get("recipe") or {}).items() if k in keep}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,12 @@ from iifdet.transfer import transfer_weights
 from iifdet.types import Batch
 
 log = logging.getLogger("iifdet")
+
+#: name -> (keys, counts) -> what ``set_adjustment`` takes. No adjustment is the identity.
+ADJUSTMENTS: dict[str, Callable[[WeightKeys, ClassCounts], dict[str, Any]]] = {
+    "none": lambda config, counts: {},
+    "iif": lambda config, counts: {"scale": class_weights(config, counts), "center": config.center},
+}
 
 #: In which phases an adjustment acts under each strategy. Cost-sensitive weighs the loss and leaves logits alone.
 WHEN = {"end_to_end": "both", "post_process": "infer", "decoupled": "both", "cost_sensitive": None}
@@ -199,12 +205,9 @@ def class_weights(config: WeightKeys, counts: ClassCounts) -> Tensor:
 
 
 def set_adjustment(model: Detector, config: WeightKeys, kind: str, counts: ClassCounts, when: str) -> None:
-    """Give a model the adjustment named ``kind`` (none or iif)."""
+    """Give a model the adjustment named ``kind``."""
     try:
-        if kind == "none":
-            model.set_adjustment()
-        else:
-            model.set_adjustment(class_weights(config, counts), when=when, center=config.center)
+        model.set_adjustment(**ADJUSTMENTS[kind](config, counts), when=when)
     except (ValueError, RuntimeError) as error:
         raise InputError(str(error)) from error
 

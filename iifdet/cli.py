@@ -135,12 +135,9 @@ def _verb_help(verb: str) -> str:
 
 
 def _print_metrics(result: Any) -> None:
-    m = result.metrics
-    if not m:
-        return
-    figures = {name: m[name] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
-    figures |= {k: (m[k] or {}).get("image") for k in ("tail5", "tail10", "tail20")} | m["groups"]
-    print("  ".join(f"{name} {'-' if v is None else format(100 * v, '.1f')}" for name, v in figures.items()))
+    figures = result.summary.items()
+    if figures:
+        print("  ".join(f"{name} {'-' if value is None else format(100 * value, '.1f')}" for name, value in figures))
     print(f"pictures and tables: {result.folder}")
 
 

@@ -28,15 +28,21 @@ def _numbers(options: Any) -> Any:
     return {k: float(v) if isinstance(v, str) and number.fullmatch(v) else v for k, v in options.items()}
 
 
+def _two(pair: Any) -> Any:
+    if pair is not None and not (isinstance(pair, list | tuple) and len(pair) == 2):
+        raise ValueError("expected two numbers [low, high]")
+    return pair
+
+
 def _ascending(pair: Any) -> Any:
-    if pair is not None and not 0 <= pair[0] <= pair[1]:
+    if pair is not None and not 0 <= pair[0] < pair[1]:
         raise ValueError("expected two ascending numbers [low, high]")
     return pair
 
 
 Choice = BeforeValidator(_off)
 Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
-Ascending = AfterValidator(_ascending)
+Pair, Ascending = BeforeValidator(_two), AfterValidator(_ascending)
 Adjust = Annotated[Literal["none", "iif"], Choice]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -83,7 +89,7 @@ class InferenceKeys(BaseModel):
     nms: Literal["class", "agnostic", "majority"] = "class"
     multi_label: bool = True
     engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
-    group_limits: Annotated[tuple[int, int], Ascending] = (10, 100)
+    group_limits: Annotated[tuple[int, int], Pair, Ascending] = (10, 100)
 
 
 class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
@@ -118,7 +124,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     save_steps: Annotated[int, Field(ge=0)] = 0
     val_every: Annotated[int, Field(ge=1)] = 1
 
-    multi_scale: Annotated[tuple[float, float] | None, Ascending] = None  # e.g. [0.5, 1.5] of imgsz
+    multi_scale: Annotated[tuple[float, float] | None, Pair, Ascending] = None  # e.g. [0.5, 1.5] of imgsz
     multi_scale_every: Annotated[int, Field(ge=1)] = 10
     flip: Share = 0.5
     hsv_h: Share = 0.015

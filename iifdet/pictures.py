@@ -1,9 +1,10 @@
-"""Which pictures a detection run leaves behind: values of the run in, calls to plots out."""
+"""Which pictures a run leaves behind, by task: values of the run in, calls to plots out."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ log = logging.getLogger("iifdet")
 
 #: Images in a batch picture, and the score above which a detection is drawn.
 MOST_IMAGES, MIN_SCORE = 16, 0.25
+#: Smaller images are shown enlarged, so that the names on the boxes do not cover them.
+MIN_SIDE = 320
 
 
 def draw_batch(
@@ -27,10 +30,12 @@ def draw_batch(
     drawn = []
     for image, found in list(zip(batch.images, detections or batch.targets, strict=True))[:MOST_IMAGES]:
         canvas = np.ascontiguousarray(_to_uint8(image).permute(1, 2, 0).cpu().numpy())
+        zoom = max(1, MIN_SIDE // max(canvas.shape[:2]))
+        canvas = canvas.repeat(zoom, axis=0).repeat(zoom, axis=1)
         scores: Any = found.get("scores")
         keep: Any = slice(None) if scores is None else scores >= MIN_SCORE
         shown = None if scores is None else scores[keep].cpu().numpy()
-        boxes, labels = found["boxes"][keep].cpu().numpy(), found["labels"][keep].cpu().numpy()
+        boxes, labels = found["boxes"][keep].cpu().numpy() * zoom, found["labels"][keep].cpu().numpy()
         drawn.append(plots.draw_boxes(canvas, boxes, labels, names, shown))
     plots.mosaic_grid(drawn, path)
 
@@ -52,6 +57,17 @@ def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts |
         tails = {name: metrics[name]["image"] for name in ("tail5", "tail10", "tail20")}
         groups = frequency_groups(counts, tuple(metrics["group_thresholds"]))
         plots.plot_tail(result.ap, counts, result.names, tails, folder / "tail.png", groups)
+
+
+@dataclass(frozen=True)
+class TaskPictures:
+    """What a task draws: one batch, and one evaluation result."""
+
+    batch: Callable[..., None]
+    result: Callable[..., None]
+
+
+PICTURES = {"detect": TaskPictures(draw_batch, draw_result)}
 
 
 def quietly(draw: Any, *args: Any) -> None:

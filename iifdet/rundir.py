@@ -59,9 +59,9 @@ class RunDir:
         """
         return RunLock(self.path / ".lock")
 
-    def write_json(self, name: str, value: Any) -> Path:
+    def write_json(self, name: str, value: Any, indent: int | None = 1) -> Path:
         """Write JSON atomically; NaN is refused, because JSON has none."""
-        return self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+        return self.write_text(name, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
     def write_yaml(self, name: str, value: Any) -> Path:
         """Write YAML atomically."""

@@ -1,7 +1,7 @@
 """Scoring: COCO's figures and what they hide about rare classes.
 
 ``EVALUATORS`` maps a task to its evaluator: ``update(outputs, batch)``, ``compute() -> result``,
-``fitness(result) -> float``, ``reset()``.
+``fitness(result) -> float``, ``summary(metrics) -> dict``, ``reset()``.
 """
 
 from iifdet.evaluation.detection import DetectionEvaluator, EvalResult

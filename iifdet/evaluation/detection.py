@@ -182,7 +182,7 @@ class DetectionEvaluator:
         engine: ``hotcoco`` or ``pycocotools``; the numbers are the same.
         max_per_image: how many detections of an image are kept, by score. COCO's AP looks at 100 a class.
 
-    Evaluators of other tasks offer the same ``update``, ``compute``, ``fitness`` and ``reset``.
+    Evaluators of other tasks offer the same ``update``, ``compute``, ``fitness``, ``summary`` and ``reset``.
     """
 
     def __init__(self, index: TruthIndex, engine: str = "hotcoco", max_per_image: int = 300) -> None:
@@ -255,6 +255,14 @@ class DetectionEvaluator:
     def fitness(result: EvalResult) -> float:
         """The one number that picks the best checkpoint: AP; 0 where it is undefined."""
         return 0.0 if math.isnan(result.stats["AP"]) else result.stats["AP"]
+
+    @staticmethod
+    def summary(metrics: dict[str, Any]) -> dict[str, float | None]:
+        """The figures of :meth:`EvalResult.metrics` that fit on a line: for results.csv and the terminal."""
+        tails = {
+            name: value["image"] for name, value in metrics.items() if name.startswith("tail") and "image" in value
+        }
+        return {name: metrics[name] for name in ("AP", "AP50", "AP75")} | tails | metrics["groups"]
 
     def rows(self) -> Array:
         """Return all detections as (n, 7) ``[image_id, x, y, w, h, score, category_id]``, original pixels."""

@@ -1,0 +1,179 @@
+"""Defaults < recipe < overrides, and what a wrong key or value is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iifdet.config import StatsConfig, TrainConfig, ValConfig, parse_value, resolve, validate
+from iifdet.errors import InputError
+from iifdet.models import create_model
+from iifdet.resources import resource_names, resource_path
+
+RECIPES = [name for name in resource_names("cfg") if "/" not in name]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: yolov3-nano\nepochs: 7\nlr: 1e-3\nmodel_args: {width: 0.5, lambda_xy: 2e-1}\n")
+    return path
+
+
+def refusal(keys: dict[str, Any], kind: Any = TrainConfig) -> str:
+    with pytest.raises(InputError) as caught:
+        resolve(kind, keys)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_overrides_win_over_the_recipe_which_wins_over_the_defaults(recipe: Path) -> None:
+    cfg = resolve(TrainConfig, {"model": str(recipe), "epochs": 3})
+    assert (cfg.model, cfg.epochs, cfg.lr, cfg.batch) == ("yolov3-nano", 3, 0.001, TrainConfig().batch)
+
+
+def test_without_a_model_the_default_model_s_recipe_is_read() -> None:
+    assert resolve(TrainConfig, {}).imgsz == 128
+    assert resolve(ValConfig, {}).imgsz == 640
+
+
+def test_dotted_model_args_reach_into_the_recipe_s(recipe: Path) -> None:
+    cfg = resolve(TrainConfig, {"model": str(recipe), "model_args.depth": 0.1, "model_args.width": 0.25})
+    assert cfg.model_args == {"width": 0.25, "depth": 0.1, "lambda_xy": 0.2}
+
+
+def test_a_caller_s_dictionary_is_left_alone(recipe: Path) -> None:
+    given_args = {"width": 0.25}
+    resolve(TrainConfig, {"model": str(recipe), "model_args": given_args, "model_args.depth": 0.1})
+    assert given_args == {"width": 0.25}
+
+
+def test_paths_and_numbers_serve_as_text(recipe: Path) -> None:
+    cfg = resolve(TrainConfig, {"model": recipe, "name": 12, "weights": Path("a/last.pt")})
+    assert (cfg.name, cfg.weights) == ("12", str(Path("a/last.pt")))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("epohcs", "epochs"), ("weight-decay", "weight_decay"), ("imgs", "imgsz")]
+)
+def test_an_unknown_key_suggests_the_nearest(wrong: str, right: str) -> None:
+    assert refusal({wrong: 1}) == f"{wrong}: unknown key; did you mean '{right}'?"
+
+
+def test_a_key_given_plain_and_dotted_is_refused() -> None:
+    assert "given once" in refusal({"data": "demo", "data.path": "x"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("epochs", 0, "greater than or equal to 1"),
+        ("epochs", "many", "integer"),
+        ("lr", -1, "greater than 0"),
+        ("lr", float("nan"), "greater than 0"),
+        ("flip", 1.5, "less than or equal to 1"),
+        ("optimizer", "sdg", "expected one of sgd, adamw"),
+        ("strategy", "end2end", "expected one of end_to_end, post_process, decoupled, cost_sensitive"),
+        ("adjust", "fii", "expected one of none, iif"),
+        ("by", "box", "expected one of image, instance"),
+        ("multi_scale", [1.5, 0.5], "ascending"),
+        ("multi_scale", [0.5], "two numbers"),
+        ("multi_scale", 0.5, "two numbers"),
+        ("group_limits", [100, 10], "ascending"),
+        ("model_args", 3, "dict"),
+        ("steps", [-1], "greater than 0"),
+        ("cache", "disk", "ram"),
+    ],
+)
+def test_a_bad_value_is_one_line_with_key_expectation_and_value(key: str, value: Any, says: str) -> None:
+    text = refusal({key: value})
+    assert text.startswith(f"{key}: ") and says in text and "got " in text
+
+
+@pytest.mark.parametrize("off", ["none", False, None])
+def test_off_means_none_in_a_choice(off: Any) -> None:
+    cfg = resolve(TrainConfig, {"adjust": off, "center": off, "amp": off})
+    assert (cfg.adjust, cfg.center, cfg.amp) == ("none", "none", "none")
+
+
+def test_val_keeps_unset_adjust_apart_from_none() -> None:
+    assert resolve(ValConfig, {}).adjust is None
+    assert resolve(ValConfig, {"adjust": False}).adjust == "none"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("model: [unclosed", "expected YAML"),
+        ("- a\n- b\n", "expected a mapping"),
+        ("epochs: 3\n", "'model' key"),
+        ("model: yolov3-nano\nepocs: 3\n", "did you mean 'epochs'"),
+        ("model: yolov3-nano\nepochs: three\n", "epochs: "),
+    ],
+)
+def test_a_broken_recipe_says_what_is_wrong_in_one_line(tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    assert says in refusal({"model": str(path)})
+
+
+def test_a_missing_recipe_lists_those_there_are(tmp_path: Path) -> None:
+    assert "yolov3-nano" in refusal({"model": str(tmp_path / "absent.yaml")})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_resolves_for_every_verb_and_its_model_builds(name: str) -> None:
+    cfg = resolve(TrainConfig, {"model": name})
+    assert cfg.model_dump(mode="json") == validate(TrainConfig, cfg.model_dump(mode="json")).model_dump(mode="json")
+    assert resolve(ValConfig, {"model": name}).imgsz == cfg.imgsz
+    resolve(StatsConfig, {})
+    with torch.device("meta"):
+        model = create_model(cfg.model, 3, **cfg.model_args)
+    assert model.num_classes == 3 and resource_path("cfg", name) is not None
+
+
+def test_unknown_model_and_option_suggest_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'yolov3-nano'"):
+        create_model("yolov3-nao", 3)
+    with pytest.raises(InputError, match="did you mean 'width'"):
+        create_model("yolov3-nano", 3, widht=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-2", -2),
+        ("0.5", 0.5),
+        ("true", True),
+        ("off", False),
+        ("[35, 55]", [35, 55]),
+        ("name", "name"),
+        ("", ""),
+        ("2026-01-31", "2026-01-31"),
+        ("2026-13-01", "2026-13-01"),
+        ("007", "007"),
+        ("12:30", "12:30"),
+        ("a: [", "a: ["),
+    ],
+)
+def test_values_are_read_as_yaml_but_odd_names_stay_text(text: str, value: Any) -> None:
+    parsed = parse_value(text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+@given(st.text(max_size=20))
+def test_any_text_parses_to_something(text: str) -> None:
+    parse_value(text)
+
+
+@given(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_survive_the_command_line(whole: int, real: float) -> None:
+    assert parse_value(str(whole)) == whole
+    assert float(parse_value(repr(real))) == real
