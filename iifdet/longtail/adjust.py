@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,6 +107,10 @@ class LogitAdjustment(nn.Module):
             raise ValueError(f"when: expected one of {', '.join(WHEN)}, got '{when}'")
         if center not in CENTER:
             raise ValueError(f"center: expected one of {', '.join(CENTER)}, got '{center}'")
+        for name, number in (("bg_scale", bg_scale), ("bg_shift", bg_shift)):
+            if not math.isfinite(number):
+                raise ValueError(f"{name}: expected a finite number, got {number}")
+        checked = []
         for name, value, neutral in (("scale", scale, 1.0), ("shift", shift, 0.0)):
             buffer = getattr(self, name)
             new = torch.full_like(buffer, neutral) if value is None else torch.as_tensor(value)
@@ -113,6 +118,8 @@ class LogitAdjustment(nn.Module):
                 raise ValueError(f"{name}: expected shape ({self.num_classes},), got {tuple(new.shape)}")
             if not new.isfinite().all():
                 raise ValueError(f"{name}: expected finite values, got {new.tolist()}")
+            checked.append((buffer, new))
+        for buffer, new in checked:  # nothing changes unless everything is right
             buffer.copy_(new)
         self.bg_scale.fill_(bg_scale)
         self.bg_shift.fill_(bg_shift)

@@ -59,7 +59,8 @@ def binary_focal(logits: Tensor, target: Tensor, *, alpha: float, gamma: float) 
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     p_t = torch.exp(-bce)
     alpha_t = alpha * target + (1 - alpha) * (1 - target)
-    return alpha_t * (1 - p_t) ** gamma * bce
+    # At saturation 1 - p_t is 0, where a power below one has no finite slope.
+    return alpha_t * (1 - p_t).clamp(min=1e-7) ** gamma * bce
 
 
 def iif_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

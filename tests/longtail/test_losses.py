@@ -1,0 +1,169 @@
+"""Classification losses, against torch, torchvision, finite differences and the paper's closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.ops import sigmoid_focal_loss
+
+from iifdet.longtail import ACTIVATIONS, CLASS_LOSSES, LogitAdjustment, iif_cross_entropy
+from iifdet.longtail.losses import binary_cross_entropy, binary_focal, cross_entropy, focal
+
+C = 6
+
+
+def sample(seed=0, n=9, spread=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    z = spread * torch.randn(n, C, generator=generator)
+    y = torch.randint(0, C, (n,), generator=generator)
+    w = torch.rand(C, generator=generator) * 4 + 0.2
+    return z, y, w
+
+
+def gradient(loss, z, *args):
+    z = z.clone().requires_grad_()
+    loss(z, *args).sum().backward()
+    return z.grad
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.1, 8))
+def test_iif_gradient_is_equation_16(seed, spread):
+    z, y, w = sample(seed, spread=spread)
+    q = (w * z).softmax(-1)
+    expected = w * (q - F.one_hot(y, C))
+    torch.testing.assert_close(gradient(iif_cross_entropy, z, y, w), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_iif_gradient_equals_finite_differences_of_the_formula():
+    z, y, w = (v.double() if v.is_floating_point() else v for v in sample(3))
+
+    def formula(z):  # Eq. 15 in float64, written out
+        e = torch.exp(w * z)
+        return -torch.log(e[torch.arange(len(y)), y] / e.sum(-1)).sum()
+
+    step, numeric = 1e-6, torch.zeros_like(z)
+    for i in range(len(z)):
+        for c in range(C):
+            up, down = z.clone(), z.clone()
+            up[i, c] += step
+            down[i, c] -= step
+            numeric[i, c] = (formula(up) - formula(down)) / (2 * step)
+    got = gradient(iif_cross_entropy, z.float(), y, w.float()).double()
+    torch.testing.assert_close(got, numeric, rtol=1e-4, atol=1e-5)
+
+
+def test_iif_loss_is_what_a_detector_reaches_through_its_adjustment():
+    z, y, w = sample()
+    adjust = LogitAdjustment(C)
+    adjust.set(w)
+    assert torch.equal(cross_entropy(adjust(z, phase="train"), y), iif_cross_entropy(z, y, w))
+
+
+def test_iif_with_equal_weights_of_one_is_cross_entropy():
+    z, y, _ = sample()
+    assert torch.equal(iif_cross_entropy(z, y, torch.ones(C)), cross_entropy(z, y))
+
+
+def test_cross_entropy_equals_torch_with_and_without_weights():
+    z, y, w = sample()
+    torch.testing.assert_close(cross_entropy(z, y), F.cross_entropy(z, y, reduction="none"))
+    picked = -(z.softmax(-1).log())[torch.arange(len(y)), y]
+    torch.testing.assert_close(cross_entropy(z, y, w), picked * w[y])
+
+
+def test_cost_sensitive_gradient_is_scaled_by_the_true_classs_weight_alone():
+    z, y, w = sample()
+    q = z.softmax(-1)
+    expected = torch.empty_like(z)
+    for n in range(len(z)):
+        for i in range(C):
+            alpha = w[y[n]]
+            expected[n, i] = alpha * (q[n, i] - 1) if i == y[n] else alpha * q[n, i]
+    torch.testing.assert_close(gradient(cross_entropy, z, y, w), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_class_weight_multiplies_each_samples_loss_by_its_true_classs_weight(name):
+    z, y, w = sample()
+    loss = CLASS_LOSSES[name]
+    torch.testing.assert_close(loss(z, y, w), loss(z, y) * w[y])
+
+
+def test_binary_cross_entropy_is_the_sum_over_classes_of_torchs():
+    z, y, _ = sample()
+    expected = F.binary_cross_entropy_with_logits(z, F.one_hot(y, C).float(), reduction="none").sum(-1)
+    torch.testing.assert_close(binary_cross_entropy(z, y), expected)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.353, 0.9])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.835, 2.0, 3.0])
+def test_focal_equals_torchvisions(alpha, gamma):
+    z, y, _ = sample(spread=4)
+    target = F.one_hot(y, C).float()
+    expected = sigmoid_focal_loss(z, target, alpha=alpha, gamma=gamma)
+    torch.testing.assert_close(binary_focal(z, target, alpha=alpha, gamma=gamma), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(focal(z, y, alpha=alpha, gamma=gamma), expected.sum(-1), rtol=1e-4, atol=1e-6)
+    ours = gradient(lambda v: binary_focal(v, target, alpha=alpha, gamma=gamma), z)
+    theirs = gradient(lambda v: sigmoid_focal_loss(v, target, alpha=alpha, gamma=gamma), z)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_focal_without_focus_and_with_even_alpha_is_half_of_binary_cross_entropy():
+    z, y, _ = sample()
+    torch.testing.assert_close(focal(z, y, alpha=0.5, gamma=0.0), binary_cross_entropy(z, y) / 2)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.835, 3.0])
+def test_focal_gradient_equals_finite_differences(gamma):
+    z = torch.linspace(-6, 6, 25, dtype=torch.float64).requires_grad_()
+    for target in (torch.zeros_like(z), torch.ones_like(z)):
+        assert torch.autograd.gradcheck(lambda v, t=target: binary_focal(v, t, alpha=0.353, gamma=gamma), z)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.8, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_focal_and_its_gradient_are_finite_at_saturated_logits(gamma, dtype):
+    z = torch.tensor([-1e30, -1e4, -200, -100, -40, -18, 0, 18, 40, 100, 200, 1e4, 1e30], dtype=dtype).requires_grad_()
+    for value in (0.0, 1.0):
+        loss = binary_focal(z, torch.full_like(z, value), alpha=0.353, gamma=gamma)
+        assert loss.isfinite().all() and (loss >= 0).all()
+        (grad,) = torch.autograd.grad(loss.sum(), z)
+        assert grad.isfinite().all()
+        right = z > 0 if value else z < 0
+        assert grad[right & (z.abs() > 30)].abs().max() < 1e-6, "sure and right: nothing left to learn"
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("size", [100.0, 1e4])
+def test_losses_and_gradients_are_finite_at_extreme_logits(name, size):
+    y = torch.tensor([0, 0, 1, 1])
+    z = size * torch.tensor([[1.0, -1], [-1, 1], [0, 0], [1, 1]])
+    loss = CLASS_LOSSES[name](z, y)
+    assert loss.isfinite().all()
+    assert gradient(CLASS_LOSSES[name], z, y).isfinite().all()
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_losses_are_float32_of_one_number_a_sample_and_take_none(name):
+    z, y, w = sample()
+    for dtype in (torch.float32, torch.bfloat16):
+        loss = CLASS_LOSSES[name](z.to(dtype), y, w.double())
+        assert loss.shape == y.shape and loss.dtype == torch.float32
+    assert CLASS_LOSSES[name](z[:0], y[:0], w).shape == (0,)
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_a_surer_right_answer_costs_less(name):
+    y = torch.zeros(8, dtype=torch.long)
+    z = torch.zeros(8, C)
+    z[:, 0] = torch.linspace(-4, 4, 8)
+    assert (CLASS_LOSSES[name](z, y).diff() < 0).all()
+
+
+def test_every_loss_says_what_makes_its_scores():
+    assert ACTIVATIONS == {"ce": "softmax", "bce": "sigmoid", "focal": "sigmoid"}
+    assert ACTIVATIONS.keys() == CLASS_LOSSES.keys()
