@@ -103,7 +103,7 @@ def _train(
     evaluator = build.build_evaluator(cfg, val_index, task)
     # 2. The folder.
     run = run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok)
-    with run.lock():
+    with run.lock(), build.ending_workers(batches, val_batches):
         (run.path / "metrics.json").unlink(missing_ok=True)  # of an earlier run under exist_ok
         recipe = cfg.model_dump(mode="json")
         run.write_yaml("args.yaml", recipe)
@@ -262,7 +262,7 @@ def val(**keys: Any) -> RunResult:
     task = "detect" if not model.spec else MODELS[model.spec["name"]].task
     batches, evaluator = build.build_val_batches(cfg, cfg, index, task), build.build_evaluator(cfg, index, task)
     run = RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok)
-    with run.lock():
+    with run.lock(), build.ending_workers(batches):
         run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
         run.write_environment()
         watcher = _Validation(cfg, run, model.to(device).eval(), task, batches, evaluator, device)

@@ -16,22 +16,25 @@ def transfer_weights(model: Detector, source: Detector) -> list[str]:
         One line for each thing that did not match, and one that sums up.
 
     Raises:
-        InputError: nothing fits.
+        InputError: nothing fits, or the source was folded.
     """
-    skip = ("adjust.", "class_weight")
-    theirs = {k: v for k, v in source.state_dict().items() if not k.startswith(skip)}
-    ours = {k: v for k, v in model.state_dict().items() if not k.startswith(skip)}
+    if source.adjust.folded:
+        raise InputError("weights: expected an unfolded checkpoint, got one whose class rows carry an adjustment")
+    learned = _learned(model)
+    theirs = source.state_dict()
+    ours = {k: v for k, v in model.state_dict().items() if k in learned}
     class_keys = _class_keys(model)
-    copied, missed = 0, []
+    copied, matrices, missed = 0, 0, []
     for name, value in ours.items():
         if name in class_keys:
             continue
         if name in theirs and theirs[name].shape == value.shape:
             value.copy_(theirs[name])
             copied += 1
+            matrices += value.ndim > 1
         else:
             missed.append(name)
-    if not copied:
+    if not matrices:  # counters and short vectors fit anything
         raise InputError(
             f"weights: expected layers of {model.spec.get('name')}, got a checkpoint of {source.spec.get('name')} "
             "and nothing in it fits; choose the same model"
@@ -44,6 +47,15 @@ def transfer_weights(model: Detector, source: Detector) -> list[str]:
     if missed:
         notes.append(f"{len(missed)} layers keep random weights: {', '.join(missed[:5])}{', …' * (len(missed) > 5)}")
     return [f"{copied} of {len(ours) - len(class_keys)} tensors loaded beside the class rows", *notes]
+
+
+def _learned(model: Detector) -> set[str]:
+    """Tensors that training makes: parameters and the statistics beside them, but neither anchors nor adjustment."""
+    names = set()
+    for prefix, module in model.named_modules():
+        if any(True for _ in module.parameters(recurse=False)) and not prefix.startswith("adjust"):
+            names |= {f"{prefix}.{name}".removeprefix(".") for name in (*module._parameters, *module._buffers)}
+    return names
 
 
 def _class_keys(model: Detector) -> set[str]:

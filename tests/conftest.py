@@ -87,6 +87,8 @@ def tiny_keys(tiny_data: str) -> Callable[..., dict[str, Any]]:
             "ema": 0.0,
             "cache": False,
             "warmup_epochs": 0.5,
+            "val_every": 1,
+            "clip": 0.0,
             "project": str(project),
             "name": "run",
         }

@@ -69,12 +69,7 @@ def check_row(counts, c, row, normalizer="images"):
             assert int(counts.by("image" if key == "IF" else "instance")[c]) == expected
             continue
         weight = float(iif_weights(counts, **choice(key, normalizer))[c])
-        # YAML drops trailing zeros, so the printed precision is at most that of the row's other numbers
-        assert weight == pytest.approx(expected, abs=row_tolerance(row), rel=0), key
-
-
-def row_tolerance(row):
-    return min(decimals(v) for k, v in row.items() if k not in ("IF", "OF"))
+        assert weight == pytest.approx(expected, abs=last_digit(row), rel=0), key
 
 
 @pytest.mark.parametrize("dataset", FILES)
