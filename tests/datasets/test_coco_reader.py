@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import os
 import shutil
@@ -231,7 +232,8 @@ EDIT = st.sampled_from([(table, key) for table, keys in KEYS.items() for key in 
 @given(edits=st.lists(st.tuples(EDIT, st.integers(0, 2), VALUES), min_size=1, max_size=4))
 def test_malformed_fields_give_a_sound_index_or_an_input_error(make_coco: MakeCoco, edits: list[Any]) -> None:
     content = document()
-    for (table, key), row, value in edits:
+    for (table, key), row, drawn in edits:
+        value = copy.deepcopy(drawn)  # strategies hand out one object many times; JSON has no cycles
         if key is None or not isinstance(content[table][row], dict):
             content[table][row] = value
         else:
