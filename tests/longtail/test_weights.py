@@ -58,9 +58,9 @@ def choice(key, normalizer="images"):
     return {"variant": PUBLISHED.get(name, name), "by": by, "normalizer": normalizer, "on_nonpositive": "allow"}
 
 
-def decimals(value):
-    """Half a unit of the last decimal that a number is printed with, at six decimals and more."""
-    return 1.0 * 10.0 ** -len(repr(float(value)).partition(".")[2])
+def last_digit(row):
+    """One unit of the last decimal of a published row; YAML drops trailing zeros, so of its longest number."""
+    return 10.0 ** -max(len(repr(float(v)).partition(".")[2]) for k, v in row.items() if k not in ("IF", "OF"))
 
 
 def check_row(counts, c, row, normalizer="images"):
