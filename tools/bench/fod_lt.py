@@ -2,7 +2,7 @@
 
 CPU, short:      python tools/bench/fod_lt.py --imgsz 192 --epochs 8 --workers 0
 CUDA, full:      python tools/bench/fod_lt.py --imgsz 320 --epochs 60 --seeds 3 --workers 8 --amp bf16
-Needs IIFDET_DATA_DIR and the published yolov3-tiny.weights (--weights). An interrupted bench goes on where it was.
+Needs IIFDET_DATA_DIR and what tools/fetch_tiny_weights.py fetches. An interrupted bench goes on where it was.
 """
 
 from __future__ import annotations

@@ -1,0 +1,247 @@
+"""What every detector promises, checked on each of them. A new detector adds one line to SMALL."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from iifdet.detectors import DETECTORS, Detector, PostprocessOptions
+from iifdet.longtail import ClassCounts, iif_weights
+
+C, SIZE = 8, 96
+#: Keywords that make each detector small enough for a test; everything else is the real thing.
+SMALL: dict[str, dict[str, Any]] = {
+    "yolov3": {"width": 0.125, "depth": 0.25},
+    "yolov3-tiny": {"width": 0.25},
+    "yolov3-nano": {},
+}
+COUNTS = ClassCounts(
+    [f"class{c}" for c in range(C)],
+    torch.tensor([300, 150, 80, 40, 20, 10, 5, 2]),
+    torch.tensor([900, 200, 90, 50, 20, 10, 5, 2]),
+    num_images=500,
+)
+WEIGHTS = iif_weights(COUNTS, "smooth")
+
+
+def test_every_detector_is_under_this_contract() -> None:
+    assert set(SMALL) == set(DETECTORS)
+
+
+@pytest.fixture(params=SMALL, scope="module")
+def base(request: pytest.FixtureRequest) -> Detector:
+    """A detector with spread-out class logits: some batch norm statistics, and class rows that are not tiny."""
+    torch.manual_seed(0)
+    model = DETECTORS[request.param](C, **SMALL[request.param])
+    model.train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.rand(4, 3, SIZE, SIZE), [empty_target()] * 4)
+        for rows in model.classifier_rows():
+            rows.weight.normal_(std=0.5)
+            rows.bias.normal_(std=0.5)
+    model.options = PostprocessOptions(conf=0.0005)
+    return model.eval()
+
+
+@pytest.fixture
+def model(base: Detector) -> Detector:
+    return copy.deepcopy(base)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def empty_target() -> Any:
+    return {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+
+
+def targets() -> list[Any]:
+    return [
+        {"boxes": torch.tensor([[8.0, 10, 40, 50], [50, 52, 90, 92]]), "labels": torch.tensor([0, 6])},
+        {"boxes": torch.tensor([[20.0, 20, 70, 60]]), "labels": torch.tensor([3])},
+    ]
+
+
+def detect(model: Detector, images: Any) -> Any:
+    with torch.inference_mode():
+        return model(images)
+
+
+def assert_same(a: Any, b: Any, atol: float = 1e-5) -> None:
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        assert torch.equal(one["labels"], other["labels"])
+        torch.testing.assert_close(one["boxes"], other["boxes"], atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(one["scores"], other["scores"], atol=atol, rtol=1e-4)
+
+
+def test_iif_changes_labels_of_a_detector_with_spread_scores(model: Detector, images: torch.Tensor) -> None:
+    model.options = replace(model.options, multi_label=False)
+    with torch.inference_mode():
+        raw = model.raw(images)[0]
+    plain = detect(model, images)
+    model.set_adjustment(WEIGHTS)
+    adjusted = detect(model, images)
+    assert raw.class_logits.std() > 0.1 and plain[0]["scores"].std() > 0
+    assert all(len(d["labels"]) >= 10 for d in (*plain, *adjusted))
+    best = raw.class_logits.argmax(1), (raw.class_logits * WEIGHTS.float()).argmax(1)
+    assert (best[0] != best[1]).any()
+    assert not torch.equal(plain[0]["labels"], adjusted[0]["labels"])
+
+
+def test_identity_changes_nothing(model: Detector, images: torch.Tensor) -> None:
+    before = detect(model, images)
+    model.set_adjustment(torch.ones(C), torch.zeros(C))
+    after = detect(model, images)
+    for one, other in zip(before, after, strict=True):
+        assert all(torch.equal(one[k], other[k]) for k in ("boxes", "labels", "scores"))
+
+
+@pytest.mark.parametrize("center", ["none", "mean"])
+@pytest.mark.parametrize("when", ["both", "infer", "train"])
+def test_folded_equals_adjusted(model: Detector, images: torch.Tensor, center: str, when: str) -> None:
+    model.set_adjustment(WEIGHTS, torch.linspace(-1, 1, C), when=when, center=center)
+    expected = detect(model, images)
+    model.fold()
+    assert_same(detect(model, images), expected)
+    model.train()
+    with pytest.raises(RuntimeError, match="folded"):
+        model(images, targets())
+    with pytest.raises(RuntimeError, match="folded"):
+        model.set_adjustment()
+
+
+def test_end_to_end_equals_post_process_on_the_same_weights(model: Detector, images: torch.Tensor) -> None:
+    model.set_adjustment(WEIGHTS, when="both")
+    both = detect(model, images)
+    model.set_adjustment(WEIGHTS, when="infer")
+    assert_same(detect(model, images), both, atol=0)
+
+
+def test_phases_reach_only_what_they_name(model: Detector, images: torch.Tensor) -> None:
+    def loss() -> float:
+        # A fresh copy, since a step in train mode moves batch norm statistics.
+        return float(sum(copy.deepcopy(model).train()(images, targets()).values()))
+
+    plain, plain_loss = detect(model, images), loss()
+    model.set_adjustment(WEIGHTS, when="train")
+    assert_same(detect(model, images), plain, atol=0)
+    assert loss() != plain_loss
+    model.set_adjustment(WEIGHTS, when="infer")
+    assert loss() == plain_loss
+
+
+def test_forward_is_postprocess_of_adjusted_raw_and_rows_name_their_source(
+    model: Detector, images: torch.Tensor
+) -> None:
+    model.set_adjustment(WEIGHTS)
+    with torch.inference_mode():
+        raw = model.adjusted(model.raw(images))
+        found, rows = model.postprocess(raw)
+    assert_same(detect(model, images), found, atol=0)
+    for r, detection, row in zip(raw, found, rows, strict=True):
+        assert len(row) == len(detection["labels"]) > 0
+        scores = model.scores(r)[row, detection["labels"]]
+        torch.testing.assert_close(scores, detection["scores"])
+        torch.testing.assert_close(r.boxes[row].clamp(0, SIZE), detection["boxes"])
+        assert (detection["scores"].diff() <= 0).all()
+
+
+def test_boxes_and_objectness_are_bit_identical_under_any_adjustment(model: Detector, images: torch.Tensor) -> None:
+    with torch.inference_mode():
+        plain = model.adjusted(model.raw(images))
+        model.set_adjustment(WEIGHTS * 3, torch.linspace(-5, 5, C), center="mean")
+        adjusted = model.adjusted(model.raw(images))
+    for one, other in zip(plain, adjusted, strict=True):
+        assert torch.equal(one.boxes, other.boxes)
+        assert not torch.equal(one.class_logits, other.class_logits)
+        if one.objectness is not None and other.objectness is not None:
+            assert torch.equal(one.objectness, other.objectness)
+
+
+def test_empty_targets_give_a_finite_loss_with_gradients(model: Detector, images: torch.Tensor) -> None:
+    model.set_adjustment(WEIGHTS)
+    total = sum(model.train()(images, [empty_target(), empty_target()]).values())
+    total.backward()
+    assert total.isfinite()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_images_of_any_size_give_boxes_in_their_own_pixels(model: Detector) -> None:
+    sizes = [(50, 70), (96, 33)]
+    for found, (height, width) in zip(detect(model, [torch.rand(3, h, w) for h, w in sizes]), sizes, strict=True):
+        boxes = found["boxes"]
+        assert len(boxes) and (boxes >= 0).all()
+        assert boxes[:, [0, 2]].max() <= width and boxes[:, [1, 3]].max() <= height
+
+
+def test_raw_is_differentiable_down_to_the_cam_layers(model: Detector, images: torch.Tensor) -> None:
+    kept: dict[str, torch.Tensor] = {}
+    for name, layer in model.cam_layers().items():
+        layer.register_forward_hook(lambda _, __, out, name=name: kept.__setitem__(name, out))
+    model.raw(images)[0].class_logits.sum().backward(inputs=list(kept.values()))
+    assert kept and all(t.grad is not None and t.grad.abs().sum() > 0 for t in kept.values())
+
+
+def test_centre_on_background_needs_a_background(model: Detector) -> None:
+    if model.has_background:
+        model.set_adjustment(WEIGHTS, center="bg")
+    else:
+        with pytest.raises(ValueError, match="no background"):
+            model.set_adjustment(WEIGHTS, center="bg")
+
+
+def test_sigmoid_losses_give_sigmoid_scores(model: Detector, images: torch.Tensor) -> None:
+    model.set_class_loss("bce")
+    assert model.class_activation == "sigmoid"
+    with torch.inference_mode():
+        raw = model.raw(images)[0]
+        scores = model.scores(raw)
+    expected = raw.class_logits.sigmoid()
+    if raw.objectness is not None:
+        expected = expected * raw.objectness.sigmoid()[:, None]
+    torch.testing.assert_close(scores, expected)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_one_batch_can_be_overfitted(name: str) -> None:
+    torch.manual_seed(0)
+    model = DETECTORS[name](C, **SMALL[name])
+    model.set_adjustment(WEIGHTS)
+    images = torch.full((2, 3, SIZE, SIZE), 0.4)
+    for image, target in zip(images, targets(), strict=True):
+        for (x1, y1, x2, y2), label in zip(target["boxes"].int().tolist(), target["labels"].tolist(), strict=True):
+            image[:, y1:y2, x1:x2] = torch.tensor([label / C, 1 - label / C, 0.9])[:, None, None]
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    totals = []
+    for _ in range(80):
+        optimizer.zero_grad()
+        total = sum(model.train()(images, targets()).values())
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < totals[0] / 5
+    # Batch statistics of this very batch, as in training: 80 steps are too few for the running ones.
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train()
+    for found, target in zip(detect(model, images), targets(), strict=True):
+        for box, label in zip(target["boxes"], target["labels"], strict=True):
+            same = found["labels"] == label
+            near = (found["boxes"][same] - box).abs().max(dim=1).values < 8
+            assert near.any() and found["scores"][same][near].max() > 0.2
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("yolov3", 61_949_149), ("yolov3-tiny", 8_852_366)])
+def test_parameter_counts_at_80_classes(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        model = DETECTORS[name](80)
+    assert sum(p.numel() for p in model.parameters()) == parameters

@@ -1,0 +1,52 @@
+"""Starting from a checkpoint of another class list: class rows follow their names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from iifdet.detectors.base import Detector
+from iifdet.errors import InputError
+from iifdet.models import create_model
+from iifdet.transfer import transfer_weights
+
+
+def named(names: list[str], seed: int, model: str = "yolov3-tiny") -> Detector:
+    torch.manual_seed(seed)
+    built: Detector = create_model(model, len(names), width=0.125)
+    built.names = names
+    return built
+
+
+def test_class_rows_follow_class_names_and_new_classes_stay_random() -> None:
+    source, model = named(["cat", "dog", "emu"], 0), named(["emu", "fox", "cat"], 1)
+    before = [rows.weight[1].clone() for rows in model.classifier_rows()]
+    notes = transfer_weights(model, source)
+    for mine, theirs, fox in zip(model.classifier_rows(), source.classifier_rows(), before, strict=True):
+        assert torch.equal(mine.weight[0], theirs.weight[2]) and torch.equal(mine.bias[0], theirs.bias[2])
+        assert torch.equal(mine.weight[2], theirs.weight[0])
+        assert torch.equal(mine.weight[1], fox)
+    assert any("1 classes start from random rows: fox" in note for note in notes)
+
+
+def test_everything_beside_the_class_rows_is_taken() -> None:
+    source, model = named(["a", "b"], 0), named(["c"], 1)
+    transfer_weights(model, source)
+    rows = {id(p) for layer in model.classifier_layers() for p in layer.parameters()}
+    theirs = dict(source.named_parameters())
+    for name, value in model.named_parameters():
+        if id(value) not in rows:
+            assert torch.equal(value, theirs[name]), name
+
+
+def test_the_adjustment_of_the_source_does_not_come_along() -> None:
+    source, model = named(["a", "b"], 0), named(["a", "b"], 1)
+    source.set_adjustment(torch.tensor([2.0, 5.0]))
+    transfer_weights(model, source)
+    assert model.adjust.is_identity
+
+
+def test_a_model_in_which_nothing_fits_is_refused() -> None:
+    source: Detector = create_model("yolov3", 2, width=0.25, depth=0.1)
+    with pytest.raises(InputError, match="nothing in it fits"):
+        transfer_weights(named(["a", "b"], 1), source)
