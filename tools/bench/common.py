@@ -43,11 +43,15 @@ def _commit() -> str:
 
 
 def paired_times(tasks: dict[str, Callable[[], object]], repeats: int, warmup: int = 3) -> dict[str, list[float]]:
-    """Seconds of each task, measured in turns, so that whatever slows the machine slows all of them."""
+    """Seconds of each task, measured in turns, so that whatever slows the machine slows all of them.
+
+    Every other turn runs backwards: none is always the first after another's memory traffic.
+    """
     cuda = torch.cuda.is_available()
     times: dict[str, list[float]] = {name: [] for name in tasks}
     for repeat in range(-warmup, repeats):
-        for name, task in tasks.items():
+        turn = list(tasks.items())
+        for name, task in turn if repeat % 2 else reversed(turn):
             if cuda:
                 torch.cuda.synchronize()
             start = time.perf_counter()
