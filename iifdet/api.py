@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from iifdet import build, config
 from iifdet.checkpoint import read_checkpoint
 from iifdet.comparison import Comparison, compare_runs
-from iifdet.config import CompareConfig, StatsConfig, TrainConfig, ValConfig, resolve, validate
+from iifdet.config import CompareConfig, StatsConfig, TrainConfig, ValConfig, WeightKeys, resolve, validate
 from iifdet.errors import InputError
 from iifdet.longtail import VARIANTS, ClassCounts, effective_imbalance, iif_weights
 from iifdet.models import MODELS
+from iifdet.online import OnlineIIF
 from iifdet.rundir import RunDir
 from iifdet.training import AMP_TYPES, Callback, averaged, fit
 from iifdet.validation import run_validation
@@ -157,7 +158,7 @@ def _draw_training_data(
 ) -> None:
     from iifdet import pictures, plots
 
-    weights = build.class_weights(cfg, counts) if cfg.adjust != "none" else None
+    weights = build.class_weights(cfg, counts) if cfg.adjust == "iif" else None
     pictures.quietly(plots.plot_labels, counts, weights, run.path / "labels.png")
     first = next(batches.epoch(0))
     pictures.quietly(pictures.PICTURES[task].batch, first, index.names, run.path / "train_batch0.jpg")
@@ -169,6 +170,8 @@ def _callbacks(cfg: TrainConfig, run: RunDir, callbacks: Sequence[Callback]) -> 
     from iifdet.progress import ProgressReport, TensorBoardLog
 
     hooks = list(callbacks)
+    if cfg.source == "batch":
+        hooks.append(OnlineIIF())
     if cfg.verbose:
         hooks.append(ProgressReport(cfg.epochs, Console(stderr=True)))
     if cfg.tensorboard:
@@ -258,7 +261,7 @@ def val(**keys: Any) -> RunResult:
     if cfg.adjust is not None:
         if cfg.adjust != "none" and model.counts is None:
             raise InputError("adjust: expected training counts in the checkpoint or in data's train split, got none")
-        build.set_adjustment(model, cfg, cfg.adjust, model.counts, when="infer")
+        build.set_adjustment(model, cfg, cfg.adjust, model.counts, strategy="post_process")
     task = "detect" if not model.spec else MODELS[model.spec["name"]].task
     batches, evaluator = build.build_val_batches(cfg, cfg, index, task), build.build_evaluator(cfg, index, task)
     run = RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok)
@@ -274,7 +277,7 @@ def val(**keys: Any) -> RunResult:
 
 def _of_recipe(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says about how to look at images and how to choose detections."""
-    look = ("imgsz", "resize", "data", "variant", "by", "normalizer", "center", "on_nonpositive")
+    look = ("imgsz", "resize", "data", *WeightKeys.model_fields)
     choose = ("conf", "iou", "max_det", "nms", "multi_label", "group_limits")
     keep = (*look, *choose)
     return {k: v for k, v in (content.get("recipe") or {}).items() if k in keep}

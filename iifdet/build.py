@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from iifdet.checkpoint import read_checkpoint, restore_model
 from iifdet.config import DataKeys, InferenceKeys, TrainConfig, WeightKeys
-from iifdet.datasets import DATASETS, DatasetIndex, EvalTransform, TrainTransform, load_index, make_loader
+from iifdet.datasets import DATASETS, SAMPLING, DatasetIndex, EvalTransform, TrainTransform, load_index, make_loader
 from iifdet.detectors import Detector, PostprocessOptions
 from iifdet.detectors.darknet_weights import load_darknet
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS
-from iifdet.longtail import ClassCounts, iif_weights
+from iifdet.longtail import ClassCounts, balanced_softmax_shift, iif_weights, logit_adjustment_shift
 from iifdet.models import MODELS, create_model
 from iifdet.optim import AveragedWeights, Schedule, build_optimizer
 from iifdet.training import FitOptions, TrainState
@@ -29,14 +29,7 @@ from iifdet.types import Batch
 
 log = logging.getLogger("iifdet")
 
-#: name -> (keys, counts) -> what ``set_adjustment`` takes. No adjustment is the identity.
-ADJUSTMENTS: dict[str, Callable[[WeightKeys, ClassCounts], dict[str, Any]]] = {
-    "none": lambda config, counts: {},
-    "iif": lambda config, counts: {"scale": class_weights(config, counts), "center": config.center},
-}
-
-#: In which phases an adjustment acts under each strategy. Cost-sensitive weighs the loss and leaves logits alone.
-WHEN = {"end_to_end": "both", "post_process": "infer", "decoupled": "both", "cost_sensitive": None}
+Adjustment = Callable[[WeightKeys, ClassCounts, str], dict[str, Any]]
 
 
 def pick_device(name: str | int | None) -> torch.device:
@@ -64,12 +57,11 @@ def pick_device(name: str | int | None) -> torch.device:
 class EpochBatches:
     """A loader that can start in the middle of any epoch."""
 
-    def __init__(self, dataset: Any, batch: int, workers: int, seed: int, pin_memory: bool) -> None:
-        self.size, self.batch = len(dataset), batch
-        self.loader: Any = make_loader(dataset, batch, workers, shuffle=True, seed=seed, pin_memory=pin_memory)
+    def __init__(self, loader: Any, batch: int) -> None:
+        self.loader, self.batch = loader, batch
 
     def __len__(self) -> int:
-        return -(-self.size // self.batch)
+        return -(-int(self.loader.sampler.epoch_length) // self.batch)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, … of an epoch."""
@@ -119,7 +111,16 @@ def build_train_batches(config: TrainConfig, index: DatasetIndex, device: torch.
         affine={k: getattr(config, k) for k in ("degrees", "translate", "scale", "shear")},
     )
     dataset = DATASETS[task](index, transform, config.seed, cache=config.cache)
-    return EpochBatches(dataset, config.batch, config.workers, config.seed, pin_memory=device.type == "cuda")
+    loader = make_loader(
+        dataset,
+        config.batch,
+        config.workers,
+        shuffle=True,
+        seed=config.seed,
+        pin_memory=device.type == "cuda",
+        draw=SAMPLING[config.sampling](index, config.repeat_threshold, config.sampling_by),
+    )
+    return EpochBatches(loader, config.batch)
 
 
 def build_val_batches(
@@ -213,17 +214,51 @@ def postprocess_options(config: InferenceKeys) -> PostprocessOptions:
 
 
 def class_weights(config: WeightKeys, counts: ClassCounts) -> Tensor:
-    """(C,) IIF weights under the keys ``variant``, ``by``, ``normalizer``."""
+    """(C,) IIF weights under the keys ``variant``, ``by``, ``normalizer``, ``temperature``."""
     try:
-        return iif_weights(counts, config.variant, config.by, config.normalizer, config.on_nonpositive)
+        weights = iif_weights(counts, config.variant, config.by, config.normalizer, config.on_nonpositive)
     except ValueError as error:
         raise InputError(str(error)) from error
+    return weights / (weights.mean() if config.temperature == "mean" else config.temperature)
 
 
-def set_adjustment(model: Detector, config: WeightKeys, kind: str, counts: ClassCounts, when: str) -> None:
-    """Give a model the adjustment named ``kind``."""
+def _none(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    return {}
+
+
+def _iif(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    """Multiplies: in training and inference alike, or after training alone."""
+    when = "infer" if strategy == "post_process" else "both"
+    return {"scale": class_weights(config, counts), "when": when, **_background(config), "center": config.center}
+
+
+def _la(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    """Adds the log prior inside the loss, or subtracts it after training: never both, they say the same."""
+    shift = logit_adjustment_shift(counts, config.tau, config.by)
+    if strategy == "post_process":
+        return {"shift": -shift, "when": "infer", **_background(config)}
+    return {"shift": shift, "when": "train", **_background(config)}
+
+
+def _bsce(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    """Adds the log count inside the loss."""
+    if strategy == "post_process":
+        raise ValueError("adjust: Balanced Softmax is a loss and says nothing about a finished model; use adjust=la")
+    return {"shift": balanced_softmax_shift(counts, config.by), "when": "train", **_background(config)}
+
+
+def _background(config: WeightKeys) -> dict[str, Any]:
+    return {"bg_scale": config.bg_scale, "bg_shift": config.bg_shift}
+
+
+#: name -> (keys, counts, strategy) -> what ``set_adjustment`` takes. No adjustment is the identity.
+ADJUSTMENTS: dict[str, Adjustment] = {"none": _none, "iif": _iif, "la": _la, "bsce": _bsce}
+
+
+def set_adjustment(model: Detector, config: WeightKeys, kind: str, counts: ClassCounts | None, strategy: str) -> None:
+    """Give a model the adjustment named ``kind``, acting in the phases that ``strategy`` means."""
     try:
-        model.set_adjustment(**ADJUSTMENTS[kind](config, counts), when=when)
+        model.set_adjustment(**ADJUSTMENTS[kind](config, counts, strategy))  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:
         raise InputError(str(error)) from error
 
@@ -231,21 +266,33 @@ def set_adjustment(model: Detector, config: WeightKeys, kind: str, counts: Class
 def adjust_for_training(model: Detector, config: TrainConfig) -> None:
     """Apply ``adjust`` and ``strategy``; a decoupled stage also freezes everything but the class rows."""
     assert model.counts is not None
-    when = WHEN[config.strategy]
+    _refuse_odd_pairs(config)
     if config.strategy == "decoupled":
-        if not config.weights:
-            raise InputError(
-                "strategy: decoupled trains the class rows of a finished model; give weights=<its last.pt>"
-            )
         freeze_all_but_class_rows(model, reinit=config.reinit)
-    if when is None:
-        model.set_adjustment()
-        model.set_class_weight(class_weights(config, model.counts) if config.adjust != "none" else None)
-    else:
-        set_adjustment(model, config, config.adjust, model.counts, when)
-        model.set_class_weight(None)
+    costs = config.strategy == "cost_sensitive" and config.adjust == "iif"  # weighs the loss, leaves logits alone
+    model.set_class_weight(class_weights(config, model.counts) if costs else None)
+    set_adjustment(model, config, "none" if costs else config.adjust, model.counts, config.strategy)
     if config.freeze:
         freeze_backbone(model, config.freeze)
+
+
+def _refuse_odd_pairs(config: TrainConfig) -> None:
+    """Keys that are right alone and make no sense together."""
+    if config.strategy == "decoupled" and not config.weights:
+        raise InputError("strategy: decoupled trains the class rows of a finished model; give weights=<its last.pt>")
+    if config.strategy == "cost_sensitive" and config.adjust not in ("iif", "none"):
+        raise InputError(
+            f"strategy: cost_sensitive weighs the loss by IIF weights; got adjust={config.adjust}, use iif"
+        )
+    if config.source == "batch" and config.adjust != "iif":
+        raise InputError(f"source: batch belongs to adjust=iif, got adjust={config.adjust}; use source=dataset")
+    if config.source == "batch" and config.strategy not in ("end_to_end", "decoupled"):
+        raise InputError(f"source: batch acts in training, and strategy={config.strategy} leaves that alone; drop one")
+    if config.source == "batch" and (config.variant != "smooth" or config.by != "image"):
+        raise InputError(
+            f"source: batch knows variant=smooth by=image, since most classes are absent from a batch; "
+            f"got variant={config.variant} by={config.by}"
+        )
 
 
 def freeze_all_but_class_rows(model: Detector, reinit: bool = False) -> None:

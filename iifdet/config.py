@@ -43,7 +43,7 @@ def _ascending(pair: Any) -> Any:
 Choice = BeforeValidator(_off)
 Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Pair, Ascending = BeforeValidator(_two), AfterValidator(_ascending)
-Adjust = Annotated[Literal["none", "iif"], Choice]
+Adjust = Annotated[Literal["none", "iif", "la", "bsce"], Choice]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -72,7 +72,11 @@ class WeightKeys(BaseModel):
     variant: str = "smooth"
     by: Literal["image", "instance"] = "image"
     normalizer: Literal["sum", "images"] = "sum"
+    temperature: Annotated[float, Field(gt=0)] | Literal["mean"] = 1.0  # IIF weights are divided by it
     center: Annotated[Literal["none", "mean", "bg"], Choice] = "none"
+    tau: Annotated[float, Field(ge=0)] = 1.0  # strength of Logit Adjustment
+    bg_scale: float = 1.0  # of the background logit, where a model has one
+    bg_shift: float = 0.0
     on_nonpositive: Literal["raise", "allow"] = "raise"
 
 
@@ -102,6 +106,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
 
     adjust: Adjust = "iif"
     strategy: Literal["end_to_end", "post_process", "decoupled", "cost_sensitive"] = "end_to_end"
+    source: Literal["dataset", "batch"] = "dataset"  # batch: training steps weigh by their own images (online IIF)
     reinit: bool = False  # decoupled: start the class rows afresh
 
     epochs: Annotated[int, Field(ge=1)] = 100
@@ -124,6 +129,9 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     save_steps: Annotated[int, Field(ge=0)] = 0
     val_every: Annotated[int, Field(ge=1)] = 1
 
+    sampling: Literal["random", "rfs", "class_aware", "square_root"] = "random"
+    repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 1e-3  # rfs: classes rarer than this are repeated
+    sampling_by: Literal["image", "instance", "both"] = "image"
     multi_scale: Annotated[tuple[float, float] | None, Pair, Ascending] = None  # e.g. [0.5, 1.5] of imgsz
     multi_scale_every: Annotated[int, Field(ge=1)] = 10
     flip: Share = 0.5

@@ -7,8 +7,9 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -57,6 +58,9 @@ class Callback:
     """Something that watches a run. Override what you need; every hook is neutral."""
 
     def on_start(self, state: TrainState) -> None: ...
+    def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:
+        """All batches that the coming optimizer step accumulates, before the first of them is trained."""
+
     def on_step(self, state: TrainState, losses: Mapping[str, float], lr: float, batches: int) -> None: ...
     def on_validate(self, state: TrainState) -> None: ...
     def on_epoch_end(self, state: TrainState, row: Mapping[str, Any]) -> None: ...
@@ -183,7 +187,7 @@ def train_one_epoch(
     model, batches = state.model, len(loader)
     set_train_mode(model)
     started = time.perf_counter()
-    for batch in loader.epoch(state.epoch, start=state.batch):
+    for batch in _announced(loader.epoch(state.epoch, start=state.batch), state, options.accumulate, callbacks):
         lr = schedule.at(state.epoch + state.batch / batches)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
@@ -219,6 +223,17 @@ def train_one_epoch(
             save()
             if stop is not None:
                 stop.leave_if_asked()
+
+
+def _announced(
+    batches: Iterable[Batch], state: TrainState, accumulate: int, callbacks: Sequence[Callback]
+) -> Iterator[Batch]:
+    """The batches as they come, those of one optimizer step announced together."""
+    source = iter(batches)
+    while group := list(islice(source, accumulate)):
+        for callback in callbacks:
+            callback.on_batches(state, group)
+        yield from group
 
 
 def optimizer_step(state: TrainState, clip: float = 0.0) -> None:

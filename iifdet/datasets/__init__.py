@@ -6,7 +6,8 @@ from iifdet.datasets.index import DatasetIndex, Problem
 from iifdet.datasets.loader import DetectionDataset, Sample, collate, make_loader
 from iifdet.datasets.reading import READERS, load_index
 from iifdet.datasets.resizing import RESIZES, letterbox, squash
-from iifdet.datasets.samplers import EpochSampler
+from iifdet.datasets.samplers import EpochSampler, SampleKey
+from iifdet.datasets.sampling import SAMPLING, repeat_factors
 from iifdet.datasets.segments import Segments
 from iifdet.datasets.transforms import EvalTransform, TrainTransform, Transformed, sample_seed
 
@@ -17,6 +18,7 @@ __all__ = [
     "DATASETS",
     "READERS",
     "RESIZES",
+    "SAMPLING",
     "DataDescription",
     "DatasetIndex",
     "DetectionDataset",
@@ -25,6 +27,7 @@ __all__ = [
     "ImageError",
     "Problem",
     "Sample",
+    "SampleKey",
     "Segments",
     "TrainTransform",
     "Transformed",
@@ -34,6 +37,7 @@ __all__ = [
     "load_index",
     "make_loader",
     "read_image",
+    "repeat_factors",
     "sample_seed",
     "squash",
 ]

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from iifdet.datasets.images import ImageError, read_image
 from iifdet.datasets.index import DatasetIndex
 from iifdet.datasets.resizing import PAD, Boxes, Image, Masks, resize_masks
-from iifdet.datasets.samplers import EpochSampler
+from iifdet.datasets.samplers import EpochSampler, SampleKey
+from iifdet.datasets.sampling import Draw
 from iifdet.datasets.transforms import EvalTransform, TrainTransform, sample_seed
 from iifdet.errors import InputError, suggest
 from iifdet.types import Batch, ImageInfo, Target
@@ -40,7 +41,7 @@ class Sample(NamedTuple):
 
 
 class DetectionDataset(Dataset[Sample]):
-    """Samples of an index, by ``(epoch, row)``.
+    """Samples of an index, by :class:`SampleKey`, of which ``(epoch, row)`` is enough.
 
     Args:
         index: the images and boxes. Crowds never become targets.
@@ -79,11 +80,11 @@ class DetectionDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, row = key
+    def __getitem__(self, key: SampleKey | tuple[int, int]) -> Sample:
+        epoch, row, repeat = SampleKey(*key)
         row, image = self._read(row)
         boxes, labels, masks = self._targets(row, image)
-        out = self.transform(image, boxes, labels, masks, seed=sample_seed(self.seed, epoch, row))
+        out = self.transform(image, boxes, labels, masks, seed=sample_seed(self.seed, epoch, row, repeat))
         target = Target(boxes=torch.from_numpy(out.boxes), labels=torch.from_numpy(out.labels))
         if out.masks is not None:
             target["masks"] = torch.from_numpy(out.masks)
@@ -215,12 +216,17 @@ def make_loader(
     seed: int = 0,
     drop_last: bool = False,
     pin_memory: bool = False,
+    draw: Draw | None = None,
 ) -> DataLoader[Sample]:
-    """Build a loader of :class:`Batch`; ``loader.sampler.set_epoch(epoch, start)`` chooses what it yields next."""
+    """Build a loader of :class:`Batch`; ``loader.sampler.set_epoch(epoch, start)`` chooses what it yields next.
+
+    Args:
+        draw: with ``shuffle``, which rows an epoch holds; every row once by default.
+    """
     return DataLoader(
         dataset,
         batch_size=batch,
-        sampler=EpochSampler(len(dataset), seed, shuffle),
+        sampler=EpochSampler(len(dataset), seed, shuffle, draw),
         num_workers=workers,
         collate_fn=collate,
         drop_last=drop_last,

@@ -1,47 +1,104 @@
-"""Which image comes when. Samplers yield (epoch, row), so that workers need no word about the epoch."""
+"""Which image comes when. Samplers yield keys with the epoch in them, so that workers need no word about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from iifdet.datasets.sampling import Draw, uniform
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Every row once an epoch, in order or shuffled by (seed, epoch).
+
+class SampleKey(NamedTuple):
+    """What a data set is asked for.
+
+    Attributes:
+        epoch: from 0.
+        row: of the DatasetIndex.
+        repeat: how many times the epoch has shown this row before, so that a repeated image is augmented anew.
+    """
+
+    epoch: int
+    row: int
+    repeat: int = 0
+
+
+class EpochSampler(Sampler[SampleKey]):
+    """The keys of one epoch, in order or drawn from (seed, epoch); each rank gets every ``world_size``-th of them.
+
+    Ranks draw the same epoch and share it out without overlap. Where it does not divide, the first keys of the epoch
+    fill up the last turn, so that all ranks take the same number of steps.
 
     Args:
-        length: number of rows.
+        length: rows of the data set.
         seed: of the run.
-        shuffle: whether to shuffle.
+        shuffle: False takes every row once, in order.
+        draw: rows of an epoch from a generator; every row once by default.
+        rank, world_size: which share of the epoch this process takes.
 
     Example:
         >>> sampler = EpochSampler(3, seed=0, shuffle=False)
         >>> sampler.set_epoch(2, start=1)
-        >>> list(sampler)
-        [(2, 1), (2, 2)]
+        >>> [tuple(key) for key in sampler]
+        [(2, 1, 0), (2, 2, 0)]
     """
 
-    def __init__(self, length: int, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        draw: Draw | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank: expected 0…{world_size - 1}, got {rank}")
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
+        self.draw = draw or uniform(length)
+        self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.start = 0
+        self.epoch_length = -(-len(self._rows(0)) // world_size)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the epoch, and how many of its samples to leave out because an interrupted run has seen them."""
+        """Choose the epoch, and how many of its keys to leave out because an interrupted run has seen them."""
         self.epoch = epoch
-        self.start = min(start, self.length)
+        self.start = min(start, self.epoch_length)
 
     def __len__(self) -> int:
-        return self.length - self.start
+        return self.epoch_length - self.start
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rows = np.arange(self.length)
-        if self.shuffle:
-            words = [self.seed & 0xFFFFFFFF, self.epoch & 0xFFFFFFFF]
-            rows = np.random.default_rng(np.random.SeedSequence(words)).permutation(self.length)
-        for row in rows[self.start :].tolist():
-            yield self.epoch, row
+    def __iter__(self) -> Iterator[SampleKey]:
+        rows = self._rows(self.epoch)
+        keys = np.stack([rows, _occurrence(rows)], axis=1)
+        missing = self.epoch_length * self.world_size - len(keys)
+        keys = np.concatenate([keys, keys[:missing]])[self.rank :: self.world_size]
+        for row, repeat in keys[self.start :].tolist():
+            yield SampleKey(self.epoch, row, repeat)
+
+    def _rows(self, epoch: int) -> NDArray[np.int64]:
+        if not self.shuffle:
+            return np.arange(self.length)
+        words = [self.seed & 0xFFFFFFFF, epoch & 0xFFFFFFFF]
+        return self.draw(np.random.default_rng(np.random.SeedSequence(words)))
+
+
+def _occurrence(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each element has stood before in ``rows``.
+
+    Example:
+        >>> _occurrence(np.array([7, 3, 7, 7])).tolist()
+        [0, 0, 1, 2]
+    """
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    first = np.searchsorted(ordered, ordered)
+    before = np.empty(len(rows), dtype=np.int64)
+    before[order] = np.arange(len(rows)) - first
+    return before

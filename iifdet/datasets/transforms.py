@@ -42,14 +42,14 @@ class Transformed:
     offset: tuple[float, float]
 
 
-def sample_seed(seed: int, epoch: int, index: int) -> int:
+def sample_seed(seed: int, epoch: int, index: int, repeat: int = 0) -> int:
     """Seed of one sample: a hash of run seed, epoch and row, so that it does not matter which worker draws it.
 
     Example:
         >>> sample_seed(0, 1, 2) == sample_seed(0, 1, 2), sample_seed(0, 1, 2) == sample_seed(0, 2, 1)
         (True, False)
     """
-    words = [value & 0xFFFFFFFF for value in (seed, epoch, index)]
+    words = [value & 0xFFFFFFFF for value in ((seed, epoch, index, repeat) if repeat else (seed, epoch, index))]
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 

@@ -163,6 +163,10 @@ class Detector(nn.Module):
             raise RuntimeError("this model was folded: its rows carry an adjustment; load the unfolded checkpoint")
         if center == "bg" and not self.has_background:
             raise ValueError(f"center: {type(self).__name__} has no background logit; use 'none' or 'mean'")
+        if (bg_scale, bg_shift) != (1.0, 0.0) and not self.has_background:
+            raise ValueError(
+                f"bg_scale, bg_shift: {type(self).__name__} has no background logit; leave them at 1 and 0"
+            )
         self.adjust.set(scale, shift, when=when, center=center, bg_scale=bg_scale, bg_shift=bg_shift)
 
     def fold(self) -> None:

@@ -3,6 +3,8 @@
 from iifdet.longtail.adjust import LogitAdjustment, adjust_logits
 from iifdet.longtail.counts import ClassCounts, count_classes
 from iifdet.longtail.losses import ACTIVATIONS, CLASS_LOSSES, iif_cross_entropy
+from iifdet.longtail.online import batch_counts, online_weights
+from iifdet.longtail.priors import balanced_softmax_shift, log_prior, logit_adjustment_shift
 from iifdet.longtail.weights import VARIANTS, effective_imbalance, iif_weights
 
 __all__ = [
@@ -12,8 +14,13 @@ __all__ = [
     "ClassCounts",
     "LogitAdjustment",
     "adjust_logits",
+    "balanced_softmax_shift",
+    "batch_counts",
     "count_classes",
     "effective_imbalance",
     "iif_cross_entropy",
     "iif_weights",
+    "log_prior",
+    "logit_adjustment_shift",
+    "online_weights",
 ]

@@ -87,6 +87,8 @@ class LogitAdjustment(nn.Module):
         self.when = "both"
         self.center = "none"
         self.folded = False
+        #: Scale of the coming training step in place of the stored one; neither inference nor a checkpoint sees it.
+        self.batch_scale: Tensor | None = None
 
     def set(
         self,
@@ -124,6 +126,13 @@ class LogitAdjustment(nn.Module):
         self.bg_scale.fill_(bg_scale)
         self.bg_shift.fill_(bg_shift)
         self.when, self.center, self.folded = when, center, False
+        self.batch_scale = None
+
+    def set_batch_scale(self, scale: Tensor | None) -> None:
+        """Use this (C,) scale in training steps until told otherwise; None goes back to the stored one."""
+        if scale is not None and scale.shape != self.scale.shape:
+            raise ValueError(f"scale: expected shape ({self.num_classes},), got {tuple(scale.shape)}")
+        self.batch_scale = None if scale is None else scale.to(self.scale)
 
     def acts_in(self, phase: str) -> bool:
         """Whether this adjustment acts in ``"train"`` or ``"infer"``."""
@@ -143,7 +152,8 @@ class LogitAdjustment(nn.Module):
         """Adjust (..., C) class logits; returns them untouched in a phase this adjustment does not act in."""
         if not self.acts_in(phase):
             return logits
-        return adjust_logits(logits, self.scale, self.shift, center=self.center, background=background)
+        scale = self.scale if phase == "infer" or self.batch_scale is None else self.batch_scale
+        return adjust_logits(logits, scale, self.shift, center=self.center, background=background)
 
     def adjust_background(self, background: Tensor, logits: Tensor, *, phase: str) -> Tensor:
         """Adjust (...,) background logits by the same rule, with (bg_scale, bg_shift) in place of a class's."""

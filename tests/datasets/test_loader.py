@@ -147,8 +147,8 @@ def test_sampler_visits_every_row_once_an_epoch() -> None:
     first = list(sampler)
     sampler.set_epoch(1)
     second = list(sampler)
-    assert sorted(r for _, r in first) == sorted(r for _, r in second) == list(range(50))
-    assert [r for _, r in first] != [r for _, r in second]
+    assert sorted(k.row for k in first) == sorted(k.row for k in second) == list(range(50))
+    assert [k.row for k in first] != [k.row for k in second]
     sampler.set_epoch(1, start=45)
     assert (len(sampler), list(sampler)) == (5, second[45:])
 

@@ -1,0 +1,69 @@
+"""Additive rivals of Inverse Image Frequency: shifts of the logits by the log prior of their class."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from iifdet.longtail.counts import ClassCounts
+
+
+def log_prior(counts: ClassCounts, by: str = "image") -> Tensor:
+    """Log of each class's share of all counts, ln π_c with Σ π_c = 1; (C,) float64.
+
+    Args:
+        counts: class counts of the *training* set.
+        by: ``"image"`` or ``"instance"`` counts.
+
+    Raises:
+        ValueError: unknown ``by``; a class that never appears, whose prior has no logarithm.
+
+    Example:
+        >>> import torch
+        >>> n = torch.tensor([75, 25])
+        >>> log_prior(ClassCounts(["common", "rare"], n, n, num_images=100)).exp().tolist()
+        [0.75, 0.25]
+    """
+    n = counts.by(by).double()
+    zero = (n == 0).nonzero().flatten().tolist()
+    if zero:
+        more = f" (and {len(zero) - 1} more classes)" if len(zero) > 1 else ""
+        unit = "images" if by == "image" else "instances"
+        raise ValueError(
+            f"class {zero[0]} '{counts.names[zero[0]]}'{more} has 0 training {unit}, and a log prior is undefined "
+            "there; use adjust=iif variant=smooth, or drop it from names"
+        )
+    return (n / n.sum()).log()
+
+
+def logit_adjustment_shift(counts: ClassCounts, tau: float = 1.0, by: str = "image") -> Tensor:
+    """``τ ln π`` of Logit Adjustment (Menon et al., ICLR 2021); (C,) float64.
+
+    Added to the logits inside the loss (their Eq. 10), or subtracted from them after training (Eq. 9): training
+    against a head start of the common classes, or taking it away.
+
+    Args:
+        tau: strength; 1 is Fisher-consistent for the balanced error, 0 changes nothing.
+
+    Example:
+        >>> import torch
+        >>> n = torch.tensor([75, 25])
+        >>> counts = ClassCounts(["common", "rare"], n, n, num_images=100)
+        >>> [round(v, 4) for v in logit_adjustment_shift(counts, tau=2.0).tolist()]
+        [-0.5754, -2.7726]
+    """
+    return tau * log_prior(counts, by)
+
+
+def balanced_softmax_shift(counts: ClassCounts, by: str = "image") -> Tensor:
+    """``ln n`` of Balanced Softmax (Ren et al., NeurIPS 2020, Eq. 4), added inside the loss; (C,) float64.
+
+    Without a background logit this is Logit Adjustment with τ = 1, because softmax ignores the constant ln Σn. Against
+    a background logit the constant counts: foreground starts ln Σn ahead, so the background needs a shift of its own.
+
+    Example:
+        >>> import torch
+        >>> n = torch.tensor([75, 25])
+        >>> balanced_softmax_shift(ClassCounts(["common", "rare"], n, n, num_images=100)).exp().round().tolist()
+        [75.0, 25.0]
+    """
+    return log_prior(counts, by) + counts.by(by).double().sum().log()

@@ -1,0 +1,30 @@
+"""Online IIF: training steps use weights of their own batch, everything else those of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.distributed as dist
+
+from iifdet.longtail import LogitAdjustment, batch_counts, online_weights
+from iifdet.training import Callback, TrainState
+from iifdet.types import Batch
+
+
+class OnlineIIF(Callback):
+    """Before each optimizer step, sets the smooth weights of all its images: over accumulated batches and over ranks.
+
+    The paper's mini-batch variant (Section III-C). Its published program left the last batch's weights in place for
+    inference; here they live beside the stored adjustment, which alone acts in inference and is saved.
+    """
+
+    def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:
+        adjust: LogitAdjustment = state.model.adjust  # type: ignore[assignment]
+        labels = [target["labels"] for batch in batches for target in batch.targets]
+        counts = batch_counts(labels, adjust.num_classes).to(adjust.scale.device)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+        adjust.set_batch_scale(online_weights(counts.cpu()))
+
+    def on_end(self, state: TrainState) -> None:
+        state.model.adjust.set_batch_scale(None)  # type: ignore[union-attr,operator]
