@@ -1,6 +1,6 @@
-"""Softmax against IIF on FOD-LT: yolov3-tiny from Darknet weights, the same seed and budget for each.
+"""Ways to rebalance on FOD-LT: yolov3-tiny from Darknet weights, the same seed and budget for each.
 
-CPU, short:      python tools/bench/fod_lt.py --imgsz 192 --epochs 8 --workers 0
+CPU, short:      python tools/bench/fod_lt.py --imgsz 160 --epochs 8 --workers 0
 CUDA, full:      python tools/bench/fod_lt.py --imgsz 320 --epochs 60 --seeds 3 --workers 8 --amp bf16
 Needs IIFDET_DATA_DIR and what tools/fetch_tiny_weights.py fetches. An interrupted bench goes on where it was.
 """
@@ -20,48 +20,60 @@ import iifdet
 
 FIGURES = ("AP", "AP50", "tail5", "tail10", "tail20", "rare", "common", "frequent")
 
+#: What is trained, beside the common keys. The repeat threshold is the median class's share of images.
+TRAINED: dict[str, dict[str, Any]] = {
+    "softmax": {"adjust": "none"},
+    "iif": {"adjust": "iif"},
+    "iif mean-1": {"adjust": "iif", "temperature": "mean"},
+    "rfs": {"adjust": "none", "sampling": "rfs", "repeat_threshold": 0.014},
+    "rfs + iif mean-1": {"adjust": "iif", "temperature": "mean", "sampling": "rfs", "repeat_threshold": 0.014},
+    "la": {"adjust": "la"},
+    "bsce": {"adjust": "bsce"},
+}
+#: What is tried on the softmax run without training.
+POST: dict[str, dict[str, Any]] = {
+    "iif post-process": {"adjust": "iif"},
+    "iif mean-1 post-process": {"adjust": "iif", "temperature": "mean"},
+    "la post-process": {"adjust": "la"},
+}
+
 
 def main() -> None:
     args = arguments(
         __doc__,
         weights="~/.cache/iifdet/weights/yolov3-tiny.weights",
-        imgsz=192,
+        imgsz=160,
         epochs=8,
         batch=16,
         lr=0.001,
         seeds=1,
         workers=0,
         amp="none",
+        methods=",".join(TRAINED),
         folder="runs/fod_lt",
     )
     figures: dict[str, list[dict[str, float]]] = {}
     for seed in range(args.seeds):
-        softmax, softmax_run = train(args, seed, adjust="none")
-        iif, _ = train(args, seed, adjust="iif")
-        post = iifdet.val(
-            weights=str(softmax_run / "weights" / "last.pt"),
-            adjust="iif",
-            workers=args.workers,
-            project=args.folder,
-            name=f"post-{seed}",
-            exist_ok=True,
-        ).metrics
-        for name, metrics in (("softmax", softmax), ("iif end-to-end", iif), ("iif post-process", post)):
+        for name in args.methods.split(","):
+            metrics, run = train(args, seed, name)
             figures.setdefault(name, []).append(flat(metrics))
-    setting = {k: v for k, v in vars(args).items() if k not in ("out", "weights", "folder")}
-    write("fod_lt", args.out, {"setting": setting, "percent": {k: spread(v) for k, v in figures.items()}})
+            for post in POST if name == "softmax" else ():
+                figures.setdefault(post, []).append(flat(post_process(args, seed, post, run)))
+            print(f"seed {seed} {name}: {figures[name][-1]}", flush=True)
+    setting = {k: v for k, v in vars(args).items() if k not in ("out", "weights", "folder", "methods")}
+    keys = {name: {**TRAINED, **POST}[name] for name in figures}
+    write("fod_lt", args.out, {"setting": setting, "keys": keys, "percent": {k: spread(v) for k, v in figures.items()}})
 
 
-def train(args: Any, seed: int, adjust: str) -> tuple[dict[str, Any], Path]:
+def train(args: Any, seed: int, name: str) -> tuple[dict[str, Any], Path]:
     """One run, resumed if it was begun before."""
-    folder = Path(args.folder) / f"{adjust}-{seed}"
+    folder = Path(args.folder) / f"{name.replace(' ', '')}-{seed}"
     if (folder / "weights" / "last.pt").is_file():
         return iifdet.train(resume=str(folder)).metrics, folder
     result = iifdet.train(
         model="yolov3-tiny",
         weights=str(Path(args.weights).expanduser()),
         data="fod_lt",
-        adjust=adjust,
         imgsz=args.imgsz,
         epochs=args.epochs,
         batch=args.batch,
@@ -74,8 +86,22 @@ def train(args: Any, seed: int, adjust: str) -> tuple[dict[str, Any], Path]:
         project=args.folder,
         name=folder.name,
         exist_ok=True,
+        **TRAINED[name],
     )
     return result.metrics, result.folder
+
+
+def post_process(args: Any, seed: int, name: str, run: Path) -> dict[str, Any]:
+    """The softmax run under another adjustment."""
+    return iifdet.val(
+        weights=str(run / "weights" / "last.pt"),
+        workers=args.workers,
+        project=args.folder,
+        name=f"{name.replace(' ', '')}-{seed}",
+        exist_ok=True,
+        plots=False,
+        **POST[name],
+    ).metrics
 
 
 def flat(metrics: dict[str, Any]) -> dict[str, float]:
