@@ -9,13 +9,24 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from iifdet.checkpoint import read_checkpoint, restore_model
 from iifdet.config import DataKeys, InferenceKeys, TrainConfig, WeightKeys
-from iifdet.datasets import DATASETS, SAMPLING, DatasetIndex, EvalTransform, TrainTransform, load_index, make_loader
+from iifdet.datasets import (
+    DATASETS,
+    RESIZES,
+    SAMPLING,
+    DatasetIndex,
+    EvalTransform,
+    TrainTransform,
+    load_index,
+    make_loader,
+)
 from iifdet.detectors import Detector, PostprocessOptions
+from iifdet.detectors.anchors import best_possible_recall, fit_anchors, mean_best_iou
 from iifdet.detectors.darknet_weights import load_darknet
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError
@@ -146,6 +157,10 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> 
     """
     torch.manual_seed(config.seed)
     model = create_model(config.model, len(index.names), **config.model_args)
+    if config.anchors == "auto":
+        anchors = fit_anchors_to(index, model, config)
+        torch.manual_seed(config.seed)
+        model = create_model(config.model, len(index.names), **config.model_args, anchors=anchors)
     model.names, model.counts = list(index.names), index.counts()
     if config.weights and fill:
         for note in load_weights(model, config.weights):
@@ -153,6 +168,25 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> 
     model.options = postprocess_options(config)
     adjust_for_training(model, config)
     return model, MODELS[config.model].task
+
+
+def fit_anchors_to(index: DatasetIndex, model: Any, config: TrainConfig) -> list[list[list[float]]]:
+    """Anchors for a split's boxes as the network will see them, in the shape that ``model`` has: coarse scale first."""
+    if not isinstance(model, YOLOv3):
+        raise InputError(f"anchors: expected a YOLOv3 model for auto, got model={config.model}; drop anchors")
+    if "anchors" in config.model_args:
+        raise InputError("anchors: expected either anchors=auto or model_args.anchors, got both; drop one")
+    content = RESIZES[config.resize][1]
+    shapes = np.array([content(h, w, config.imgsz) for h, w in index.sizes.tolist()])
+    factors = (shapes / index.sizes)[index.box_image][~index.crowd]  # (M, 2) height, width
+    boxes = index.boxes[~index.crowd]
+    sizes = torch.from_numpy((boxes[:, 2:] - boxes[:, :2]) * factors[:, ::-1])
+    scales, per_scale, _ = model.anchors.shape
+    fitted = fit_anchors(sizes, scales * per_scale, config.seed)
+    for name, anchors in (("before", model.anchors.flatten(0, 1)), ("fitted", fitted)):
+        recall, overlap = best_possible_recall(sizes, anchors), mean_best_iou(sizes, anchors)
+        log.info("anchors %s: best possible recall %.1f %%, mean best IoU %.3f", name, 100 * recall, overlap)
+    return [[[round(v, 1) for v in size] for size in group.tolist()] for group in fitted.flip(0).split(per_scale)]
 
 
 def load_model(path: str | Path) -> Any:

@@ -20,6 +20,10 @@ def _off(value: Any) -> Any:
     return "none" if value is False or value is None else value
 
 
+def _off_is_none(value: Any) -> Any:
+    return None if value in (False, "none", "off") else value
+
+
 def _numbers(options: Any) -> Any:
     """YAML 1.1 reads ``1e-3`` as text; in options that nothing else checks it must become a number."""
     if not isinstance(options, dict):
@@ -103,6 +107,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     model_args: Options = {}
     weights: str | None = None
     resume: str | None = None
+    anchors: Annotated[Literal["auto"] | None, BeforeValidator(_off_is_none)] = None  # auto: fitted to the boxes
 
     adjust: Adjust = "iif"
     strategy: Literal["end_to_end", "post_process", "decoupled", "cost_sensitive"] = "end_to_end"

@@ -1,4 +1,4 @@
-"""Bring an image and its boxes to the network's size: letterbox (keeps the aspect) or squash (the paper's)."""
+"""Bring an image and its boxes to the network's size: letterbox (keeps the aspect) or square (stretched as in the paper)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def squash_shape(height: int, width: int, size: Size) -> tuple[int, int]:
 #: name -> (resize, shape of the content it gives). ``resize(image, boxes, size, masks=…)``.
 RESIZES: dict[str, tuple[Callable[..., Resized], Callable[[int, int, Size], tuple[int, int]]]] = {
     "letterbox": (letterbox, letterbox_shape),
-    "squash": (squash, squash_shape),
+    "square": (squash, squash_shape),
 }
 
 

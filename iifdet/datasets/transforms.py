@@ -58,12 +58,12 @@ class EvalTransform:
 
     Args:
         size: side of the square tensor, or (H, W).
-        resize: ``letterbox`` or ``squash``.
+        resize: ``letterbox`` or ``square``.
     """
 
     def __init__(self, size: Size, resize: str = "letterbox") -> None:
         if resize not in RESIZES:
-            raise InputError(f"resize: expected letterbox or squash, got '{resize}'{suggest(resize, RESIZES)}")
+            raise InputError(f"resize: expected letterbox or square, got '{resize}'{suggest(resize, RESIZES)}")
         self.size = size
         self.resize = resize
 
@@ -83,7 +83,7 @@ class TrainTransform(EvalTransform):
 
     Args:
         size: side of the square tensor, or (H, W).
-        resize: ``letterbox`` or ``squash``.
+        resize: ``letterbox`` or ``square``.
         flip: probability of a horizontal flip.
         hsv: largest relative change of hue, saturation and value.
         affine: ``degrees``, ``translate``, ``scale``, ``shear``; missing ones are 0. None for :data:`AFFINE`.
