@@ -1,4 +1,4 @@
-"""Bring an image and its boxes to the network's size: letterbox (keeps the aspect) or square (stretched as in the paper)."""
+"""Bring an image and its boxes to the network's size: letterbox (keeps the aspect) or the paper's square (does not)."""
 
 from __future__ import annotations
 
