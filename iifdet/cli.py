@@ -14,6 +14,7 @@ VERBS = {
     "train": "train a detector, validate it each epoch        iifdet train model=yolov3-nano data=demo adjust=iif",
     "val": "evaluate a checkpoint                            iifdet val weights=runs/train/x/weights/last.pt",
     "stats": "class counts, imbalance and weight curves        iifdet stats data=demo",
+    "check": "everything wrong in a data set                   iifdet check data=demo",
     "compare": "runs side by side, with the tail                 iifdet compare runs/train/a runs/train/b",
 }
 
@@ -74,7 +75,10 @@ def _run(words: list[str]) -> int:
         named = keys.pop("runs", [])
         api.compare([*plain, *(named if isinstance(named, list) else [named])], **keys).print()
         return 0
-    result = api.VERBS[verb](**keys)
+    result: Any = api.VERBS[verb](**keys)
+    if verb == "check":
+        result.print(limit=None if keys.get("verbose") else int(keys.get("limit", known["limit"].default)))
+        return 2 if result.errors else 0
     {"stats": _print_stats}.get(verb, _print_metrics)(result)
     return 0
 

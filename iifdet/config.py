@@ -154,6 +154,15 @@ class StatsConfig(DataKeys, WeightKeys):
     split: Literal["train", "val", "test"] = "train"
 
 
+class CheckConfig(DataKeys):
+    """``iifdet check``."""
+
+    split: Literal["train", "val", "test"] | None = None  # None checks every split of the description
+    decode: bool = True  # really decode each image; false reads headers and hashes alone
+    limit: Annotated[int, Field(ge=0)] = 3  # examples shown a reason; the files hold all of them
+    verbose: bool = False  # show all of them
+
+
 class CompareConfig(BaseModel):
     """``iifdet compare run run …``."""
 
@@ -163,7 +172,7 @@ class CompareConfig(BaseModel):
     by: Literal["image", "instance"] = "image"
 
 
-Config = TrainConfig | ValConfig | StatsConfig | CompareConfig
+Config = TrainConfig | ValConfig | StatsConfig | CheckConfig | CompareConfig
 C = TypeVar("C", bound=BaseModel)
 
 

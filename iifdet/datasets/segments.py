@@ -103,7 +103,7 @@ def pack_segments(items: Sequence[Any]) -> tuple[Segments | None, list[int]]:
             rles |= {box: rle} if rle else {}
         elif item:
             polygons, good = _polygons(item)
-            bad += [] if good else [box]
+            bad += [] if good and polygons else [box]
         flat += polygons
         lengths += [len(p) for p in polygons]
         counts.append(len(polygons))
