@@ -86,6 +86,8 @@ def _run(words: list[str]) -> int:
 def parse(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """``key=value``, ``--key=value`` and ``--key value`` to a dictionary, and the words that are neither.
 
+    ``--verbose`` may stand alone, as users of other programs write it.
+
     Raises:
         InputError: a key given twice, or ``--key`` at the end without a value.
     """
@@ -98,7 +100,9 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         key, equals, value = word.partition("=")
         if word.startswith("--"):
             key = key[2:].replace("-", "_")
-            if not equals:
+            if not equals and key == "verbose" and (not queue or queue[0].startswith("--") or "=" in queue[0]):
+                value = "true"
+            elif not equals:
                 if not queue or queue[0].startswith("--"):
                     raise InputError(f"--{key}: expected a value after it, got none; write {key}=value")
                 value = queue.pop(0)

@@ -210,7 +210,8 @@ def validate(kind: type[C], values: dict[str, Any]) -> C:
 
 
 def _expected(kind: type[BaseModel], key: str, message: str) -> str:
-    choices = [c for c in get_args(kind.model_fields[key].annotation) if isinstance(c, str)]
+    annotation = kind.model_fields[key].annotation
+    choices = [c for part in (annotation, *get_args(annotation)) for c in get_args(part) if isinstance(c, str)]
     message = message.removeprefix("Value error, ")
     return f"expected one of {', '.join(choices)}" if choices else message[:1].lower() + message[1:]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iifdet.datasets import DataDescription, find_description, load_index
-from iifdet.datasets.findings import SEVERITIES, Finding, ReasonCount, count_reasons
+from iifdet.datasets.findings import SEVERITIES, Finding, ReasonCount, count_reasons, printable
 from iifdet.datasets.health import SplitToCheck, check_splits
 from iifdet.evaluation.lookalikes import find_lookalikes
 from iifdet.rundir import RunDir
@@ -87,7 +87,7 @@ class CheckReport:
             }
             for split in splits
         }
-        return cls(data, sizes, findings, folder, COMPARED[decode])
+        return cls(data, sizes, [printable(finding) for finding in findings], folder, COMPARED[decode])
 
     @property
     def errors(self) -> list[Finding]:

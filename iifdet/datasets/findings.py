@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from iifdet.datasets.checking import CLASS_RANGE, CLIPPED, DUPLICATE, REASONS, UNKNOWN_CATEGORY
@@ -28,7 +28,7 @@ ASPECT = "box more than 20 times as long as wide"
 NO_BOXES = "image without boxes"
 NO_CLASS_BOXES = "class without {split} boxes"
 MASK_EMPTY = "empty mask"
-MASK_BROKEN = "mask that does not decode"
+MASK_BROKEN = "mask whose run lengths do not add up to its image"
 MASK_OUTSIDE = "mask outside the image"
 MASK_BEYOND = "mask reaches beyond the image"
 MASK_MISFIT = "mask does not fit its box"
@@ -38,6 +38,7 @@ MASK_MISSING = "box without a mask among boxes with masks"
 _GRAVITY = {
     REASONS[UNKNOWN_CATEGORY]: "error",
     REASONS[CLASS_RANGE]: "error",
+    "unreadable label file": "error",
     REASONS[CLIPPED]: "notice",
     "duplicate annotation id": "warning",
     "annotation without a whole-number id": "warning",
@@ -66,6 +67,12 @@ class Finding:
     reason: str
     detail: str = ""
     box: int | None = None
+
+
+def printable(finding: Finding) -> Finding:
+    """The finding with nothing in it that a terminal or a UTF-8 file would refuse (file names may be any bytes)."""
+    file, detail = (text.encode("utf-8", "replace").decode() for text in (finding.file, finding.detail))
+    return finding if (file, detail) == (finding.file, finding.detail) else replace(finding, file=file, detail=detail)
 
 
 class ReasonCount(NamedTuple):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iifdet.datasets import findings as words
 from iifdet.datasets.checking import find_duplicates
@@ -18,6 +19,9 @@ from iifdet.datasets.contents import Content, find_repetitions, find_repetitions
 from iifdet.datasets.findings import Finding, from_problem
 from iifdet.datasets.index import DatasetIndex
 from iifdet.datasets.mask_faults import mask_faults
+
+#: Masks that cannot be painted stop the training of masks; the others are warnings.
+MASK_GRAVITY = {words.MASK_BROKEN: "error", words.MASK_BEYOND: "notice", words.MASK_MISSING: "notice"}
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,10 @@ def _too_many_bad(split: SplitToCheck, max_bad: float) -> Iterator[Finding]:
     index = split.index
     for kind, unit, kept in (("image", "images", len(index)), ("box", "boxes", len(index.labels))):
         bad = sum(problem.kind == kind for problem in index.problems)
-        if bad > max_bad * (kept + bad):
+        share = bad / max(kept + bad, 1)
+        if share > max_bad:
             reason = words.TOO_MANY_BAD.format(unit=unit)
-            detail = f"{bad} of {kept + bad} ({bad / (kept + bad):.1%}), {max_bad:.1%} allowed"
+            detail = f"{bad} of {kept + bad} ({share:.1%}), {max_bad:.1%} allowed"
             yield Finding("error", split.name, split.place, reason, detail)
 
 
@@ -90,13 +95,18 @@ def _boxes(split: SplitToCheck) -> Iterator[Finding]:
     index = split.index
     if not len(index.labels):
         yield Finding("error", split.name, split.place, words.NO_BOXES_AT_ALL)
-    again = find_duplicates(index.box_image, index.labels, index.boxes) & ~index.crowd
-    for m in np.flatnonzero(again).tolist():
-        detail = f"{index.names[index.labels[m]]}; the first is kept beside it"
-        file = index.files[index.box_image[m]]
-        yield Finding("warning", split.name, file, words.DUPLICATE_BOX, detail, int(index.ann_ids[m]))
+    for m in repeated_boxes(index).tolist():
+        name, file = index.names[index.labels[m]], index.files[index.box_image[m]]
+        yield Finding("warning", split.name, file, words.DUPLICATE_BOX, name, int(index.ann_ids[m]))
     for n in np.flatnonzero(np.diff(index.offsets) == 0).tolist():
         yield Finding("notice", split.name, index.files[n], words.NO_BOXES)
+
+
+def repeated_boxes(index: DatasetIndex) -> NDArray[np.int64]:
+    """Rows of boxes that repeat an earlier one of the same image and class; crowds stay out of it."""
+    rows = np.flatnonzero(~index.crowd)
+    again = find_duplicates(index.box_image[rows], index.labels[rows], index.boxes[rows])
+    return rows[again].astype(np.int64)
 
 
 def _masks(split: SplitToCheck) -> Iterator[Finding]:
@@ -106,7 +116,7 @@ def _masks(split: SplitToCheck) -> Iterator[Finding]:
         box, file = int(index.ann_ids[m]), index.files[index.box_image[m]]
         if reason == words.MASK_MISSING and box in unusable:
             continue  # the reader has said why it is missing
-        severity = "notice" if reason in (words.MASK_BEYOND, words.MASK_MISSING) else "warning"
+        severity = MASK_GRAVITY.get(reason, "warning")
         yield Finding(severity, split.name, file, reason, detail, box)
 
 

@@ -50,8 +50,7 @@ def mask_faults(index: DatasetIndex) -> Iterator[MaskFault]:
         if reason:
             yield MaskFault(m, reason)
     for m in _thin(segments, by_polygon, extents):
-        mask = segments.mask(m, *index.sizes[index.box_image[m]].tolist())
-        if mask is None or not mask.any():
+        if _covers_nothing(segments.coco(m), *index.sizes[index.box_image[m]].tolist()):
             extents[m] = np.nan
             yield MaskFault(m, MASK_EMPTY)
     yield from _misplaced(index, extents)
@@ -69,18 +68,48 @@ def _fill_rle_extent(row: int, rle: dict[str, Any], extents: NDArray[np.float64]
     """Write xyxy of a run-length mask into its row, or say what is wrong with it."""
     from pycocotools import mask as coco_mask
 
-    height, width = rle["size"]
+    (height, width), counts = rle["size"], rle["counts"]
     try:
-        packed = coco_mask.frPyObjects(rle, height, width) if isinstance(rle["counts"], list) else rle
-        pixels, (x, y, w, h) = int(coco_mask.area(packed)), coco_mask.toBbox(packed).tolist()
-    except (TypeError, ValueError, UnicodeError):
+        lengths = np.array(counts, np.int64) if isinstance(counts, list) else run_lengths(counts)
+        # pycocotools itself fills up what is short of the image, silently.
+        if lengths.min(initial=0) < 0 or lengths.sum() != height * width:
+            return MASK_BROKEN
+        if lengths[1::2].sum() == 0:
+            return MASK_EMPTY
+        packed = coco_mask.frPyObjects(rle, height, width) if isinstance(counts, list) else rle
+        x, y, w, h = coco_mask.toBbox(packed).tolist()
+    except (TypeError, ValueError):
         return MASK_BROKEN
-    if pixels > height * width or x + w > width or y + h > height:
-        return MASK_BROKEN
-    if pixels == 0:
-        return MASK_EMPTY
     extents[row] = x, y, x + w, y + h
     return None
+
+
+def run_lengths(counts: str | bytes) -> NDArray[np.int64]:
+    """Unpack COCO's compressed run lengths, as in ``rleFrString`` of its C code.
+
+    Each character carries 5 bits, lowest first, a flag for "more follows", and the last one a sign; from the fourth
+    number on, differences to the number before the previous one are stored.
+
+    Raises:
+        ValueError: the text ends in the middle of a number, or holds characters or numbers that never occur.
+
+    Example:
+        >>> run_lengths("52203").tolist()
+        [5, 2, 2, 2, 5]
+    """
+    data = counts.encode("ascii") if isinstance(counts, str) else counts
+    digits = np.frombuffer(data, np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero((digits & 0x20) == 0)
+    starts = np.concatenate([[0], last[:-1] + 1])
+    lengths = last - starts + 1
+    if not len(last) or last[-1] != len(digits) - 1 or digits.min() < 0 or digits.max() > 63 or lengths.max() > 8:
+        raise ValueError("expected compressed run lengths")
+    shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths))
+    values = np.add.reduceat((digits & 0x1F) << shifts, starts)
+    values -= np.where(digits[last] & 0x10, np.int64(1) << (5 * lengths), 0)
+    for parity in (1, 2):
+        values[parity::2] = np.cumsum(values[parity::2])
+    return values
 
 
 def _thin(segments: Segments, rows: NDArray[np.bool_], extents: NDArray[np.float64]) -> list[int]:
@@ -97,6 +126,12 @@ def _thin(segments: Segments, rows: NDArray[np.bool_], extents: NDArray[np.float
     areas = np.abs(np.add.reduceat(x * y[after] - x[after] * y, starts)) / 2
     sides = extents[rows, 2:] - extents[rows, :2]
     return np.flatnonzero(rows)[(areas < 1) | (sides.min(axis=1) < 1)].tolist()
+
+
+def _covers_nothing(polygons: Any, height: int, width: int) -> bool:
+    from pycocotools import mask as coco_mask
+
+    return int(coco_mask.area(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))) == 0
 
 
 def _misplaced(index: DatasetIndex, extents: NDArray[np.float64]) -> Iterator[MaskFault]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from iifdet.datasets.checking import find_duplicates
 from iifdet.datasets.findings import ASPECT, NEAR_DUPLICATE, Finding
+from iifdet.datasets.health import repeated_boxes
 from iifdet.datasets.index import DatasetIndex
 
 #: hotcoco's code -> severity and reason. Its other codes concern what readers and :mod:`iifdet.datasets.health` report
@@ -24,8 +24,7 @@ def find_lookalikes(index: DatasetIndex, split: str) -> list[Finding]:
 
     boxes = index.boxes.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
-    again = find_duplicates(index.box_image, index.labels, index.boxes)
-    rows = np.flatnonzero(~again & ~index.crowd)
+    rows = np.setdiff1d(np.flatnonzero(~index.crowd), repeated_boxes(index))
     report = hotcoco.COCO(_coco(index, rows, boxes[rows])).healthcheck()
     found = []
     for entry in [*report["errors"], *report["warnings"]]:
@@ -49,5 +48,5 @@ def _coco(index: DatasetIndex, rows: Any, xywh: Any) -> dict[str, Any]:
             {"id": m + 1, "image_id": n, "category_id": c, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
             for m, n, c, box in zip(*columns, strict=True)
         ],
-        "categories": [{"id": c, "name": name} for c, name in enumerate(index.names)],
+        "categories": [{"id": c, "name": str(c)} for c in range(len(index.names))],
     }
