@@ -16,6 +16,7 @@ SEVERITIES = ("error", "warning", "notice")
 #: Reasons of the check itself. What the readers find keeps the readers' words.
 UNREADABLE = "unreadable image"
 WRONG_SIZE = "size in the annotations is not the image's"
+OTHER_SCALE = "image of another scale than annotated"
 TOO_MANY_BAD = "more broken {unit} than max_bad"
 NO_BOXES_AT_ALL = "split without boxes"
 NAMES_DIFFER = "class names differ between splits"

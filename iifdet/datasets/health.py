@@ -83,12 +83,22 @@ def _files(split: SplitToCheck, contents: Mapping[str, Content]) -> Iterator[Fin
         content = contents[file]
         if content.fault is not None:
             yield Finding("error", split.name, file, words.UNREADABLE, content.fault)
+            continue
         # Annotations may have been made on the pixels as stored, without the EXIF turn; the loader reads them so.
-        elif (height, width) not in (content.displayed, content.stored):
+        sizes = (content.displayed, content.stored)
+        if (height, width) not in sizes:
             detail = f"{width}x{height} annotated, {content.displayed[1]}x{content.displayed[0]} in the file"
-            yield Finding("error", split.name, file, words.WRONG_SIZE, detail)
+            # The loader scales an image to the annotated size: boxes fit again unless its shape is another one.
+            scaled = any(_same_shape((height, width), size) for size in sizes)
+            severity, reason = ("warning", words.OTHER_SCALE) if scaled else ("error", words.WRONG_SIZE)
+            yield Finding(severity, split.name, file, reason, detail)
     for again in find_repetitions_within(index.files, contents):
         yield Finding("warning", split.name, again.file, words.TWICE, f"{again.how}: {again.first}")
+
+
+def _same_shape(annotated: tuple[int, int], found: tuple[int, int]) -> bool:
+    """Whether one is the other scaled, give or take a pixel."""
+    return abs(annotated[0] * found[1] - annotated[1] * found[0]) <= max(*annotated, *found)
 
 
 def _boxes(split: SplitToCheck) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import hotcoco
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -135,6 +136,10 @@ FILE_FAULTS: dict[str, tuple[Edit, list[Row]]] = {
         lambda p: cv2.imwrite(str(p.file(101)), noise(1, WIDTH, HEIGHT)),
         [("error", "train", "101.png", "size in the annotations is not the image's", None)],
     ),
+    "scaled": (
+        lambda p: cv2.imwrite(str(p.file(101)), noise(1, HEIGHT // 2, WIDTH // 2)),
+        [("warning", "train", "101.png", "image of another scale than annotated", None)],
+    ),
     "twice by bytes": (
         lambda p: p.file(103).write_bytes(p.file(101).read_bytes()),
         [("warning", "train", "103.png", "same image twice in a split", None)],
@@ -184,7 +189,7 @@ def test_sizes_of_stored_and_of_displayed_pixels_are_both_right(
     for annotation in planted.boxes[2:4]:
         annotation.update(bbox=[5, 6, 20, 30], segmentation=square(5, 6, 20, 30))
     assert planted.found(decode=decode) == []
-    planted.images[1].update(height=70)
+    planted.images[1].update(height=50, width=50)
     assert [row[3] for row in planted.found(decode=decode)] == ["size in the annotations is not the image's"]
 
 
@@ -276,6 +281,27 @@ def test_lookalikes_agree_with_an_iou_counted_by_hand(planted: Planted) -> None:
                     expected.add(int(index.ann_ids[a]))
     assert 0 < len(expected) < 40
     assert {finding.box for finding in find_lookalikes(index, "train")} == expected
+
+
+def test_faults_of_boxes_agree_with_hotcocos_own_check_of_the_file(planted: Planted) -> None:
+    planted.boxes[0].update(bbox=[5, 6, 0, 9])
+    planted.boxes[1].update(image_id=1)
+    planted.boxes[2].update(category_id=1)
+    planted.boxes[3].update(bbox=[60, 6, 60, 30])
+    planted.boxes[4].update(bbox=[200, 6, 9, 9])
+    planted.boxes[5].update(id=1020)
+    planted.description()
+    report = hotcoco.COCO(str(planted.root / "train.json")).healthcheck()
+    theirs = {entry["code"]: set(entry["affected_ids"]) for entry in report["errors"] + report["warnings"]}
+    ours: dict[str, set[int | None]] = {}
+    for row in planted.found():
+        ours.setdefault(row[3], set()).add(row[4])
+    assert ours["box without size"] == theirs["degenerate_bbox"]
+    assert ours["unknown image id"] == theirs["orphan_image_id"]
+    assert ours["unknown category id"] == theirs["orphan_category_id"]
+    assert ours["duplicate annotation id"] == theirs["duplicate_ann_id"]
+    beyond = ours["box outside the image"] | ours["box reaches beyond the image, clipped"]
+    assert beyond == theirs["bbox_out_of_bounds"]
 
 
 # -- masks -------------------------------------------------------------------------------------------------------------
