@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,87 +10,14 @@ import cv2
 import hotcoco
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
-from pycocotools import mask as coco_mask
+from planted import HEIGHT, WIDTH, Edit, Planted, Row, box, noise, short, square
 
 from iifdet.datasets import load_index
-from iifdet.datasets.contents import find_repetitions, find_repetitions_within, read_contents
-from iifdet.datasets.findings import Finding, count_reasons
-from iifdet.datasets.mask_faults import run_lengths
+from iifdet.datasets.findings import count_reasons
 from iifdet.errors import InputError
 from iifdet.evaluation.lookalikes import find_lookalikes
 from iifdet.inspection import find_faults, read_splits
-
-HEIGHT, WIDTH = 60, 80
-Row = tuple[str, str, str, str, int | None]
-#: A planted fault: what to do to the data set, and the findings it must give.
-Edit = Callable[["Planted"], Any]
-
-
-def noise(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 255, (height, width, 3)).astype(np.uint8)
-
-
-def square(x: float, y: float, w: float, h: float) -> list[list[float]]:
-    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
-
-
-class Planted:
-    """A sound data set of two splits on disk, four images each, that a test may spoil.
-
-    Image n of a split shows two boxes with masks, one of class ``car`` and one of ``bus``. Ids: train's images from
-    100, val's from 200; annotation ids 10 * image + 0 or 1.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.documents = {split: self._split(split, start) for split, start in (("train", 100), ("val", 200))}
-        self.extra: dict[str, Any] = {}
-
-    def _split(self, split: str, start: int) -> dict[str, Any]:
-        (self.root / split).mkdir()
-        images, annotations = [], []
-        for number in range(start, start + 4):
-            cv2.imwrite(str(self.root / split / f"{number}.png"), noise(number))
-            images.append({"id": number, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH})
-            for c, (x, y, w, h) in enumerate([(5, 6, 20, 30), (40, 10, 30, 24)]):
-                box = {"id": 10 * number + c, "image_id": number, "category_id": 7 - 4 * c, "bbox": [x, y, w, h]}
-                annotations.append({**box, "area": w * h, "iscrowd": 0, "segmentation": square(x, y, w, h)})
-        categories = [{"id": 7, "name": "car"}, {"id": 3, "name": "bus"}]
-        return {"images": images, "annotations": annotations, "categories": categories}
-
-    @property
-    def boxes(self) -> list[dict[str, Any]]:
-        return self.documents["train"]["annotations"]
-
-    @property
-    def images(self) -> list[dict[str, Any]]:
-        return self.documents["train"]["images"]
-
-    def file(self, number: int) -> Path:
-        return self.root / ("train" if number < 200 else "val") / f"{number}.png"
-
-    def description(self) -> dict[str, Any]:
-        splits = {}
-        for split, document in self.documents.items():
-            (self.root / f"{split}.json").write_text(json.dumps(document))
-            splits[split] = {"images": split, "annotations": f"{split}.json"}
-        return {"format": "coco", "path": str(self.root), **splits, **self.extra}
-
-    def found(self, **keys: Any) -> list[Row]:
-        """Severity, split, file name, reason and box of each finding."""
-        return [short(f) for f in find_faults(read_splits(self.description()), max_bad=1.0, **keys)]
-
-
-def short(finding: Finding) -> Row:
-    return finding.severity, finding.split, Path(finding.file).name, finding.reason, finding.box
-
-
-@pytest.fixture
-def planted(tmp_path: Path) -> Planted:
-    return Planted(tmp_path)
 
 
 @pytest.mark.parametrize("decode", [True, False])
@@ -194,10 +118,6 @@ def test_sizes_of_stored_and_of_displayed_pixels_are_both_right(
 
 
 # -- boxes -------------------------------------------------------------------------------------------------------------
-
-
-def box(number: int, reason: str, severity: str = "warning", file: str = "101.png") -> list[Row]:
-    return [(severity, "train", file, reason, number)]
 
 
 def repeat(planted: Planted, **changes: Any) -> None:
@@ -302,94 +222,6 @@ def test_faults_of_boxes_agree_with_hotcocos_own_check_of_the_file(planted: Plan
     assert ours["duplicate annotation id"] == theirs["duplicate_ann_id"]
     beyond = ours["box outside the image"] | ours["box reaches beyond the image, clipped"]
     assert beyond == theirs["bbox_out_of_bounds"]
-
-
-# -- masks -------------------------------------------------------------------------------------------------------------
-
-FULL = np.asfortranarray(np.pad(np.ones((30, 20), np.uint8), ((6, 24), (5, 55))))
-COMPRESSED = {"size": [HEIGHT, WIDTH], "counts": coco_mask.encode(FULL)["counts"].decode()}
-BROKEN = "mask whose run lengths do not add up to its image"
-MASK_FAULTS: dict[str, tuple[Any, str, str]] = {
-    "no mask": ([], "box without a mask among boxes with masks", "notice"),
-    "two points": ([[5, 6, 25, 36]], "unusable mask, box kept", "warning"),
-    "not a mask": ("5 6 25 36", "unusable mask, box kept", "warning"),
-    "counts that do not add up": (
-        {"size": [HEIGHT, WIDTH], "counts": [4, 5]},
-        "unusable mask, box kept",
-        "warning",
-    ),
-    "other size": (
-        {"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]},
-        "mask of another size than its image, box kept",
-        "warning",
-    ),
-    "all zero": ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}, "empty mask", "warning"),
-    "all zero, compressed": (
-        {"size": [HEIGHT, WIDTH], "counts": coco_mask.encode(np.asfortranarray(FULL * 0))["counts"].decode()},
-        "empty mask",
-        "warning",
-    ),
-    "rubbish": ({"size": [HEIGHT, WIDTH], "counts": "zzzzzzzz"}, BROKEN, "error"),
-    "not ASCII": ({"size": [HEIGHT, WIDTH], "counts": "é"}, BROKEN, "error"),
-    "cut short": ({**COMPRESSED, "counts": COMPRESSED["counts"][:-1]}, BROKEN, "error"),
-    "on a line": ([[5, 6, 15, 6, 25, 6]], "empty mask", "warning"),
-    "far away": (square(1e9, 1e9, 20, 30), "unusable mask, box kept", "warning"),
-    "outside": (square(100, 100, 20, 30), "mask outside the image", "warning"),
-    "beside": (square(45, 6, 20, 30), "mask does not fit its box", "warning"),
-    "half": (square(5, 6, 10, 30), "mask does not fit its box", "warning"),
-    "half, run lengths": (
-        {"size": [HEIGHT, WIDTH], "counts": [5 * HEIGHT, 10 * HEIGHT, 65 * HEIGHT]},
-        "mask does not fit its box",
-        "warning",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MASK_FAULTS)
-def test_faults_of_masks_are_found(planted: Planted, name: str) -> None:
-    segmentation, reason, severity = MASK_FAULTS[name]
-    planted.boxes[2]["segmentation"] = segmentation
-    assert planted.found() == box(1010, reason, severity)
-
-
-def test_a_mask_that_reaches_beyond_the_image_with_its_box_is_one_notice_each(planted: Planted) -> None:
-    planted.boxes[2].update(bbox=[-5, 6, 30, 30], segmentation=square(-5, 6, 30, 30))
-    assert planted.found() == [
-        *box(1010, "box reaches beyond the image, clipped", "notice"),
-        *box(1010, "mask reaches beyond the image", "notice"),
-    ]
-
-
-@pytest.mark.parametrize(
-    "segmentation",
-    [
-        COMPRESSED,
-        [[5, 6, 25, 36, 25, 6, 5, 36]],  # a bow tie: no shoelace area, but pixels
-        square(5, 6, 8, 30) + square(20, 6, 5, 30),
-        square(6.5, 7, 18, 28),
-        square(4.5, 5.5, 21, 31),
-    ],
-)
-def test_masks_that_fit_within_the_allowance_are_no_fault(planted: Planted, segmentation: Any) -> None:
-    planted.boxes[2]["segmentation"] = segmentation
-    assert planted.found() == []
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 70), st.integers(1, 70), st.sampled_from([0.0, 0.01, 0.5, 0.99, 1.0]))
-def test_run_lengths_are_unpacked_as_counted_on_the_mask(seed: int, height: int, width: int, share: float) -> None:
-    mask = (np.random.default_rng(seed).random((height, width)) < share).astype(np.uint8)
-    flat = mask.ravel(order="F")
-    turns = np.flatnonzero(np.diff(flat, prepend=0))
-    expected = np.diff(np.concatenate([[0], turns, [flat.size]])).tolist()
-    assert run_lengths(coco_mask.encode(np.asfortranarray(mask))["counts"]).tolist() == expected
-
-
-def test_data_without_any_masks_are_not_asked_for_them(planted: Planted) -> None:
-    for document in planted.documents.values():
-        for annotation in document["annotations"]:
-            del annotation["segmentation"]
-    assert planted.found() == []
 
 
 # -- classes and splits ------------------------------------------------------------------------------------------------
@@ -525,76 +357,3 @@ def test_images_of_text_labels_that_do_not_open_or_have_no_labels_are_named(text
     (text_labels / "labels/train/im2.txt").write_text("")
     assert sorted(found_in_text(text_labels)[:1]) == [("error", "train", "im0.png", "unreadable image", None)]
     assert [row[2] for row in found_in_text(text_labels) if row[3] == "image without boxes"] == ["im1.png", "im2.png"]
-
-
-# -- the same picture --------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    first=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=6),
-    second=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=6),
-)
-def test_repetitions_are_those_of_the_pictures_however_they_were_saved(
-    tmp_path: Path, first: list[tuple[int, int]], second: list[tuple[int, int]]
-) -> None:
-    """Each file is (which picture, how it was saved: PNG, PNG uncompressed, BMP)."""
-
-    def save(name: str, picture: int, how: int) -> str:
-        file = str(tmp_path / f"{name}{'.bmp' if how == 2 else '.png'}")
-        cv2.imwrite(file, noise(picture, 8, 9), [cv2.IMWRITE_PNG_COMPRESSION, 0] if how == 1 else [])
-        return file
-
-    a = [save(f"a{n}", *each) for n, each in enumerate(first)]
-    b = [save(f"b{n}", *each) for n, each in enumerate(second)]
-    contents = read_contents([*a, *b])
-    picture = dict(zip([*a, *b], (p for p, _ in [*first, *second]), strict=True))
-    how = dict(zip([*a, *b], (h for _, h in [*first, *second]), strict=True))
-
-    across = find_repetitions(a, b, contents)
-    assert [r.file for r in across] == [f for f in b if picture[f] in {p for p, _ in first}]
-    within = find_repetitions_within(a, contents)
-    assert [r.file for r in within] == [f for n, f in enumerate(a) if picture[f] in {p for p, _ in first[:n]}]
-    for r in [*across, *within]:
-        assert picture[r.file] == picture[r.first]
-        assert (r.how == "equal bytes") >= (how[r.file] == how[r.first])
-    known = {(picture[f], how[f]) for f in a}
-    assert all((r.how == "equal bytes") == ((picture[r.file], how[r.file]) in known) for r in across)
-
-
-def test_a_picture_compressed_anew_with_loss_is_another_one(planted: Planted, tmp_path: Path) -> None:
-    for quality in (80, 90):
-        cv2.imwrite(str(tmp_path / f"{quality}.jpg"), noise(0), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    files = [str(tmp_path / f"{quality}.jpg") for quality in (80, 90)]
-    assert find_repetitions_within(files, read_contents(files)) == []
-
-
-# -- anything at all ---------------------------------------------------------------------------------------------------
-
-VALUES = st.one_of(
-    st.none(),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=4),
-    st.lists(st.one_of(st.floats(), st.integers(-9, 99)), max_size=8),
-    st.just({"size": [HEIGHT, WIDTH], "counts": "0"}),
-    st.builds(lambda counts: {"size": [HEIGHT, WIDTH], "counts": counts}, st.text(max_size=6)),
-    st.builds(lambda ring: [ring], st.lists(st.floats(-1e9, 1e9), min_size=6, max_size=8)),
-)
-FIELDS = [
-    *(("images", key) for key in ("id", "file_name", "height", "width")),
-    *(("annotations", key) for key in ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")),
-]
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(edits=st.lists(st.tuples(st.sampled_from(FIELDS), st.integers(0, 3), VALUES), min_size=1, max_size=4))
-def test_whatever_the_annotations_hold_the_check_ends_in_findings_or_an_input_error(
-    tmp_path_factory: pytest.TempPathFactory, edits: list[Any]
-) -> None:
-    planted = Planted(tmp_path_factory.mktemp("any"))
-    for (table, key), row, drawn in edits:
-        planted.documents["train"][table][row][key] = copy.deepcopy(drawn)
-    with contextlib.suppress(InputError):
-        for finding in find_faults(read_splits(planted.description())):
-            json.dumps([finding.file, finding.reason, finding.detail, finding.box], allow_nan=False)
