@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING, Any
 from iifdet import build, config
 from iifdet.checkpoint import read_checkpoint
 from iifdet.comparison import Comparison, compare_runs
-from iifdet.config import CompareConfig, StatsConfig, TrainConfig, ValConfig, WeightKeys, resolve, validate
+from iifdet.config import (
+    CheckConfig,
+    CompareConfig,
+    StatsConfig,
+    TrainConfig,
+    ValConfig,
+    WeightKeys,
+    resolve,
+    validate,
+)
 from iifdet.errors import InputError
+from iifdet.inspection import CheckReport, find_faults, read_splits
 from iifdet.longtail import VARIANTS, ClassCounts, effective_imbalance, iif_weights
 from iifdet.models import MODELS
 from iifdet.online import OnlineIIF
@@ -298,7 +308,7 @@ def _model_for_val(cfg: ValConfig, index: Any) -> Any:
     return model
 
 
-# -- stats, compare ----------------------------------------------------------------------------------------------------
+# -- stats, check, compare ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -371,16 +381,38 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def check(**keys: Any) -> CheckReport:
+    """Look for everything wrong in a data set; nothing of it is changed.
+
+    The report lists errors (they break training or falsify the evaluation), warnings and notices; it is in the run
+    folder too, as problems.json and problems.csv. The command line exits with 2 when there is an error.
+
+    Raises:
+        InputError: bad keys, or data of which nothing can be read.
+    """
+    from iifdet.progress import counting
+
+    cfg = resolve(CheckConfig, keys)
+    splits = read_splits(cfg.data, cfg.split)
+    run = RunDir.create("check", cfg.project, cfg.name, cfg.exist_ok)
+    with counting("images", len({file for split in splits for file in split.index.files})) as seen:
+        findings = find_faults(splits, decode=cfg.decode, max_bad=cfg.max_bad, seen=seen)
+    report = CheckReport.of(splits, findings, run.path, data=cfg.data, decode=cfg.decode)
+    report.write()
+    return report
+
+
 def compare(runs: Sequence[str | Path] = (), **keys: Any) -> Comparison:
     """AP and tail-k of several runs beside each other, each with its difference to the first."""
     cfg = resolve(CompareConfig, {"runs": [str(r) for r in runs], **keys})
     return compare_runs(cfg.runs, by=cfg.by)
 
 
-VERBS = {"train": train, "val": val, "stats": stats, "compare": compare}
+VERBS = {"train": train, "val": val, "stats": stats, "check": check, "compare": compare}
 CONFIGS: dict[str, type[Any]] = {
     "train": config.TrainConfig,
     "val": config.ValConfig,
     "stats": config.StatsConfig,
+    "check": config.CheckConfig,
     "compare": config.CompareConfig,
 }

@@ -14,6 +14,7 @@ VERBS = {
     "train": "train a detector, validate it each epoch        iifdet train model=yolov3-nano data=demo adjust=iif",
     "val": "evaluate a checkpoint                            iifdet val weights=runs/train/x/weights/last.pt",
     "stats": "class counts, imbalance and weight curves        iifdet stats data=demo",
+    "check": "everything wrong in a data set                   iifdet check data=demo",
     "compare": "runs side by side, with the tail                 iifdet compare runs/train/a runs/train/b",
 }
 
@@ -74,13 +75,18 @@ def _run(words: list[str]) -> int:
         named = keys.pop("runs", [])
         api.compare([*plain, *(named if isinstance(named, list) else [named])], **keys).print()
         return 0
-    result = api.VERBS[verb](**keys)
+    result: Any = api.VERBS[verb](**keys)
+    if verb == "check":
+        result.print(limit=None if keys.get("verbose") else int(keys.get("limit", known["limit"].default)))
+        return 2 if result.errors else 0
     {"stats": _print_stats}.get(verb, _print_metrics)(result)
     return 0
 
 
 def parse(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """``key=value``, ``--key=value`` and ``--key value`` to a dictionary, and the words that are neither.
+
+    ``--verbose`` may stand alone, as users of other programs write it.
 
     Raises:
         InputError: a key given twice, or ``--key`` at the end without a value.
@@ -94,7 +100,9 @@ def parse(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         key, equals, value = word.partition("=")
         if word.startswith("--"):
             key = key[2:].replace("-", "_")
-            if not equals:
+            if not equals and key == "verbose" and (not queue or queue[0].startswith("--") or "=" in queue[0]):
+                value = "true"
+            elif not equals:
                 if not queue or queue[0].startswith("--"):
                     raise InputError(f"--{key}: expected a value after it, got none; write {key}=value")
                 value = queue.pop(0)

@@ -167,6 +167,15 @@ class StatsConfig(DataKeys, WeightKeys):
     split: Literal["train", "val", "test"] = "train"
 
 
+class CheckConfig(DataKeys):
+    """``iifdet check``."""
+
+    split: Literal["train", "val", "test"] | None = None  # None checks every split of the description
+    decode: bool = True  # really decode each image; false reads headers and hashes alone
+    limit: Annotated[int, Field(ge=0)] = 3  # examples shown a reason; the files hold all of them
+    verbose: bool = False  # show all of them
+
+
 class CompareConfig(BaseModel):
     """``iifdet compare run run …``."""
 
@@ -176,7 +185,7 @@ class CompareConfig(BaseModel):
     by: Literal["image", "instance"] = "image"
 
 
-Config = TrainConfig | ValConfig | StatsConfig | CompareConfig
+Config = TrainConfig | ValConfig | StatsConfig | CheckConfig | CompareConfig
 C = TypeVar("C", bound=BaseModel)
 
 
@@ -214,7 +223,8 @@ def validate(kind: type[C], values: dict[str, Any]) -> C:
 
 
 def _expected(kind: type[BaseModel], key: str, message: str) -> str:
-    choices = [c for c in get_args(kind.model_fields[key].annotation) if isinstance(c, str)]
+    annotation = kind.model_fields[key].annotation
+    choices = [c for part in (annotation, *get_args(annotation)) for c in get_args(part) if isinstance(c, str)]
     message = message.removeprefix("Value error, ")
     return f"expected one of {', '.join(choices)}" if choices else message[:1].lower() + message[1:]
 

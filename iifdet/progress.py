@@ -6,7 +6,8 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -73,6 +74,25 @@ class ProgressReport(Callback):
         speed = state.images / max(state.seconds, 1e-9)
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         return f"epoch {state.epoch + 1}/{self.epochs} {parts} lr {lr:.2g} {speed:.1f} images/s {memory_gb():.1f} GB"
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a line now and then elsewhere; call what it gives with the number done so far."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    said = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+
+        def seen(done: int) -> None:
+            nonlocal said
+            bar.update(task, completed=done)
+            if not console.is_terminal and time.monotonic() - said > QUIET_SECONDS:
+                said = time.monotonic()
+                log.info("%d of %d %s", done, total, what)
+
+        yield seen
 
 
 class TensorBoardLog(Callback):

@@ -67,9 +67,9 @@ class RunDir:
         """Write YAML atomically."""
         return self.write_text(name, yaml.safe_dump(value, sort_keys=False))
 
-    def write_rows(self, name: str, rows: list[dict[str, Any]]) -> Path:
-        """Write a CSV atomically; columns in order of first appearance."""
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+    def write_rows(self, name: str, rows: list[dict[str, Any]], columns: list[str] | None = None) -> Path:
+        """Write a CSV atomically; columns as given, or in order of first appearance."""
+        columns = columns or list(dict.fromkeys(key for row in rows for key in row))
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, columns, lineterminator="\n")
         writer.writeheader()

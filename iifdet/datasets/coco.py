@@ -47,6 +47,7 @@ class _Boxes(NamedTuple):
     labels: NDArray[np.int64]
     codes: NDArray[np.int8]
     wanted: NDArray[np.bool_]  # False: belongs to a dropped image or to a class that was left out
+    stranded: NDArray[np.bool_]  # belongs to a dropped image
 
 
 def read_coco(description: DataDescription, split: Split, *, segments: bool = True) -> DatasetIndex:
@@ -65,10 +66,12 @@ def read_coco(description: DataDescription, split: Split, *, segments: bool = Tr
     ids, whole = integers(rows, "id")
     codes = np.where(boxes.wanted, boxes.codes, 0).astype(np.int8)
     problems += box_problems(codes, lambda m: images.files[i] if (i := boxes.image[m]) >= 0 else str(file), ids)
+    problems += _noted(ids, whole, boxes, file)
     keep = np.flatnonzero(boxes.wanted & ((boxes.codes == 0) | (boxes.codes == CLIPPED)))
     keep = keep[np.argsort(boxes.image[keep], kind="stable")]
     kept, box_image, clipped = [rows[m] for m in keep.tolist()], boxes.image[keep], boxes.boxes[keep]
     distinct = bool(whole[keep].all()) and len(np.unique(ids[keep])) == len(keep)
+    ann_ids = ids[keep] if distinct else np.arange(1, len(keep) + 1, dtype=np.int64)
     return DatasetIndex(
         names=categories.names,
         root=str(folder),
@@ -80,9 +83,9 @@ def read_coco(description: DataDescription, split: Split, *, segments: bool = Tr
         labels=boxes.labels[keep],
         crowd=integers(kept, "iscrowd")[0] == 1,
         areas=_areas(kept, clipped),
-        ann_ids=ids[keep] if distinct else np.arange(1, len(keep) + 1, dtype=np.int64),
+        ann_ids=ann_ids,
         category_ids=categories.ids,
-        segments=_segments(kept, images, box_image, problems) if segments else None,
+        segments=_segments(kept, images, box_image, ann_ids, problems) if segments else None,
         problems=problems,
     )
 
@@ -153,10 +156,8 @@ def _images(rows: list[dict[str, Any]], folder: Path, problems: list[Problem]) -
     names = [row.get("file_name") for row in rows]
     named = np.array([isinstance(name, str) and bool(name) for name in names], dtype=bool)
     files = [os.path.normpath(os.path.join(folder, str(name))) for name in names]
-    repeated = valid.copy()
-    repeated[np.flatnonzero(valid)[np.unique(ids[valid], return_index=True)[1]]] = False
     reasons = np.select(
-        [~valid, ~named, repeated, ~existing(files)],
+        [~valid, ~named, _repeated(ids, valid), ~existing(files)],
         ["image without a whole-number id", "image without file_name", "duplicate image id", "missing image file"],
         default="",
     ).astype(object)
@@ -165,6 +166,13 @@ def _images(rows: list[dict[str, Any]], folder: Path, problems: list[Problem]) -
     problems += [Problem(files[n], "image", str(reasons[n])) for n in bad]
     keep = np.flatnonzero(reasons == "")
     return _Images(ids[keep], [files[n] for n in keep.tolist()], sizes[keep], np.unique(ids[valid]))
+
+
+def _repeated(ids: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark every repetition of a valid id; the first of them stays unmarked."""
+    repeated = valid.copy()
+    repeated[np.flatnonzero(valid)[np.unique(ids[valid], return_index=True)[1]]] = False
+    return repeated
 
 
 def _sizes(rows: list[dict[str, Any]], files: list[str], reasons: NDArray[Any]) -> NDArray[np.int32]:
@@ -195,7 +203,21 @@ def _boxes(rows: list[dict[str, Any]], images: _Images, categories: _Categories)
     codes = np.where(image < 0, UNKNOWN_IMAGE, codes).astype(np.int8)
     went_with_image = image_valid & (image < 0) & (lookup(images.known, image_id) >= 0)
     left_out = category_valid & (labels < 0) & (lookup(categories.known, category) >= 0)
-    return _Boxes(image, boxes, labels, codes, ~(went_with_image | left_out))
+    return _Boxes(image, boxes, labels, codes, ~(went_with_image | left_out), went_with_image & ~left_out)
+
+
+def _noted(ids: NDArray[np.int64], whole: NDArray[np.bool_], boxes: _Boxes, file: Path) -> list[Problem]:
+    """Faults of annotations that lose no sound box of a sound image."""
+    marks = {
+        "annotation without a whole-number id": ~whole,
+        "duplicate annotation id": _repeated(ids, whole),
+        "box of a left-out image": boxes.stranded,
+    }
+    return [
+        Problem(str(file), "notice", reason, int(ids[m]) if whole[m] else None)
+        for reason, mark in marks.items()
+        for m in np.flatnonzero(mark).tolist()
+    ]
 
 
 def _areas(rows: list[dict[str, Any]], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -206,14 +228,19 @@ def _areas(rows: list[dict[str, Any]], boxes: NDArray[np.float32]) -> NDArray[np
 
 
 def _segments(
-    rows: list[dict[str, Any]], images: _Images, box_image: NDArray[np.int64], problems: list[Problem]
+    rows: list[dict[str, Any]],
+    images: _Images,
+    box_image: NDArray[np.int64],
+    ann_ids: NDArray[np.int64],
+    problems: list[Problem],
 ) -> Segments | None:
     segments, bad = pack_segments([row.get("segmentation") for row in rows])
+    reasons = dict.fromkeys(bad, "unusable mask, box kept")
     if segments is not None:
         sizes = images.sizes
         wrong = [m for m, rle in segments.rles.items() if rle["size"] != sizes[box_image[m]].tolist()]
-        bad += wrong
+        reasons |= dict.fromkeys(wrong, "mask of another size than its image, box kept")
         for m in wrong:
             del segments.rles[m]
-    problems += [Problem(images.files[box_image[m]], "notice", "unusable mask, box kept", m) for m in sorted(bad)]
+    problems += [Problem(images.files[box_image[m]], "notice", reasons[m], int(ann_ids[m])) for m in sorted(reasons)]
     return segments

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
 _ORIENTATION = 0x0112
-_THREADS = 8
+#: Threads that read image files; decoding lets go of the interpreter.
+THREADS = 8
 
 
 class ImageError(OSError):
@@ -35,6 +36,15 @@ def read_image(path: str | os.PathLike[str], *, orient: bool = True) -> NDArray[
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(f"{path}: {reason}") from error
+    return decode_image(data, path, orient=orient)
+
+
+def decode_image(data: bytes, path: str | os.PathLike[str], *, orient: bool = True) -> NDArray[np.uint8]:
+    """The same from a file's bytes; ``path`` is what errors call it.
+
+    Raises:
+        ImageError: as :func:`read_image`.
+    """
     fault = _truncation(data)
     if fault:
         raise ImageError(f"{path}: {fault}")
@@ -60,8 +70,8 @@ def _truncation(data: bytes) -> str | None:
     return None
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return (height, width) as displayed, from the header alone.
+def image_size(path: str | os.PathLike[str], *, orient: bool = True) -> tuple[int, int]:
+    """Return (height, width) as displayed (as stored with ``orient=False``), from the header alone.
 
     Raises:
         ImageError: no readable header.
@@ -71,7 +81,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = orient and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(f"{path}: {reason}") from error
@@ -91,7 +101,7 @@ def image_sizes(files: Sequence[str]) -> tuple[NDArray[np.int32], dict[int, str]
         except ImageError as error:
             return str(error).removeprefix(f"{file}: ")
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(size, files))
     faults = {row: value for row, value in enumerate(found) if isinstance(value, str)}
     sizes = np.array([(0, 0) if isinstance(value, str) else value for value in found], dtype=np.int32)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Polygon = Sequence[float]
 RLE = dict[str, Any]
+#: No polygon reaches farther than this many pixels: pycocotools counts in 32 bits and crashes the process beyond.
+FARTHEST = 100_000.0
 
 
 @dataclass
@@ -103,7 +105,7 @@ def pack_segments(items: Sequence[Any]) -> tuple[Segments | None, list[int]]:
             rles |= {box: rle} if rle else {}
         elif item:
             polygons, good = _polygons(item)
-            bad += [] if good else [box]
+            bad += [] if good and polygons else [box]
         flat += polygons
         lengths += [len(p) for p in polygons]
         counts.append(len(polygons))
@@ -127,7 +129,7 @@ def _polygons(item: Any) -> tuple[list[NDArray[np.float64]], bool]:
             values = np.asarray(ring, dtype=np.float64)
         except (TypeError, ValueError, OverflowError):
             return [], False
-        if values.ndim != 1 or len(values) % 2 or not np.isfinite(values).all():
+        if values.ndim != 1 or len(values) % 2 or not (np.abs(values) <= FARTHEST).all():
             return [], False
         if len(values) >= 6:
             polygons.append(values.reshape(-1, 2))

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from dataset_helpers import SIZES, Document, MakeCoco, MakeYolo
+from planted import Planted
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +54,8 @@ def make_yolo(tmp_path: Path) -> MakeYolo:
         return {"path": str(tmp_path), "train": "images/train", "names": ["car", "bus", "tram"]}
 
     return make
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Planted:
+    return Planted(tmp_path)

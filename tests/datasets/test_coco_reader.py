@@ -100,7 +100,11 @@ def test_image_files_are_looked_up_and_missing_ones_dropped(make_coco: MakeCoco,
     (tmp_path / "images" / "0.png").unlink()
     index = load_index(data, max_bad=0.5)
     assert index.image_ids.tolist() == [43, 46]
-    assert [(p.kind, p.reason) for p in index.problems] == [("image", "missing image file")]
+    assert [(p.kind, p.reason, p.box) for p in index.problems] == [
+        ("image", "missing image file", None),
+        ("notice", "box of a left-out image", 5),
+        ("notice", "box of a left-out image", 9),
+    ]
     with pytest.raises(InputError, match=r"1 of 3.*missing image file.*0\.png"):
         load_index(data)
 
@@ -167,7 +171,7 @@ def test_repeated_ids_are_put_right(make_coco: MakeCoco) -> None:
     content["images"].append(dict(content["images"][0]))
     content["annotations"][0]["id"] = 5
     index = load_index(make_coco(content), max_bad=0.5)
-    assert [p.reason for p in index.problems] == ["duplicate image id"]
+    assert [(p.reason, p.box) for p in index.problems] == [("duplicate image id", None), ("duplicate annotation id", 5)]
     assert index.ann_ids.tolist() == [1, 2, 3]
 
 

@@ -1,0 +1,200 @@
+"""Check a data set: 1) read its splits 2) find their faults 3) report them as a table, as lines, and as files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iifdet.datasets import DataDescription, find_description, load_index
+from iifdet.datasets.findings import SEVERITIES, Finding, ReasonCount, count_reasons, printable
+from iifdet.datasets.health import SplitToCheck, check_splits
+from iifdet.evaluation.lookalikes import find_lookalikes
+from iifdet.rundir import RunDir
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_STYLES = {"error": "bold red", "warning": "yellow", "notice": "cyan"}
+_COLUMNS = ("severity", "split", "reason", "count")
+#: decode -> what "the same image" means.
+COMPARED = {
+    True: "same images: by the bytes of their files, then by their decoded pixels",
+    False: "same images: by the bytes of their files; images were not decoded (decode=false)",
+}
+
+
+def read_splits(data: str | Path | Mapping[str, Any] | DataDescription, split: str | None = None) -> list[SplitToCheck]:
+    """Read one split of a data set, or all that its description has, however much of them is broken.
+
+    Raises:
+        InputError: a split of which nothing can be read.
+    """
+    description = find_description(data)
+    found = []
+    for name in description.splits if split is None else [split]:
+        where = description.split(name)
+        place = str(where.annotations or where.images[0])
+        found.append(SplitToCheck(name, load_index(description, name, max_bad=1.0), place))
+    return found
+
+
+def find_faults(
+    splits: list[SplitToCheck],
+    *,
+    decode: bool = True,
+    max_bad: float = 0.05,
+    seen: Callable[[int], None] = lambda done: None,
+) -> list[Finding]:
+    """All findings about these splits; the keywords are those of :func:`iifdet.datasets.health.check_splits`."""
+    found = check_splits(splits, decode=decode, max_bad=max_bad, seen=seen)
+    for split in splits:
+        found += find_lookalikes(split.index, split.name)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What ``check`` returns.
+
+    Attributes:
+        data: what the data set is called.
+        splits: split -> its numbers of ``images``, ``boxes`` and ``classes`` after what is broken was dropped.
+        findings: everything that was found.
+        folder: where problems.json and problems.csv are.
+        compared: what "the same image" means in it.
+    """
+
+    data: str
+    splits: dict[str, dict[str, int]]
+    findings: list[Finding]
+    folder: Path
+    compared: str
+
+    @classmethod
+    def of(
+        cls, splits: list[SplitToCheck], findings: list[Finding], folder: Path, *, data: str, decode: bool = True
+    ) -> CheckReport:
+        """The report on these splits."""
+        sizes = {
+            split.name: {
+                "images": len(split.index),
+                "boxes": len(split.index.labels),
+                "classes": len(split.index.names),
+            }
+            for split in splits
+        }
+        return cls(data, sizes, [printable(finding) for finding in findings], folder, COMPARED[decode])
+
+    @property
+    def errors(self) -> list[Finding]:
+        """What would break training or falsify the evaluation; none of it means that the data set passes."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    def reasons(self) -> list[ReasonCount]:
+        """Findings by severity, split and reason, gravest first."""
+        return count_reasons(self.findings)
+
+    def counts(self) -> dict[str, int]:
+        """Number of findings of each severity."""
+        found = Counter(finding.severity for finding in self.findings)
+        return {severity: found[severity] for severity in SEVERITIES}
+
+    def write(self) -> None:
+        """Leave problems.json and problems.csv in the folder."""
+        run = RunDir(self.folder)
+        rows = [asdict(finding) for finding in self.findings]
+        content = {
+            "data": self.data,
+            "splits": self.splits,
+            "compared": self.compared,
+            "counts": self.counts(),
+            "reasons": [{**dict(zip(_COLUMNS, _cells(group), strict=True))} for group in self.reasons()],
+            "problems": rows,
+        }
+        run.write_json("problems.json", content)
+        run.write_rows("problems.csv", rows, columns=list(Finding.__dataclass_fields__))
+
+    def print(self, console: Console | None = None, *, limit: int | None = 3) -> None:
+        """Show a table of reasons on a terminal, plain lines elsewhere (NO_COLOR is honoured), then examples of each.
+
+        Args:
+            console: where to; standard output by default.
+            limit: examples a reason; None for all.
+        """
+        from rich.console import Console
+
+        console = console or Console()
+        for line in self._heading():
+            _say(console, line)
+        if self.findings and console.is_terminal:
+            console.print(self._table())
+        elif self.findings:
+            _say(console, self._plain_table())
+        for line in self._examples(limit):
+            _say(console, line)
+        _say(console, self.verdict)
+
+    @property
+    def verdict(self) -> str:
+        """The closing line."""
+        counts = self.counts()
+        said = ", ".join(_number(count, severity) for severity, count in counts.items())
+        return f"{self.data}: {'does not pass' if counts['error'] else 'passes'}: {said}; all of it: {self.folder}"
+
+    def _heading(self) -> list[str]:
+        splits = [
+            f"{self.data} {split}: {_number(n['images'], 'image')}, {n['boxes']} boxes, {n['classes']} classes"
+            for split, n in self.splits.items()
+        ]
+        return [*splits, self.compared]
+
+    def _table(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table()
+        for column in _COLUMNS:
+            table.add_column(column, justify="right" if column == "count" else "left")
+        for group in self.reasons():
+            severity, *others = (str(cell) for cell in _cells(group))
+            table.add_row(Text(severity, style=_STYLES[severity]), *(Text(cell) for cell in others))
+        return table
+
+    def _plain_table(self) -> str:
+        lines = [_COLUMNS, *(tuple(str(cell) for cell in _cells(group)) for group in self.reasons())]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join([*(c.ljust(w) for c, w in zip(line[:-1], widths, strict=False)), line[-1].rjust(widths[-1])])
+            for line in lines
+        )
+
+    def _examples(self, limit: int | None) -> Iterator[str]:
+        for severity, split, reason, findings in self.reasons():
+            shown = findings if limit is None else findings[:limit]
+            if not shown:
+                continue
+            yield f"{severity}: {split}: {reason}"
+            yield from (f"  {_one_line(finding)}" for finding in shown)
+            if len(shown) < len(findings):
+                yield f"  … and {len(findings) - len(shown)} more"
+
+
+def _cells(group: ReasonCount) -> tuple[str, str, str, int]:
+    return group.severity, group.split, group.reason, len(group.findings)
+
+
+def _one_line(finding: Finding) -> str:
+    box = "" if finding.box is None else f" box {finding.box}"
+    return f"{finding.file}{box}" + (f": {finding.detail}" if finding.detail else "")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
