@@ -25,6 +25,7 @@ from iifdet.config import (
     validate,
 )
 from iifdet.errors import InputError
+from iifdet.evaluation import EVALUATORS
 from iifdet.inspection import CheckReport, find_faults, read_splits
 from iifdet.longtail import VARIANTS, ClassCounts, effective_imbalance, iif_weights
 from iifdet.models import MODELS
@@ -88,8 +89,13 @@ def _resume(where: str, keys: dict[str, Any], callbacks: Sequence[Callback]) -> 
     metrics = run.path / "metrics.json"  # written last: without it there is still something to do
     if content["training"]["finished"] and metrics.is_file():
         log.info("%s is finished (%d epochs); nothing to do", run.path, content["training"]["epoch"])
-        return RunResult(run.path, json.loads(metrics.read_text()))
+        figures = json.loads(metrics.read_text())
+        return RunResult(run.path, figures, _summary(content["model"], figures))
     return _train(validate(TrainConfig, {**content["recipe"], **keys}), content, run, callbacks)
+
+
+def _summary(spec: dict[str, Any], metrics: dict[str, Any]) -> dict[str, float | None]:
+    return EVALUATORS[MODELS[spec["name"]].task].summary(metrics)
 
 
 def _train(
@@ -115,7 +121,8 @@ def _train(
     # 2. The folder.
     run = run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok)
     with run.lock(), build.ending_workers(batches, val_batches):
-        (run.path / "metrics.json").unlink(missing_ok=True)  # of an earlier run under exist_ok
+        if content is None:
+            run.clear()  # of an earlier run under exist_ok
         recipe = cfg.model_dump(mode="json")
         run.write_yaml("args.yaml", recipe)
         run.write_environment()
@@ -214,7 +221,7 @@ class _Validation:
         self.result = run_validation(
             model, self.batches, self.evaluator, self.device, AMP_TYPES[self.cfg.amp], self._keep_first
         )
-        weights = model.adjust.scale.double().cpu()
+        weights = (model.adjust.scale if model.class_weight is None else model.class_weight).double().cpu()
         self.metrics = self.result.metrics(model.counts, groups=self.cfg.group_limits, weights=weights)
         self.metrics["class_activation"] = model.class_activation
         self.summary = self.evaluator.summary(self.metrics)
@@ -348,8 +355,6 @@ def stats(**keys: Any) -> Stats:
     from iifdet import plots
 
     cfg = resolve(StatsConfig, keys)
-    if cfg.variant not in VARIANTS:
-        raise InputError(f"variant: expected one of {', '.join(VARIANTS)}, got '{cfg.variant}'")
     counts = build.build_index(cfg, cfg.split).counts()
     weights, undefined = {}, {}
     for variant in VARIANTS:

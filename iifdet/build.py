@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +192,17 @@ def fit_anchors_to(index: DatasetIndex, model: Any, config: TrainConfig) -> list
 def load_model(path: str | Path) -> Any:
     """The model of one of our checkpoints, in eval mode, with its names, counts and adjustment."""
     content = read_checkpoint(path)
-    spec = content["model"]
-    model = create_model(spec["name"], **spec["args"])
-    return restore_model(model, content).eval()
+    try:
+        model = create_model(content["model"]["name"], **content["model"]["args"])
+        restore_model(model, content)
+        known = {f.name for f in fields(PostprocessOptions)}
+        model.options = replace(model.options, **{k: v for k, v in content["recipe"].items() if k in known})
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"weights: expected a consistent checkpoint, got {path}: {reason}") from error
+    return model.eval()
 
 
 def load_foreign_model(name: str, weights: str, names: list[str], options: dict[str, Any]) -> Any:
@@ -312,6 +320,8 @@ def adjust_for_training(model: Detector, config: TrainConfig) -> None:
 
 def _refuse_odd_pairs(config: TrainConfig) -> None:
     """Keys that are right alone and make no sense together."""
+    if config.strategy in ("post_process", "cost_sensitive") and config.adjust == "none":
+        raise InputError(f"strategy: {config.strategy} needs an adjustment, got adjust=none; give adjust=iif")
     if config.strategy == "decoupled" and not config.weights:
         raise InputError("strategy: decoupled trains the class rows of a finished model; give weights=<its last.pt>")
     if config.strategy == "cost_sensitive" and config.adjust not in ("iif", "none"):

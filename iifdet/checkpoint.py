@@ -14,6 +14,20 @@ from iifdet.files import atomic_write
 from iifdet.longtail import ClassCounts
 
 FORMAT = "iifdet-1"
+#: What every checkpoint holds.
+PARTS = (
+    "model",
+    "names",
+    "counts",
+    "adjustment",
+    "class_loss",
+    "class_activation",
+    "weights",
+    "ema",
+    "recipe",
+    "training",
+    "metrics",
+)
 
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
@@ -73,12 +87,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for every way in which a file can be wrong
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        said = str(error).strip().splitlines()
+        reason = said[0][:160] if said and not said[0].isdecimal() else type(error).__name__
         raise InputError(
             f"weights: expected an iifdet checkpoint, got {path}: truncated or foreign ({reason})"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"weights: expected an iifdet checkpoint ({FORMAT}), got another kind of file: {path}")
+    missing = [key for key in PARTS if key not in content]
+    if missing:
+        raise InputError(f"weights: expected an iifdet checkpoint, got {path} without its part '{missing[0]}'")
     return content
 
 

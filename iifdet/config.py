@@ -55,7 +55,11 @@ class DataKeys(BaseModel):
     """Keys about data that every verb knows."""
 
     model_config = ConfigDict(
-        extra="forbid", validate_default=True, protected_namespaces=(), coerce_numbers_to_str=True
+        extra="forbid",
+        validate_default=True,
+        protected_namespaces=(),
+        coerce_numbers_to_str=True,
+        allow_inf_nan=False,
     )
 
     data: str = "demo"
@@ -67,13 +71,24 @@ class DataKeys(BaseModel):
     exist_ok: bool = False
     plots: bool = True
     verbose: bool = True
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+def _variant(name: str) -> str:
+    if name == "smooth":  # the default must not cost the import of torch
+        return name
+    from iifdet.longtail.weights import ALIASES, VARIANTS
+
+    known = {**VARIANTS, **ALIASES}
+    if name not in known:
+        raise ValueError(f"expected one of {', '.join(VARIANTS)}{suggest(name, known)}")
+    return name
 
 
 class WeightKeys(BaseModel):
     """Keys about the adjustment; ``adjust: none`` ignores the others."""
 
-    variant: str = "smooth"
+    variant: Annotated[str, AfterValidator(_variant)] = "smooth"
     by: Literal["image", "instance"] = "image"
     normalizer: Literal["sum", "images"] = "sum"
     temperature: Annotated[float, Field(gt=0)] | Literal["mean"] = 1.0  # IIF weights are divided by it

@@ -36,6 +36,8 @@ def create_model(name: str, num_classes: int, **options: Any) -> Any:
     factory = MODELS[name].factory
     known = model_options(name)
     for key in options:
+        if key in {f.name for f in fields(PostprocessOptions)}:
+            raise InputError(f"model_args.{key}: how detections are chosen is a key of its own; write {key}=…")
         if key not in known:
             raise InputError(f"model_args.{key}: unknown option of {name}{suggest(key, known)}")
     try:
@@ -51,5 +53,5 @@ def model_options(name: str) -> set[str]:
     parameters = inspect.signature(MODELS[name].factory).parameters.values()
     known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        known |= {"class_loss", *(f.name for f in (*fields(YOLOLossOptions), *fields(PostprocessOptions)))}
+        known |= {"class_loss", *(f.name for f in fields(YOLOLossOptions))}
     return known

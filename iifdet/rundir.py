@@ -17,6 +17,21 @@ import yaml
 from iifdet.errors import InputError
 from iifdet.files import atomic_write
 
+#: Everything a run writes into its folder.
+RUN_FILES = (
+    "weights/*.pt",
+    "args.yaml",
+    "environment.json",
+    "results.csv",
+    "metrics.json",
+    "per_class.csv",
+    "predictions.json",
+    "*.png",
+    "train_batch0.jpg",
+    "val_batch0_*.jpg",
+    "events.out.tfevents.*",
+)
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -28,6 +43,8 @@ class RunDir:
     def create(cls, verb: str, project: str | None, name: str | None, exist_ok: bool = False) -> RunDir:
         """Make a new folder: name, name-2, … unless ``exist_ok``. Two runs at once never get the same one."""
         base, name = Path(project) if project else Path("runs") / verb, name or verb
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise InputError(f"name: expected a folder inside {base}, got '{name}'; use project= for another place")
         for attempt in range(1, 100_000):
             path = base / (name if attempt == 1 else f"{name}-{attempt}")
             try:
@@ -58,6 +75,12 @@ class RunDir:
             InputError: another living run holds it.
         """
         return RunLock(self.path / ".lock")
+
+    def clear(self) -> None:
+        """Remove what an earlier run left here, so that nothing of it passes for this one's; other files stay."""
+        for pattern in RUN_FILES:
+            for file in self.path.glob(pattern):
+                file.unlink()
 
     def write_json(self, name: str, value: Any, indent: int | None = 1) -> Path:
         """Write JSON atomically; NaN is refused, because JSON has none."""

@@ -76,6 +76,7 @@ class TrainState:
         best, best_epoch: best fitness so far and when.
         rows: results.csv so far.
         sums: loss sums of the unfinished epoch.
+        trained: batches of the unfinished epoch whose loss was finite.
         bad_steps: steps in a row, over epochs, whose loss was not finite.
     """
 
@@ -91,6 +92,7 @@ class TrainState:
     sums: dict[str, float] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
+    trained: int = 0
     finished: bool = False
     bad_steps: int = 0
 
@@ -125,7 +127,7 @@ class TrainState:
             setattr(self, key, training[key])
 
 
-PLAIN_FIELDS = ("epoch", "batch", "best", "best_epoch", "rows", "sums", "images", "seconds", "finished")
+PLAIN_FIELDS = ("epoch", "batch", "best", "best_epoch", "rows", "sums", "images", "seconds", "trained", "finished")
 
 #: Validates the model it is given: (figures for results.csv, fitness).
 Validate = Callable[[nn.Module], tuple[dict[str, Any], float]]
@@ -144,7 +146,7 @@ def fit(
     """Train to the last epoch: each epoch train, validate, write results.csv and checkpoints.
 
     Raises:
-        FloatingPointError: the loss was not finite for MAX_BAD_STEPS steps in a row.
+        FloatingPointError: the loss was not finite for MAX_BAD_STEPS steps in a row or in the last epoch, or a weight is not.
         KeyboardInterrupt, SystemExit: after saving at the end of the step, on SIGINT and SIGTERM.
     """
     save = Saver(state, run, recipe)
@@ -154,6 +156,7 @@ def fit(
         while state.epoch < options.epochs and not state.finished:
             started = time.perf_counter()
             train_one_epoch(state, loader, schedule, options, callbacks, save, stop)
+            refuse_ruins(state, options.epochs)
             row = _epoch_row(state, schedule, time.perf_counter() - started)
             last = state.epoch + 1 >= options.epochs
             fitness = None
@@ -200,7 +203,7 @@ def train_one_epoch(
         if finite:
             state.scaler.scale(total / options.accumulate).backward()
             _add(state.sums, losses)
-            state.images += len(batch)
+            state.images, state.trained = state.images + len(batch), state.trained + 1
         else:
             files = ", ".join(info.file for info in batch.infos[:3])
             log.warning(
@@ -216,13 +219,23 @@ def train_one_epoch(
         now = time.perf_counter()
         state.seconds, started = state.seconds + now - started, now
         for callback in callbacks:
-            callback.on_step(state, {k: v / state.batch for k, v in state.sums.items()}, lr, batches)
+            callback.on_step(state, {k: v / max(1, state.trained) for k, v in state.sums.items()}, lr, batches)
         asked = stop is not None and stop.signal is not None
         due = options.save_steps > 0 and state.batch % options.save_steps == 0
         if save is not None and (asked or due) and state.batch < batches and state.batch % options.accumulate == 0:
             save()
             if stop is not None:
                 stop.leave_if_asked()
+
+
+def refuse_ruins(state: TrainState, epochs: int) -> None:
+    """Stop before ruined weights replace those of the last checkpoint, and at the end of a run that learnt nothing."""
+    ruined = [name for name, p in state.model.named_parameters() if not bool(p.isfinite().all())]
+    if ruined or (not state.trained and state.epoch + 1 >= epochs):
+        what = f"weights such as {ruined[0]} are" if ruined else "the loss of every batch was"
+        raise FloatingPointError(
+            f"{what} not finite after epoch {state.epoch + 1}; lower lr, or set clip=10; last.pt is from before"
+        )
 
 
 def _announced(
@@ -237,17 +250,19 @@ def _announced(
 
 
 def optimizer_step(state: TrainState, clip: float = 0.0) -> None:
-    """Clip, step, reset gradients, average. Without a gradient, or with one that clipping finds not finite, no step."""
+    """Clip, step, reset gradients, average. Without a gradient, or with one that is not finite, no step."""
     parameters = [p for g in state.optimizer.param_groups for p in g["params"]]
     if all(p.grad is None for p in parameters):  # every loss since the last step was skipped
         return
     if clip:
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, clip)
-        if not state.scaler.is_enabled() and not norm.isfinite():  # an enabled scaler sees to that itself
-            log.warning("gradient is %s at epoch %d batch %d: skipped", norm.item(), state.epoch, state.batch - 1)
-            state.optimizer.zero_grad(set_to_none=True)
-            return
+    else:
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if not state.scaler.is_enabled() and not norm.isfinite():  # an enabled scaler sees to that itself
+        log.warning("gradient is %s at epoch %d batch %d: skipped", norm.item(), state.epoch, state.batch - 1)
+        state.optimizer.zero_grad(set_to_none=True)
+        return
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -295,7 +310,9 @@ def rescale(batch: Batch, size: int | None) -> Batch:
 
 
 def _rescale_target(target: Target, ratio: Tensor, size: tuple[int, int]) -> Target:
-    scaled = Target(boxes=target["boxes"] * ratio, labels=target["labels"])
+    scaled = target.copy()
+    if "boxes" in scaled:  # a classifier's target has none
+        scaled["boxes"] = target["boxes"] * ratio
     if "masks" in target:
         scaled["masks"] = F.interpolate(target["masks"][:, None].float(), size=size)[:, 0].to(target["masks"].dtype)
     return scaled
@@ -322,8 +339,9 @@ def _epoch_row(state: TrainState, schedule: Schedule, seconds: float) -> dict[st
     lr = schedule.at(state.epoch + (batches - 1) / batches)  # of the last step
     row: dict[str, Any] = {"epoch": state.epoch + 1, "seconds": round(seconds, 2), "lr": lr}
     row["images_per_s"] = round(state.images / max(state.seconds, 1e-9), 2)
-    row.update({f"loss_{name}": value / batches for name, value in state.sums.items()})
-    row["loss"] = sum(state.sums.values()) / batches
+    trained = max(1, state.trained)
+    row.update({f"loss_{name}": value / trained for name, value in state.sums.items()})
+    row["loss"] = sum(state.sums.values()) / trained
     return row
 
 
@@ -331,7 +349,8 @@ def _finish_epoch(state: TrainState, row: dict[str, Any], fitness: float | None,
     if fitness is not None and (fitness > state.best or state.best_epoch < 0):
         state.best, state.best_epoch = fitness, row["epoch"]
     state.rows.append(row)
-    state.epoch, state.batch, state.sums, state.images, state.seconds = state.epoch + 1, 0, {}, 0, 0.0
+    state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
+    state.images, state.seconds, state.trained = 0, 0.0, 0
     since = state.epoch - state.best_epoch
     stale = fitness is not None and options.patience > 0 and since >= options.patience
     if stale:

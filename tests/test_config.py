@@ -76,7 +76,7 @@ def test_a_key_given_plain_and_dotted_is_refused() -> None:
         ("epochs", 0, "greater than or equal to 1"),
         ("epochs", "many", "integer"),
         ("lr", -1, "greater than 0"),
-        ("lr", float("nan"), "greater than 0"),
+        ("lr", float("nan"), "finite number"),
         ("flip", 1.5, "less than or equal to 1"),
         ("optimizer", "sdg", "expected one of sgd, adamw"),
         ("strategy", "end2end", "expected one of end_to_end, post_process, decoupled, cost_sensitive"),

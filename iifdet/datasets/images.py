@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
 _ORIENTATION = 0x0112
+_WIDTH, _HEIGHT = 256, 257
 #: Threads that read image files; decoding lets go of the interpreter.
 THREADS = 8
 
@@ -81,8 +82,10 @@ def image_size(path: str | os.PathLike[str], *, orient: bool = True) -> tuple[in
     try:
         with Image.open(path) as image:
             width, height = image.size
+            if image.format == "TIFF":  # Pillow's size is turned already in some versions
+                width, height = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]  # type: ignore[attr-defined]
             turned = orient and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(f"{path}: {reason}") from error
     return (width, height) if turned else (height, width)

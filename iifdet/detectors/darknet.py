@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -10,7 +11,13 @@ from torch import Tensor, nn
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """Scale a channel count by a width factor, to a multiple of 8."""
+    """Scale a channel count by a width factor, to a multiple of 8.
+
+    Raises:
+        ValueError: the factor is not a finite number above 0.
+    """
+    if not (isinstance(width, int | float) and math.isfinite(width) and width > 0):
+        raise ValueError(f"width: expected a number above 0, got {width!r}")
     return max(8, round(channels * width / 8) * 8)
 
 

@@ -7,6 +7,7 @@ perfect overlap.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -44,8 +45,29 @@ class YOLOLossOptions:
     iou_type: str = "ciou"
 
     def __post_init__(self) -> None:
+        for name in ("ignore_threshold", "focal_alpha"):
+            _refuse_outside(name, getattr(self, name), 1.0)
+        for name in (
+            "lambda_xy",
+            "lambda_wh",
+            "lambda_iou",
+            "lambda_conf",
+            "lambda_no_conf",
+            "lambda_cls",
+            "focal_gamma",
+        ):
+            _refuse_outside(name, getattr(self, name), math.inf)
         if self.iou_type not in IOU_KINDS:
             raise ValueError(f"iou_type: expected one of {', '.join(IOU_KINDS)}, got '{self.iou_type}'")
+
+
+def _refuse_outside(name: str, value: object, high: float) -> None:
+    good = (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= high
+    )
+    if not good:
+        limits = "in [0, 1]" if high == 1 else ">= 0"
+        raise ValueError(f"{name}: expected a number {limits}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -122,7 +144,8 @@ def assign(targets: Sequence[Target], grid: Grid, options: YOLOLossOptions) -> A
     Two boxes that fall on one slot both train it; its objectness counts once.
     """
     device = grid.cell.device
-    image = torch.cat([torch.full((len(t["labels"]),), i, device=device) for i, t in enumerate(targets)])
+    counts = torch.tensor([len(t["labels"]) for t in targets], device=device)
+    image = torch.arange(len(targets), device=device).repeat_interleave(counts)
     boxes = torch.cat([t["boxes"] for t in targets]).to(device, torch.float32)
     labels = torch.cat([t["labels"] for t in targets]).to(device)
     anchor_boxes = grid.anchor_boxes()

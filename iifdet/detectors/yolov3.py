@@ -248,6 +248,8 @@ def yolov3(
         anchors: (3, A, 2) in pixels, coarse scale first.
         **options: ``class_loss``, fields of YOLOLossOptions and PostprocessOptions.
     """
+    if not (isinstance(depth, int | float) and math.isfinite(depth) and depth > 0):
+        raise ValueError(f"depth: expected a number above 0, got {depth!r}")
     blocks = [max(1, round(n * depth)) for n in (1, 2, 8, 8, 4)]
     pairs = max(1, round(2 * depth))
     scales = []

@@ -71,7 +71,7 @@ def iif_weights(
     if variant != "smooth":
         _refuse_zero_counts(counts, n, by, variant)
     weights = VARIANTS[variant](n, total)
-    _refuse_bad_weights(counts, weights, variant, on_nonpositive)
+    _refuse_bad_weights(counts, weights, variant, normalizer, on_nonpositive)
     return weights
 
 
@@ -86,13 +86,16 @@ def _refuse_zero_counts(counts: ClassCounts, n: Tensor, by: str, variant: str) -
         )
 
 
-def _refuse_bad_weights(counts: ClassCounts, weights: Tensor, variant: str, on_nonpositive: str) -> None:
+def _refuse_bad_weights(
+    counts: ClassCounts, weights: Tensor, variant: str, normalizer: str, on_nonpositive: str
+) -> None:
     bad = ~weights.isfinite() if on_nonpositive == "allow" else ~(weights.isfinite() & (weights > 0))
     if bad.any():
         c = int(bad.nonzero()[0])
+        way_out = "use variant=smooth" + (", or normalizer=sum" if normalizer == "images" else "")
         raise ValueError(
             f"class {c} '{counts.names[c]}': expected a weight > 0, got {weights[c]:.4g} under variant={variant} "
-            "(it would turn the logit round); use variant=smooth, or normalizer=sum"
+            f"(it would turn the logit round); {way_out}"
         )
 
 

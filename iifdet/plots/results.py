@@ -56,6 +56,9 @@ def _draw_panel(ax: Axes, epochs: np.ndarray, curves: Mapping[str, np.ndarray]) 
             epochs[known], values[known], style, color=colour, marker=marker, markersize=3.5, linewidth=1.5, label=key
         )
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    shown = epochs[np.isfinite(epochs)]
+    if len(shown):
+        ax.set_xlim(shown.min() - 0.5, shown.max() + 0.5)  # one epoch alone would get ticks between epochs
     every = np.concatenate(list(curves.values()))
     every = every[np.isfinite(every)]
     if every.min() > 0 and every.max() > 50 * every.min() and "loss" in " ".join(curves):
@@ -69,14 +72,14 @@ def _panel_title(panel: str, curves: Mapping[str, np.ndarray], epochs: np.ndarra
     """The panel's first curve in figures: its last value, and for accuracies its best one."""
     if not curves:
         return panel
-    key, values = next(iter(curves.items()))
+    key = panel if panel in curves else next(iter(curves))  # the total loss rather than its first part
+    values = curves[key]
     finite = np.flatnonzero(np.isfinite(values))
-    text = f"{panel}: {key} ends at {values[finite[-1]]:.4g}"
+    name = panel if key == panel else f"{panel}: {key}"
+    text = f"{name} ends at {values[finite[-1]]:.4g}"
     if panel in ("AP", "tail"):
         best = finite[np.argmax(values[finite])]
-        text = (
-            f"{panel}: {key} ends at {number(values[finite[-1]])}, best {number(values[best])} (epoch {epochs[best]:g})"
-        )
+        text = f"{name} ends at {number(values[finite[-1]])}, best {number(values[best])} (epoch {epochs[best]:g})"
     return text
 
 

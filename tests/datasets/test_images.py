@@ -85,3 +85,13 @@ def test_sizes_of_many_files_come_with_the_reasons_of_the_bad_ones(tmp_path: Pat
     assert sizes.tolist() == [[3, 5], [0, 0]]
     assert faults == {1: "not an image"}
     assert existing([str(tmp_path / "a.png"), str(tmp_path / "c.png"), "/no/such/folder/a.png"]).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sizes_from_the_header_are_those_of_the_decoded_image(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """Pillow turns TIFF sizes itself in some versions, and leaves the others to us."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (40, 60)).save(tmp_path / f"a.{suffix}", exif=exif)
+    assert image_size(tmp_path / f"a.{suffix}") == read_image(tmp_path / f"a.{suffix}").shape[:2]
