@@ -146,7 +146,7 @@ def fit(
     """Train to the last epoch: each epoch train, validate, write results.csv and checkpoints.
 
     Raises:
-        FloatingPointError: the loss was not finite for MAX_BAD_STEPS steps in a row or in the last epoch, or a weight is not.
+        FloatingPointError: the loss (MAX_BAD_STEPS steps in a row, or the last epoch) or a weight is not finite.
         KeyboardInterrupt, SystemExit: after saving at the end of the step, on SIGINT and SIGTERM.
     """
     save = Saver(state, run, recipe)
