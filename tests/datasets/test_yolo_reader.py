@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
-from dataset_helpers import MakeYolo, assert_sound
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from dataset_helpers import MakeYolo
 
-from iifdet.datasets import DatasetIndex, load_index
+from iifdet.datasets import load_index
 from iifdet.errors import InputError
 
 GOOD = "1 0.5 0.5 0.5 0.25\n"
@@ -99,45 +95,6 @@ def test_sizes_are_those_of_the_displayed_image(make_yolo: MakeYolo, tmp_path: P
     exif[0x0112] = 6
     Image.new("RGB", (80, 60)).save(tmp_path / "images/train/im0.jpg", exif=exif)
     assert load_index(data).sizes[0].tolist() == [80, 60]
-
-
-def test_coco_to_yolo_and_back(data_dir: Path, tmp_path: Path) -> None:
-    coco = load_index("car_damage", "val", segments=False)
-    write_yolo(coco, tmp_path)
-    yolo = load_index({"path": str(tmp_path), "val": "images", "names": coco.names}, "val", max_bad=0.01)
-    by_file = {Path(file).name: row for row, file in enumerate(yolo.files)}
-    assert len(by_file) == len(coco)
-    for row, file in enumerate(coco.files):
-        expected, found = coco.boxes_of(row), yolo.boxes_of(by_file[Path(file).name])
-        # The set has a few identical annotations, which the text reader drops.
-        rows = np.unique(np.column_stack([coco.labels[expected], coco.boxes[expected].round(3)]), axis=0)
-        again = np.unique(np.column_stack([yolo.labels[found], yolo.boxes[found]]), axis=0)
-        assert rows.shape == again.shape
-        assert np.abs(rows - again).max(initial=0) < 0.01
-
-
-def write_yolo(index: DatasetIndex, folder: Path) -> None:
-    for name in ("images", "labels"):
-        (folder / name).mkdir()
-    for row, (file, (height, width)) in enumerate(zip(index.files, index.sizes.tolist(), strict=True)):
-        (folder / "images" / Path(file).name).symlink_to(file)
-        lines = []
-        for m in range(index.boxes_of(row).start, index.boxes_of(row).stop):
-            x1, y1, x2, y2 = index.boxes[m].astype(float)
-            shares = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
-            lines.append(" ".join([str(index.labels[m]), *(f"{v:.9f}" for v in shares)]))
-        (folder / "labels" / Path(file).with_suffix(".txt").name).write_text("\n".join(lines))
-
-
-WORD = st.one_of(st.floats().map(str), st.floats(-0.1, 1.1).map(str), st.integers(-2, 4).map(str), st.text(max_size=3))
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(lines=st.lists(st.lists(WORD, max_size=9).map(" ".join), max_size=5))
-def test_any_label_text_gives_a_sound_index_or_an_input_error(make_yolo: MakeYolo, lines: list[str]) -> None:
-    text = "\n".join(lines).encode("utf-8", "replace").decode()
-    with contextlib.suppress(InputError):
-        assert_sound(load_index(make_yolo({"im0": text}), max_bad=1.0))
 
 
 def test_to_coco_of_text_labels_is_valid_ground_truth(make_yolo: MakeYolo) -> None:
