@@ -1,9 +1,9 @@
 """Reader for Pascal VOC folders: 1) list XML files 2) parse them 3) find images and sizes 4) check, clip.
 
-``difficult`` objects are read like COCO's crowds: never targets, ignored in evaluation as in VOC's own protocol
-(Everingham et al., IJCV 2010, sec. 4.2), but counted in :meth:`DatasetIndex.counts`. A detection inside one is ignored
-by COCO's rule for crowds, which asks for its own area to be covered instead of VOC's overlap of .5. ``truncated`` and
-``occluded`` say nothing here.
+``difficult`` objects are read like COCO's crowds: never targets, ignored in evaluation as in VOC's own (its development
+kit leaves them out), but counted in :meth:`DatasetIndex.counts`. Which detections one of them excuses follows COCO's
+rule for crowds: those whose own area it covers, where VOC asks for an overlap of .5. ``truncated`` and ``occluded`` say
+nothing here.
 """
 
 from __future__ import annotations
