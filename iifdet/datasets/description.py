@@ -45,8 +45,18 @@ FORMATS = ("coco", "lvis", "yolo", "voc")
 #: Formats whose boxes are in one JSON file a split.
 JSON_FORMATS = ("coco", "lvis")
 KEYS = ("path", *SPLITS, "names", "nc", "format", "generate", "source", "layout")
-#: Keys of Ultralytics' files that say nothing about boxes, or that name a download we do not make.
-IGNORED_KEYS = ("download", "kpt_shape", "flip_idx", "kpt_names", "skeleton", "channels", "minival", "yaml_file")
+#: Keys of Ultralytics' and Roboflow's files that say nothing about boxes, or that name a download we do not make.
+IGNORED_KEYS = (
+    "download",
+    "kpt_shape",
+    "flip_idx",
+    "kpt_names",
+    "skeleton",
+    "channels",
+    "minival",
+    "yaml_file",
+    "roboflow",
+)
 _MOST_CLASSES = 100_000
 
 

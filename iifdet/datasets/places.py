@@ -135,4 +135,12 @@ def _folders(value: Any, root: Path, where: str) -> tuple[Path, ...]:
     items = value if isinstance(value, list) else [value]
     if not items:
         raise InputError(f"{where}: expected a folder, got an empty list")
-    return tuple(resolve(text_of(item, where), root, where) for item in items)
+    return tuple(_image_place(text_of(item, where), root, where) for item in items)
+
+
+def _image_place(text: str, root: Path, where: str) -> Path:
+    """A folder or list of images; Roboflow's files write ``../train/images`` for ``train/images`` beside them."""
+    path = resolve(text, root, where)
+    if text.startswith("../") and not path.exists() and (inside := resolve(text[3:], root, where)).exists():
+        return inside
+    return path

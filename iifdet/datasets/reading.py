@@ -31,7 +31,7 @@ def load_index(
     max_bad: float = 0.05,
     segments: bool = True,
     fraction: float = 1.0,
-    classes: Sequence[int | str] | None = None,
+    classes: Sequence[int | str] | int | str | None = None,
     single_cls: bool = False,
     seed: int = 0,
 ) -> DatasetIndex:

@@ -15,7 +15,7 @@ from iifdet.errors import InputError, suggest
 ONE_CLASS, ONE_ID = "object", 1
 
 
-def choose_classes(index: DatasetIndex, classes: Sequence[int | str]) -> DatasetIndex:
+def choose_classes(index: DatasetIndex, classes: Sequence[int | str] | int | str) -> DatasetIndex:
     """Keep the boxes of some classes; their images, and those without any box of them, stay.
 
     The classes keep their order in the data set, whatever order they are given in. Labels become 0…K-1 and names and
@@ -24,11 +24,12 @@ def choose_classes(index: DatasetIndex, classes: Sequence[int | str]) -> Dataset
 
     Args:
         index: what a reader gave.
-        classes: labels or names.
+        classes: labels or names, or one of them.
 
     Raises:
         InputError: none given, or one that the index does not have.
     """
+    classes = [classes] if isinstance(classes, int | str) else classes
     if not len(classes):
         raise InputError("classes: expected numbers or names of classes, got an empty list")
     kept = np.array(sorted({_label(value, index.names) for value in classes}), dtype=np.int64)

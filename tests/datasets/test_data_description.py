@@ -82,6 +82,17 @@ def test_keys_of_ultralytics_files_that_do_not_matter_are_ignored() -> None:
     assert list(find_description(content).splits) == ["train"]
 
 
+def test_a_file_of_roboflow_is_read_as_it_comes(tmp_path: Path) -> None:
+    (tmp_path / "set/train/images").mkdir(parents=True)
+    text = "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['a']\nroboflow:\n  version: 2\n"
+    (tmp_path / "set/data.yaml").write_text(text)
+    description = find_description(tmp_path / "set/data.yaml")
+    assert description.split("train").images == (tmp_path / "set/train/images",)
+    assert description.split("val").images == (tmp_path / "valid/images",), "where it is looked for, if nowhere"
+    (tmp_path / "train/images").mkdir(parents=True)
+    assert find_description(tmp_path / "set/data.yaml").split("train").images == (tmp_path / "train/images",)
+
+
 def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'demo'"):
         find_description("dmo")

@@ -132,6 +132,7 @@ def test_images_stay_and_boxes_masks_and_ids_go_with_their_class(make_coco: Make
     assert [index.boxes_of(row) for row in range(3)] == [slice(0, 1), slice(1, 2), slice(2, 2)]
     assert full.names == ["car", "tram", "bus"] and len(full.labels) == 3, "the full index is left as it was"
     assert len(choose_classes(full, ["tram"]).labels) == 0
+    assert choose_classes(full, "bus").names == choose_classes(full, 2).names == ["bus"]
 
 
 @pytest.mark.parametrize(
