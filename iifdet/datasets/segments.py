@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 Polygon = Sequence[float]
 RLE = dict[str, Any]
-#: Rasterising takes memory for every pixel along an outline, inside the image or not: beyond this a mask is no use.
-_FARTHEST = 100_000.0
-#: Characters that one number of a compressed RLE takes at most: 35 bits are more pixels than any image has.
-_LONGEST = 7
+#: No polygon reaches farther than this many pixels: pycocotools counts in 32 bits and crashes the process beyond.
+FARTHEST = 100_000.0
 
 
 @dataclass
@@ -131,8 +129,8 @@ def _polygons(item: Any) -> tuple[list[NDArray[np.float64]], bool]:
             values = np.asarray(ring, dtype=np.float64)
         except (TypeError, ValueError, OverflowError):
             return [], False
-        if values.ndim != 1 or len(values) % 2 or not (np.abs(values) <= _FARTHEST).all():
-            return [], False  # NaN too: it compares as false
+        if values.ndim != 1 or len(values) % 2 or not (np.abs(values) <= FARTHEST).all():
+            return [], False
         if len(values) >= 6:
             polygons.append(values.reshape(-1, 2))
     return polygons, True
@@ -146,35 +144,45 @@ def _rle(item: RLE) -> RLE | None:
     if isinstance(counts, list):
         whole = all(type(v) is int and v >= 0 for v in counts) and sum(counts) == size[0] * size[1]
         return {"size": size, "counts": counts} if whole else None
-    runs = _runs(counts) if isinstance(counts, (str, bytes)) and counts else None
-    whole = runs is not None and bool((runs >= 0).all()) and int(runs.sum()) == size[0] * size[1]
+    if not isinstance(counts, (str, bytes)):
+        return None
+    try:
+        runs = run_lengths(counts)
+    except ValueError:
+        return None
+    whole = bool((runs >= 0).all()) and int(runs.sum()) == size[0] * size[1]
     return {"size": size, "counts": counts} if whole else None
 
 
-def _runs(text: str | bytes) -> NDArray[np.int64] | None:
-    """Run lengths of a compressed RLE, or None where the text is none.
+def run_lengths(counts: str | bytes) -> NDArray[np.int64]:
+    """Unpack COCO's compressed run lengths, as ``rleFrString`` in its maskApi.c does.
 
-    COCO's own code (``rleFrString`` in maskApi.c): characters from 48 on hold 5 bits of a number each, lowest first,
-    the sixth bit says that more follow, the last one's fifth bit is the sign; from the fourth number on they are
-    differences to the number two before.
+    Characters from 48 on hold 5 bits of a number each, lowest first; the sixth bit says that more follow, the last
+    one's fifth bit is the sign; from the fourth number on they are differences to the number two before.
+
+    Raises:
+        ValueError: a character or number that never occurs, or the text ends inside a number.
 
     Example:
-        >>> _runs("0814").tolist(), _runs("x") is None
-        ([0, 8, 1, 12], True)
+        >>> run_lengths("0814").tolist()
+        [0, 8, 1, 12]
     """
-    data = text.encode("utf-8") if isinstance(text, str) else text
+    data = counts.encode("ascii") if isinstance(counts, str) else counts
     digits = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - 48
-    last = (digits & 32) == 0
-    if digits.min() < 0 or digits.max() > 63 or not last[-1]:
-        return None
-    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    lengths = np.diff(np.append(starts, len(digits)))
+    last = np.flatnonzero((digits & 32) == 0)
+    if not len(last) or last[-1] != len(digits) - 1 or digits.min() < 0 or digits.max() > 63:
+        raise ValueError("expected compressed run lengths")
+    starts = np.concatenate([[0], last[:-1] + 1])
+    lengths = last - starts + 1
     if lengths.max() > _LONGEST:
-        return None
-    place = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths))
-    numbers = np.add.reduceat((digits & 31) << place, starts)
-    negative = (digits[last] & 16) != 0
-    numbers -= negative.astype(np.int64) << (5 * lengths)
+        raise ValueError("expected run lengths of an image, got a number beyond any")
+    places = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths))
+    numbers = np.add.reduceat((digits & 31) << places, starts)
+    numbers -= np.where(digits[last] & 16, np.int64(1) << (5 * lengths), 0)
     for chain in (slice(1, None, 2), slice(2, None, 2)):
         numbers[chain] = np.cumsum(numbers[chain])
     return numbers
+
+
+#: Characters that one number of a compressed RLE takes at most: 35 bits are more pixels than any image has.
+_LONGEST = 7

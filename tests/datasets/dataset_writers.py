@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from iifdet.datasets import DatasetIndex
+from iifdet.datasets import READERS, DatasetIndex
 
 Writer = Callable[[DatasetIndex, Path], dict[str, Any]]
 
@@ -21,6 +21,24 @@ def write_coco(index: DatasetIndex, folder: Path) -> dict[str, Any]:
         image["file_name"] = Path(file).name
     (folder / "train.json").write_text(json.dumps(document))
     return {"format": "coco", "path": str(folder), "train": {"images": "images", "annotations": "train.json"}}
+
+
+def write_lvis(index: DatasetIndex, folder: Path) -> dict[str, Any]:
+    """COCO's form with images named by their address alone, and the lists and counts that LVIS adds."""
+    content = write_coco(index, folder)
+    document = json.loads((folder / "train.json").read_text())
+    counts = index.counts()
+    for image in document["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/images/{image.pop('file_name')}"
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    for label, category in enumerate(document["categories"]):
+        images = int(counts.images[label])
+        category |= {"image_count": images, "instance_count": int(counts.instances[label])}
+        category["frequency"] = "r" if images <= 10 else "c" if images <= 100 else "f"
+    for annotation in document["annotations"]:
+        del annotation["iscrowd"]
+    (folder / "train.json").write_text(json.dumps(document))
+    return {**content, "format": "lvis", "train": {"images": ".", "annotations": "train.json"}}
 
 
 def write_yolo(index: DatasetIndex, folder: Path) -> dict[str, Any]:
@@ -77,6 +95,10 @@ def _link(index: DatasetIndex, folder: Path) -> None:
 
 
 #: format -> writer. A new format is one function and one line here.
-WRITERS: dict[str, Writer] = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}
+WRITERS: dict[str, Writer] = {
+    name: writer
+    for name, writer in {"coco": write_coco, "lvis": write_lvis, "yolo": write_yolo, "voc": write_voc}.items()
+    if name in READERS
+}
 #: Those whose files can hold polygons, and crowds (or what the format calls so).
-WITH_MASKS, WITH_CROWDS = ("coco", "yolo"), ("coco", "voc")
+WITH_MASKS, WITH_CROWDS = [name for name in WRITERS if name != "voc"], ("coco", "voc")

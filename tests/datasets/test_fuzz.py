@@ -22,12 +22,23 @@ from dataset_helpers import SIZES, assert_sound, document
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from iifdet.datasets import load_index
+from iifdet.datasets import READERS, load_index
 from iifdet.errors import InputError
 
 Files = dict[str, bytes]
 
 # -- valid data sets ---------------------------------------------------------------------------------------------------
+
+
+def lvis_document() -> dict[str, Any]:
+    """The same with what LVIS adds."""
+    content = coco_document()
+    for image, negative in zip(content["images"], ([17], [], [3, 90]), strict=True):
+        image["coco_url"] = f"http://x/images/{image.pop('file_name')}"
+        image |= {"neg_category_ids": negative, "not_exhaustive_category_ids": [3][: len(negative)]}
+    for category, frequency in zip(content["categories"], "rcf", strict=True):
+        category |= {"frequency": frequency, "image_count": 4, "instance_count": 9}
+    return content
 
 
 def coco_document() -> dict[str, Any]:
@@ -87,21 +98,26 @@ COCO_KEYS = {
     "annotations": ["id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"],
     "categories": ["id", "name"],
 }
-COCO_PLACE = st.sampled_from([(table, key) for table, keys in COCO_KEYS.items() for key in [*keys, None]])
+LVIS_KEYS = {
+    "images": ["id", "coco_url", "height", "width", "neg_category_ids", "not_exhaustive_category_ids"],
+    "annotations": COCO_KEYS["annotations"],
+    "categories": ["id", "name", "frequency", "image_count", "instance_count"],
+}
 
 
 @st.composite
-def edited_coco(draw: st.DrawFn) -> Files:
-    """Values of a document replaced, entries replaced, whole tables replaced or left out."""
-    content: Any = coco_document()
-    for (table, key), row, value in draw(st.lists(st.tuples(COCO_PLACE, st.integers(0, 2), VALUE), max_size=4)):
+def edited_json(draw: st.DrawFn, document: Callable[[], dict[str, Any]], keys: dict[str, list[str]]) -> Files:
+    """Values of a document replaced, entries replaced, whole tables replaced."""
+    content: Any = document()
+    place = st.sampled_from([(table, key) for table, known in keys.items() for key in [*known, None]])
+    for (table, key), row, value in draw(st.lists(st.tuples(place, st.integers(0, 2), VALUE), max_size=4)):
         value = copy.deepcopy(value)  # strategies hand out one object many times; JSON has no cycles
         if key is None or not isinstance(content[table][row], dict):
             content[table][row] = value
         else:
             content[table][row][key] = value
     if draw(st.integers(0, 9)) == 0:
-        content[draw(st.sampled_from([*COCO_KEYS, "info"]))] = draw(VALUE)
+        content[draw(st.sampled_from([*keys, "info"]))] = draw(VALUE)
     return {"train.json": json.dumps(content).encode("utf-8", "surrogatepass")}
 
 
@@ -156,11 +172,16 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-FORMATS = {
+ALL = {
     "coco": Format(
         {"format": "coco", "train": {"images": "images", "annotations": "train.json"}},
         {"train.json": json.dumps(coco_document()).encode()},
-        edited_coco(),
+        edited_json(coco_document, COCO_KEYS),
+    ),
+    "lvis": Format(
+        {"format": "lvis", "train": {"images": ".", "annotations": "train.json"}},
+        {"train.json": json.dumps(lvis_document()).encode()},
+        edited_json(lvis_document, LVIS_KEYS),
     ),
     "yolo": Format(
         {"train": ["images", "list.txt"], "names": ["car", "bus", "tram"]},
@@ -177,6 +198,7 @@ FORMATS = {
         edited_voc(),
     ),
 }
+FORMATS = [name for name in ALL if name in READERS]
 
 # -- breaking bytes ----------------------------------------------------------------------------------------------------
 
@@ -230,7 +252,7 @@ def read(root: Path, format_: Format, files: Files) -> Any:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_unbroken_files_are_read_without_problems(folder: Path, name: str) -> None:
-    index = read(folder, FORMATS[name], {})
+    index = read(folder, ALL[name], {})
     assert_sound(index)
     assert index.problems == [] and len(index.labels) >= 3 and len(index) >= 2
 
@@ -248,11 +270,11 @@ def test_broken_files_give_a_sound_index_or_an_input_error(
     tried: Counter[str] = Counter()
 
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(files=broken_files(FORMATS[name]))
+    @given(files=broken_files(ALL[name]))
     def check(files: Files) -> None:
         tried["all"] += 1
         with contextlib.suppress(InputError):
-            assert_sound(read(folder, FORMATS[name], files))
+            assert_sound(read(folder, ALL[name], files))
             tried["read"] += 1
 
     check()
