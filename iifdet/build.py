@@ -97,16 +97,22 @@ def ending_workers(*loaders: Any) -> Iterator[None]:
 
 def build_index(config: DataKeys, split: str) -> DatasetIndex:
     """The index of a split; a training split without a single box is refused."""
-    index = load_index(config.data, split, max_bad=config.max_bad)
+    index = load_index(config.data, split, max_bad=config.max_bad, **_selection(config))
     if split == "train" and not len(index.labels):
-        raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check its labels")
+        which = "its labels" if config.classes is None else "its labels and the key 'classes'"
+        raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check {which}")
     return index
+
+
+def _selection(config: DataKeys) -> dict[str, Any]:
+    """The keys that say which part of the data is used."""
+    return {key: getattr(config, key) for key in ("fraction", "classes", "single_cls", "seed")}
 
 
 def training_counts(config: DataKeys) -> ClassCounts | None:
     """The data's training counts, or None where it has no readable train split."""
     try:
-        return load_index(config.data, "train", max_bad=1.0).counts()
+        return load_index(config.data, "train", max_bad=1.0, **_selection(config)).counts()
     except InputError as error:
         log.warning("no training counts: %s", error)
         return None

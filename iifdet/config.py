@@ -32,6 +32,16 @@ def _numbers(options: Any) -> Any:
     return {k: float(v) if isinstance(v, str) and number.fullmatch(v) else v for k, v in options.items()}
 
 
+def _class_list(value: Any) -> Any:
+    """One class or several, by number or name."""
+    if value is None or value is False:
+        return None
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    if not items or not all(isinstance(v, int | str) and not isinstance(v, bool) for v in items):
+        raise ValueError("expected numbers or names of classes such as [0, 3] or [car, bus]")
+    return items
+
+
 def _two(pair: Any) -> Any:
     if pair is not None and not (isinstance(pair, list | tuple) and len(pair) == 2):
         raise ValueError("expected two numbers [low, high]")
@@ -49,6 +59,7 @@ Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Pair, Ascending = BeforeValidator(_two), AfterValidator(_ascending)
 Adjust = Annotated[Literal["none", "iif", "la", "bsce"], Choice]
 Share = Annotated[float, Field(ge=0, le=1)]
+Classes = Annotated[list[int | str] | None, BeforeValidator(_class_list)]
 
 
 class DataKeys(BaseModel):
@@ -66,6 +77,9 @@ class DataKeys(BaseModel):
     imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
     resize: Literal["letterbox", "square"] = "letterbox"
     max_bad: Share = 0.05
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the training images, drawn by strata and seed
+    classes: Classes = None  # keep only these, by number or name; None keeps all
+    single_cls: bool = False  # one class of all
     project: str | None = None
     name: str | None = None
     exist_ok: bool = False

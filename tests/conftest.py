@@ -20,6 +20,15 @@ settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many broken files the fuzz tests have tried; properties of reports come through from workers as well."""
+    properties = [p for report in terminalreporter.getreports("passed") for p in report.user_properties]
+    fuzzed = sum(int(value) for name, value in properties if name == "fuzzed files")
+    if fuzzed:
+        terminalreporter.write_line(f"{fuzzed} fuzzed files")
+
+
 NAMES = ["red", "green", "blue", "white"]
 COLOURS = [(40, 40, 220), (40, 220, 40), (220, 40, 40), (230, 230, 230)]  # BGR
 #: Images of each class in the train split: a long tail of 12:1.

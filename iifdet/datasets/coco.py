@@ -94,11 +94,11 @@ def _places(split: Split) -> tuple[Path, Path]:
     if split.annotations is None:
         raise InputError("split: expected {images: folder, annotations: file.json}, got no annotations")
     if not split.annotations.is_file():
-        raise InputError(f"annotations: expected the file {split.annotations}, which does not exist; check 'path'")
+        raise InputError(f"annotations: expected the file {split.annotations}, which does not exist; {split.hint}")
     if len(split.images) != 1:
         raise InputError(f"images: expected one folder for COCO annotations, got {len(split.images)}")
     if not split.images[0].is_dir():
-        raise InputError(f"images: expected the folder {split.images[0]}, which does not exist; check 'path'")
+        raise InputError(f"images: expected the folder {split.images[0]}, which does not exist; {split.hint}")
     return split.annotations, split.images[0]
 
 

@@ -1,9 +1,23 @@
-"""Data descriptions: a small YAML that says where a data set lies, how it is split and what its classes are called."""
+"""Data descriptions: a small YAML that says where a data set lies, how it is split and what its classes are called.
+
+COCO JSON, Pascal VOC folders and YOLO text labels::
+
+    format: coco                                       format: voc
+    path: ${DATA}/pavement                             path: VOCdevkit
+    train: {images: train, annotations: train.json}    train: [{path: VOC2007, list: trainval},
+    val: {images: val, annotations: val.json}                  {path: VOC2012, list: trainval}]
+                                                       val: {path: VOC2007, list: test}
+    path: birds
+    train: [images/a, 'images/*/day*.jpg', more.txt]   # folders, globs, lists of images
+    val: images/val
+    names: [robin, wren]
+
+``data/template.yaml`` explains every key.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,29 +26,38 @@ from typing import Any
 import yaml
 
 from iifdet import resources
+from iifdet.datasets.places import (
+    CHECK_PATH,
+    Split,
+    VocPart,
+    expand,
+    parse_split,
+    parse_voc_split,
+    resolve,
+    text_of,
+)
 from iifdet.errors import InputError, suggest
 
+__all__ = ["FORMATS", "DataDescription", "Split", "VocPart", "expand", "find_description", "parse_description"]
+
 SPLITS = ("train", "val", "test")
-FORMATS = ("coco", "yolo")
-KEYS = ("path", *SPLITS, "names", "nc", "format", "generate")
-SPLIT_KEYS = ("images", "annotations")
-#: Keys of Ultralytics' files that say nothing about boxes, or that name a download we do not make.
-IGNORED_KEYS = ("download", "kpt_shape", "flip_idx", "kpt_names", "skeleton", "channels", "minival", "yaml_file")
-
-_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
-
-
-@dataclass(frozen=True)
-class Split:
-    """Where one split lies.
-
-    Attributes:
-        images: folders of images, or text files that list images.
-        annotations: the JSON file, None for formats that keep labels beside the images.
-    """
-
-    images: tuple[Path, ...]
-    annotations: Path | None = None
+FORMATS = ("coco", "lvis", "yolo", "voc")
+#: Formats whose boxes are in one JSON file a split.
+JSON_FORMATS = ("coco", "lvis")
+KEYS = ("path", *SPLITS, "names", "nc", "format", "generate", "source", "layout")
+#: Keys of Ultralytics' and Roboflow's files that say nothing about boxes, or that name a download we do not make.
+IGNORED_KEYS = (
+    "download",
+    "kpt_shape",
+    "flip_idx",
+    "kpt_names",
+    "skeleton",
+    "channels",
+    "minival",
+    "yaml_file",
+    "roboflow",
+)
+_MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -103,72 +126,50 @@ def parse_description(content: Mapping[Any, Any], *, name: str, folder: Path) ->
     for key in content:
         if key not in KEYS:
             raise InputError(f"{name}: unknown key '{key}'{suggest(str(key), KEYS)}")
-    root = _resolve(_text(content.get("path", "."), f"{name}: path"), folder, name)
-    splits = {key: _split(content[key], root, f"{name}: {key}") for key in SPLITS if key in content}
-    if not splits:
+    format_, hint = _format(content, name), _hint(content, name)
+    try:
+        root = resolve(text_of(content.get("path", "."), f"{name}: path"), folder, name)
+    except InputError as error:
+        raise InputError(str(error) if hint == CHECK_PATH else f"{error}; {hint}") from error
+    given = {key: content[key] for key in SPLITS if key in content}
+    if not given:
         raise InputError(f"{name}: expected a train, val or test key, got none; say where the images lie")
+    splits = {key: _split(value, key, format_, root, name, hint) for key, value in given.items()}
     names = _names(content["names"], name) if "names" in content else None
-    _check_nc(content.get("nc"), names, name)
+    names = _check_nc(content.get("nc"), names, format_, name)
     generate = content.get("generate")
     if generate is not None and not isinstance(generate, dict):
         raise InputError(f"{name}: generate: expected keys such as 'seed: 0', got {generate!r}")
-    format_ = _format(content.get("format"), splits, name)
     return DataDescription(name, format_, root, splits, names, generate)
 
 
-def expand(text: str, where: str) -> str:
-    """Expand ``${VAR}``, ``${VAR:-default}`` and a leading ``~``.
-
-    Example:
-        >>> expand("${IIFDET_NO_SUCH_VARIABLE:-here}/images", "doc")
-        'here/images'
-    """
-
-    def value(match: re.Match[str]) -> str:
-        name, default = match["name"], match["default"]
-        found = os.environ.get(name) or default
-        if found is None:
-            raise InputError(
-                f"{where}: expected the environment variable {name} to be set, got nothing; "
-                f"export {name}=… or write the folder into the file"
-            )
-        return found
-
-    return os.path.expanduser(_VARIABLE.sub(value, text))
+def _split(value: Any, key: str, format_: str, root: Path, name: str, hint: str) -> Split:
+    where = f"{name}: {key}"
+    if format_ == "voc":
+        return parse_voc_split(value, root, where, key, hint)
+    split = parse_split(value, root, where, hint)
+    if format_ in JSON_FORMATS and split.annotations is None:
+        raise InputError(f"{where}: expected {{images: folder, annotations: file.json}}, got no annotations")
+    return split
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: expected a path, got {value!r}")
-    return value.strip()
-
-
-def _resolve(text: str, folder: Path, where: str) -> Path:
-    return Path(os.path.normpath(folder / expand(text, where)))
-
-
-def _split(value: Any, root: Path, where: str) -> Split:
-    if isinstance(value, dict):
-        for key in value:
-            if key not in SPLIT_KEYS:
-                raise InputError(f"{where}: unknown key '{key}'{suggest(str(key), SPLIT_KEYS)}")
-        if "images" not in value:
-            raise InputError(f"{where}: expected {{images: folder, annotations: file.json}}, got no 'images'")
-        given = value.get("annotations")
-        annotations = None if given is None else _resolve(_text(given, f"{where}.annotations"), root, where)
-        return Split(_folders(value["images"], root, f"{where}.images"), annotations)
-    return Split(_folders(value, root, where))
-
-
-def _folders(value: Any, root: Path, where: str) -> tuple[Path, ...]:
-    items = value if isinstance(value, list) else [value]
-    if not items:
-        raise InputError(f"{where}: expected a folder, got an empty list")
-    return tuple(_resolve(_text(item, where), root, where) for item in items)
+def _hint(content: Mapping[Any, Any], where: str) -> str:
+    """The next step for who does not have the data: ``source`` and ``layout`` on one line."""
+    source, layout = (content.get(key) for key in ("source", "layout"))
+    for key, value in (("source", source), ("layout", layout)):
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{where}: {key}: expected text, got {value!r}")
+    steps = [f"get it from {source.strip()}"] if source else []
+    steps += (
+        [f"lay it out as {', '.join(line.strip() for line in layout.splitlines() if line.strip())}"] if layout else []
+    )
+    return " and ".join(steps) or CHECK_PATH
 
 
 def _names(value: Any, where: str) -> list[str]:
     if isinstance(value, dict):
+        # Quoted keys are numbers all the same, as for Ultralytics: {'0': car}.
+        value = {int(k) if isinstance(k, str) and k.isdecimal() else k: name for k, name in value.items()}
         if sorted(value, key=str) != sorted(range(len(value)), key=str):
             raise InputError(f"{where}: names: expected the keys 0…{len(value) - 1}, got {list(value)[:5]}…")
         value = [value[i] for i in range(len(value))]
@@ -182,19 +183,24 @@ def _names(value: Any, where: str) -> list[str]:
     return names
 
 
-def _check_nc(nc: Any, names: list[str] | None, where: str) -> None:
-    if nc is not None and names is not None and nc != len(names):
+def _check_nc(nc: Any, names: list[str] | None, format_: str, where: str) -> list[str] | None:
+    """``nc`` must agree with the names; alone it gives text labels names such as 'class_0', as Ultralytics does."""
+    if nc is None:
+        return names
+    if names is None and format_ == "yolo":
+        if type(nc) is not int or not 0 < nc <= _MOST_CLASSES:
+            raise InputError(f"{where}: nc: expected the number of classes, got {nc!r}; give names instead")
+        return [f"class_{i}" for i in range(nc)]
+    if names is not None and nc != len(names):
         raise InputError(f"{where}: nc: expected {len(names)} (the number of names), got {nc}; drop nc")
+    return names
 
 
-def _format(value: Any, splits: dict[str, Split], where: str) -> str:
-    has_json = [key for key, split in splits.items() if split.annotations is not None]
-    format_ = value if value is not None else ("coco" if has_json else "yolo")
+def _format(content: Mapping[Any, Any], where: str) -> str:
+    has_json = any(isinstance(content.get(key), dict) and "annotations" in content[key] for key in SPLITS)
+    format_ = content.get("format", "coco" if has_json else "yolo")
     if format_ not in FORMATS:
         raise InputError(f"{where}: format: expected one of {', '.join(FORMATS)}, got '{format_}'{_near(format_)}")
-    if format_ == "coco" and len(has_json) < len(splits):
-        missing = next(key for key in splits if key not in has_json)
-        raise InputError(f"{where}: {missing}: expected {{images: folder, annotations: file.json}}, got no annotations")
     return str(format_)
 
 

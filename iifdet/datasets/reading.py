@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from iifdet.datasets.coco import read_coco
 from iifdet.datasets.description import DataDescription, find_description
 from iifdet.datasets.index import DatasetIndex, Problem
+from iifdet.datasets.select import choose_classes, merge_classes, take_fraction
+from iifdet.datasets.voc import read_voc
 from iifdet.datasets.yolo_txt import read_yolo
 from iifdet.errors import InputError
 
 logger = logging.getLogger("iifdet")
 
 #: format -> reader(description, split, segments=...). A new format is one function and one line here.
-READERS: dict[str, Callable[..., DatasetIndex]] = {"coco": read_coco, "yolo": read_yolo}
+READERS: dict[str, Callable[..., DatasetIndex]] = {"coco": read_coco, "yolo": read_yolo, "voc": read_voc}
+#: How many reasons a summary names.
+_REASONS = 8
 
 
 def load_index(
@@ -26,17 +30,25 @@ def load_index(
     *,
     max_bad: float = 0.05,
     segments: bool = True,
+    fraction: float = 1.0,
+    classes: Sequence[int | str] | int | str | None = None,
+    single_cls: bool = False,
+    seed: int = 0,
 ) -> DatasetIndex:
-    """Read one split of a data set.
+    """Read one split of a data set, then select from it: 1) images of the train split 2) classes 3) one class of all.
 
     Args:
         data: a data YAML, the name of one that comes with the package, or its content as a dict.
         split: ``train``, ``val`` or ``test``, as far as the description has it.
         max_bad: largest share of broken images, or of broken boxes, that is dropped with a log line and no more.
         segments: keep masks where the data have them.
+        fraction: share of the images to keep, of the ``train`` split only; see :func:`.select.take_fraction`.
+        classes: keep only these, by number or name; see :func:`.select.choose_classes`.
+        single_cls: make one class of all; see :func:`.select.merge_classes`.
+        seed: decides which images ``fraction`` keeps.
 
     Raises:
-        InputError: something is missing, unreadable, or broken beyond ``max_bad``.
+        InputError: something is missing, unreadable, or broken beyond ``max_bad``; an unknown class.
     """
     description = find_description(data)
     place = description.split(split)
@@ -48,7 +60,12 @@ def load_index(
     _report(index, f"{description.name} {split}", max_bad)
     if not len(index):
         raise InputError(f"{description.name} {split}: expected images, found none")
-    return index
+    # The images come first, so that the same ones are chosen whatever the classes are.
+    if split == "train" and fraction != 1:
+        index = take_fraction(index, fraction, seed)
+    if classes is not None:
+        index = choose_classes(index, classes)
+    return merge_classes(index) if single_cls else index
 
 
 def _report(index: DatasetIndex, what: str, max_bad: float) -> None:
@@ -70,10 +87,12 @@ def _report(index: DatasetIndex, what: str, max_bad: float) -> None:
 
 
 def summarize(problems: list[Problem]) -> str:
-    """Counts by reason, most frequent first.
+    """Counts by reason, most frequent first; beyond the first few only how many reasons there are.
 
     Example:
         >>> summarize([Problem("a.jpg", "image", "missing image file")] * 2)
         '2 missing image file'
     """
-    return ", ".join(f"{count} {reason}" for reason, count in Counter(p.reason for p in problems).most_common())
+    counts = Counter(p.reason for p in problems).most_common()
+    named = [f"{count} {reason}" for reason, count in counts[:_REASONS]]
+    return ", ".join(named) + (f" and {len(counts) - _REASONS} other reasons" if len(counts) > _REASONS else "")

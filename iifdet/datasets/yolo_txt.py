@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +18,9 @@ from iifdet.datasets.checking import (
     find_duplicates,
 )
 from iifdet.datasets.description import DataDescription, Split
-from iifdet.datasets.images import SUFFIXES, existing, image_sizes
+from iifdet.datasets.images import existing, image_sizes
 from iifdet.datasets.index import DatasetIndex, Problem
+from iifdet.datasets.listing import list_images, number_images
 from iifdet.datasets.segments import pack_segments
 from iifdet.errors import InputError
 
@@ -49,7 +49,7 @@ def read_yolo(description: DataDescription, split: Split, *, segments: bool = Tr
     if names is None:
         raise InputError(f"{description.name}: expected 'names', the list of classes that text labels number; got none")
     problems: list[Problem] = []
-    files = _keep_readable(_list_images(split, description.root), problems)
+    files = _keep_readable(list_images(split, description.root), problems)
     sizes = _sizes(files, problems)
     readable = np.flatnonzero(sizes[:, 0] > 0)
     files, sizes = [files[n] for n in readable.tolist()], sizes[readable]
@@ -62,7 +62,7 @@ def label_file(image: str) -> str:
     """Where an image's labels lie: the last ``images`` folder becomes ``labels``, the suffix ``.txt``.
 
     Example:
-        >>> label_file("data/images/train/7.jpg").replace(os.sep, "/")
+        >>> Path(label_file("data/images/train/7.jpg")).as_posix()
         'data/labels/train/7.txt'
     """
     parts = list(Path(image).with_suffix(".txt").parts)
@@ -71,29 +71,6 @@ def label_file(image: str) -> str:
             parts[k] = "labels"
             break
     return str(Path(*parts))
-
-
-def _list_images(split: Split, root: Path) -> list[str]:
-    files: list[str] = []
-    for place in split.images:
-        if place.is_dir():
-            files += [os.path.join(d, f) for d, _, names in os.walk(place) for f in names]
-        elif place.is_file() and place.suffix == ".txt":
-            files += _listed(place, root)
-        else:
-            raise InputError(f"images: expected the folder or list {place}, which does not exist; check 'path'")
-    files = sorted({file for file in files if file.lower().endswith(SUFFIXES)})
-    if not files:
-        raise InputError(f"images: expected image files in {split.images[0]}, found none")
-    return files
-
-
-def _listed(file: Path, root: Path) -> list[str]:
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    # As in Ultralytics' lists, './' means beside the list; anything else is relative to the data set's folder.
-    folders = [file.parent if line.startswith("./") else root for line in lines]
-    pairs = zip(folders, lines, strict=True)
-    return [os.path.normpath(os.path.join(d, line.strip())) for d, line in pairs if line.strip()]
 
 
 def _keep_readable(files: list[str], problems: list[Problem]) -> list[str]:
@@ -193,7 +170,7 @@ def _index(
         root=str(root),
         files=files,
         sizes=sizes,
-        image_ids=_image_ids(files),
+        image_ids=number_images(files),
         box_image=image[keep],
         boxes=boxes,
         labels=labels[keep],
@@ -204,13 +181,3 @@ def _index(
         segments=masks,
         problems=problems,
     )
-
-
-def _image_ids(files: list[str]) -> NDArray[np.int64]:
-    """COCO's habit: files named by distinct numbers have those as ids. Otherwise 0…N-1 in file order."""
-    stems = [Path(file).stem for file in files]
-    if all(stem.isascii() and stem.isdecimal() and len(stem) <= 18 for stem in stems):
-        ids = np.array([int(stem) for stem in stems], dtype=np.int64)
-        if len(np.unique(ids)) == len(ids):
-            return ids
-    return np.arange(len(files), dtype=np.int64)
