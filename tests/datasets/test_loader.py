@@ -63,7 +63,7 @@ def test_epochs_differ_and_a_resumed_epoch_goes_on_where_it_stopped(index: Datas
     assert_equal(whole[5 + 2 :], batches(dataset, workers=0, epochs=(1,), start=8))
 
 
-@pytest.mark.parametrize("resize", ["letterbox", "squash"])
+@pytest.mark.parametrize("resize", ["letterbox", "square"])
 def test_a_cache_gives_the_same_evaluation_images(index: DatasetIndex, resize: str) -> None:
     transform = EvalTransform(96, resize)
     plain, cached = DetectionDataset(index, transform), DetectionDataset(index, transform, cache="ram")

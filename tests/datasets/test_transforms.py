@@ -40,7 +40,7 @@ def extent(mask: np.ndarray) -> np.ndarray:
 
 
 @settings(max_examples=60, deadline=None)
-@given(arguments=ARGUMENTS, turned=st.booleans(), resize=st.sampled_from(["letterbox", "squash"]))
+@given(arguments=ARGUMENTS, turned=st.booleans(), resize=st.sampled_from(["letterbox", "square"]))
 def test_a_painted_rectangle_stays_under_its_box(arguments: tuple[int, int, int], turned: bool, resize: str) -> None:
     seed, height, width = arguments
     affine = STRONG if turned else {"translate": 0.2, "scale": 0.4}
