@@ -274,7 +274,7 @@ def val(**keys: Any) -> RunResult:
 
 def _of_recipe(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says about how to look at images and how to choose detections."""
-    look = ("imgsz", "resize", "data", "variant", "by", "normalizer", "center", "on_nonpositive")
+    look = ("imgsz", "resize", "rect", "data", "variant", "by", "normalizer", "center", "on_nonpositive")
     choose = ("conf", "iou", "max_det", "nms", "multi_label", "group_limits")
     keep = (*look, *choose)
     return {k: v for k, v in (content.get("recipe") or {}).items() if k in keep}

@@ -54,7 +54,7 @@ def letterbox(image: Image, boxes: Boxes, size: Size, pad: int = PAD, masks: Mas
     height, width = pair(size)
     new_height, new_width = letterbox_shape(image.shape[0], image.shape[1], (height, width))
     top, left = (height - new_height) // 2, (width - new_width) // 2
-    inner = _stretch(image, boxes, (new_height, new_width), masks, _smooth(image, new_height, new_width))
+    inner = _stretch(image, boxes, (new_height, new_width), masks, smooth(image, new_height, new_width))
     if (new_height, new_width) == (height, width):
         return inner
     canvas = np.full((height, width, 3), pad, dtype=np.uint8)
@@ -97,7 +97,7 @@ def pair(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _smooth(image: Image, height: int, width: int) -> int:
+def smooth(image: Image, height: int, width: int) -> int:
     """Averaging when the image shrinks, or thin objects fall between the samples."""
     shrinks = height < image.shape[0] or width < image.shape[1]
     return cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

@@ -97,7 +97,7 @@ class EvalTransform:
     def fit(self, piece: Piece, size: tuple[int, int], centre: bool = False) -> Transformed:
         """Bring a piece to the tensor's size, without anything drawn."""
         if centre:
-            matrix = centre_matrix(*piece.image.shape[:2], size)
+            matrix = self.fit_matrix(piece, size, centre)
             return as_sample(warp_piece(piece, matrix, size), matrix)
         out: Resized = RESIZES[self.resize][0](piece.image, piece.boxes, size, masks=piece.masks)
         return Transformed(out.image, out.boxes, piece.labels, out.masks, out.scale, out.offset)
