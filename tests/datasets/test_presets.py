@@ -170,7 +170,7 @@ def test_the_window_is_what_padding_cropping_and_resizing_would_show(monkeypatch
             if np.abs(seen.astype(int) - plain).max() <= 2
         }
         if np.array_equal(out.image, plain):
-            assert np.allclose(out.boxes, boxes + [40, 20, 40, 20])
+            assert np.allclose(out.boxes, boxes + np.array([40, 20, 40, 20]))
     assert shown == {"zoomed", "flipped"}
 
 

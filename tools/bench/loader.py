@@ -1,10 +1,11 @@
 """Training samples a second and core: our data set against Ultralytics' for the same work, on real photos.
 
-The work: decode, letterbox or mosaic, flip, HSV, affine moves (Ultralytics' default ranges), batches of 16, in one process
-with one thread. ``decode`` reads every image from its file, ``ram`` keeps them decoded. In a mosaic, Ultralytics takes the
-three others from those it decoded lately, where we draw from the whole split and decode four: only ``ram`` is the same
-work there. Its own cache of recent images is held to 16, as if the split were large, and its albumentations steps (blurs
-of probability 0.01) are left out. It needs an OpenCV of its own, hence an environment of its own:
+The work: decode, letterbox or mosaic, flip, HSV, affine moves (Ultralytics' default ranges), batches of 16, in one
+process with one thread. ``decode`` reads every image from its file, ``ram`` and ``disk`` keep them decoded. Ultralytics
+takes a mosaic's three other pictures from those that it decoded lately, where we draw from the whole split and decode
+four: with mosaic only ``ram`` and ``disk`` are the same work. Its store of recent pictures is held to 16, as if the split
+were large, and its albumentations steps (blurs of probability 0.01) are left out. It needs an OpenCV of its own, hence an
+environment of its own:
 
     python -m venv .venv-bench && .venv-bench/bin/pip install -c constraints.txt . ultralytics
     IIFDET_DATA_DIR=… .venv-bench/bin/python tools/bench/loader.py
@@ -46,10 +47,11 @@ def main() -> None:
         sys.exit(f"IIFDET_DATA_DIR: expected a folder that holds coco128, got {source.parent}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["IIFDET_CACHE_DIR"] = str(Path(folder) / "cache")
         data = shutil.copytree(source, Path(folder) / "coco128", copy_function=shutil.copyfile)
         for size in (int(text) for text in args.sizes.split(",")):
             for mosaic in (0.0, 1.0):
-                for cache in (False, "ram"):
+                for cache in (False, "ram", "disk"):
                     rows.append(_measure(data, size, mosaic, cache, args.batch, args.repeats))
     write("loader", args.out, {"images": 128, "batch": args.batch, "loaders": rows})
 
@@ -95,7 +97,9 @@ def _theirs(data: Path, size: int, mosaic: float, cache: str | bool, batch: int)
     return {"ultralytics": lambda: _batches(lambda n, _: dataset[n], len(dataset), 0, batch, collate_fn)}
 
 
-def _batches(sample: Callable[[int, int], Any], length: int, epoch: int, batch: int, collate_fn: Callable[..., Any]) -> None:
+def _batches(
+    sample: Callable[[int, int], Any], length: int, epoch: int, batch: int, collate_fn: Callable[..., Any]
+) -> None:
     for start in range(0, length, batch):
         collate_fn([sample(n, epoch) for n in range(start, min(start + batch, length))])
 
