@@ -48,7 +48,7 @@ def contrast_table(factor: float, middle: float = 128.0) -> Table:
 
     Example:
         >>> contrast_table(0.5)[[0, 128, 255]].tolist()
-        [64, 128, 191]
+        [64, 128, 192]
     """
     return _levels(middle + factor * (_LEVELS - middle))
 

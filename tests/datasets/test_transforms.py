@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from iifdet.datasets import EvalTransform, TrainTransform, letterbox, sample_seed, squash
 from iifdet.datasets.affine import about_middle, fit_matrix, warp
 from iifdet.datasets.photometric import apply_hsv, hsv_change
+from iifdet.datasets.pieces import still_count
 from iifdet.datasets.resizing import letterbox_shape
 from iifdet.errors import InputError
 from iifdet.types import ImageInfo
@@ -64,6 +65,13 @@ def test_boxes_of_which_little_is_left_are_dropped() -> None:
     assert 0 < sum(kept) < 60
 
 
+def test_a_box_counts_by_its_visible_share_and_its_shorter_side() -> None:
+    whole = np.array([[0, 0, 40, 40]] * 4, np.float32)
+    seen = np.array([[0, 0, 40, 4.1], [0, 0, 40, 3.9], [0, 0, 40, 1.9], [0, 0, 13, 13]], np.float32)
+    assert still_count(whole, seen).tolist() == [True, False, False, True]
+    assert still_count(seen[2:3], seen[2:3]).tolist() == [False]
+
+
 def test_equal_seeds_give_equal_samples_and_others_differ() -> None:
     image, boxes, masks = painted(90, 120, 0)
     first, second = TrainTransform(96, affine=STRONG), TrainTransform(96, affine=STRONG)
@@ -93,9 +101,10 @@ def test_sample_seeds_differ_by_run_epoch_and_row() -> None:
 
 
 def test_flip_mirrors_boxes_and_pixels() -> None:
-    image, boxes, _ = painted(80, 80, 1)
-    out = TrainTransform(80, flip=1.0, hsv=(0, 0, 0), affine={})(image, boxes, np.arange(3), seed=0)
+    image, boxes, masks = painted(80, 80, 1)
+    out = TrainTransform(80, flip=1.0, hsv=(0, 0, 0), affine={})(image, boxes, np.arange(3), masks, seed=0)
     assert np.array_equal(out.image, image[:, ::-1])
+    assert np.array_equal(out.masks, masks[..., ::-1])
     assert np.allclose(out.boxes[:, [0, 2]], 80 - boxes[:, [2, 0]], atol=1e-3)
 
 
