@@ -71,6 +71,15 @@ def everything(index: DatasetIndex, **options: int) -> Mixing:
     return Mixing(mosaic=0.6, mixup=0.4, copy_paste=0.6, paste=CopyPaste(index), **options)
 
 
+def test_each_row_and_epoch_has_draws_of_its_own(make_coco: MakeCoco) -> None:
+    index = load_index(make_coco(document()))
+    index.files[:], index.sizes[:] = [index.files[0]] * 3, index.sizes[0]  # the same picture three times
+    dataset = DetectionDataset(index, TrainTransform(64), seed=1)
+    samples = {dataset[epoch, row].image.numpy().tobytes() for epoch in range(3) for row in range(3)}
+    assert len(samples) == 9
+    assert torch.equal(dataset[2, 1].image, dataset[2, 1].image)
+
+
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_the_number_of_workers_changes_nothing_under_any_preset_and_mixing(index: DatasetIndex, name: str) -> None:
     mixing = everything(index, epochs=3, close=1)
