@@ -2,8 +2,8 @@
 
 The work: decode, letterbox or mosaic, flip, HSV, affine moves (Ultralytics' default ranges), batches of 16, in one
 process with one thread. ``decode`` reads every image from its file, ``ram`` and ``disk`` keep them decoded. Ultralytics
-takes a mosaic's three other pictures from those that it decoded lately, where we draw from the whole split and decode
-four: with mosaic only ``ram`` and ``disk`` are the same work. Its store of recent pictures is held to 16, as if the
+takes a mosaic's three other pictures from those that it read lately, where we draw from the whole split and read four:
+with mosaic only ``ram`` is the same work. Its store of recent pictures is held to 16, as if the
 split were large, and its albumentations steps (blurs of probability 0.01) are left out. It needs an OpenCV of its own,
 hence an environment of its own:
 
