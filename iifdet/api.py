@@ -294,7 +294,7 @@ def val(**keys: Any) -> RunResult:
 
 def _of_recipe(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says about how to look at images and how to choose detections."""
-    look = ("imgsz", "resize", "data", *WeightKeys.model_fields)
+    look = ("imgsz", "resize", "rect", "data", *WeightKeys.model_fields)
     select = ("classes", "single_cls")  # not 'fraction': it is about training, and val split=train looks at all of it
     choose = ("conf", "iou", "max_det", "nms", "multi_label", "group_limits")
     keep = (*look, *select, *choose)

@@ -19,9 +19,11 @@ from iifdet.datasets import (
     DATASETS,
     RESIZES,
     SAMPLING,
+    TRANSFORMS,
+    CopyPaste,
     DatasetIndex,
     EvalTransform,
-    TrainTransform,
+    Mixing,
     load_index,
     make_loader,
 )
@@ -68,15 +70,20 @@ def pick_device(name: str | int | None) -> torch.device:
 class EpochBatches:
     """A loader that can start in the middle of any epoch."""
 
-    def __init__(self, loader: Any, batch: int) -> None:
-        self.loader, self.batch = loader, batch
+    def __init__(self, loader: Any, batch: int, rect: bool = False) -> None:
+        self.loader, self.batch, self.rect = loader, batch, rect
 
     def __len__(self) -> int:
+        if self.rect:
+            return int(self.loader.batch_sampler.epoch_length)
         return -(-int(self.loader.sampler.epoch_length) // self.batch)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, … of an epoch."""
-        self.loader.sampler.set_epoch(epoch, start * self.batch)
+        if self.rect:
+            self.loader.batch_sampler.set_epoch(epoch, start)
+        else:
+            self.loader.sampler.set_epoch(epoch, start * self.batch)
         return iter(self.loader)
 
 
@@ -120,14 +127,16 @@ def training_counts(config: DataKeys) -> ClassCounts | None:
 
 def build_train_batches(config: TrainConfig, index: DatasetIndex, device: torch.device, task: str) -> EpochBatches:
     """Augmented, shuffled batches of the train split."""
-    transform = TrainTransform(
-        config.imgsz,
-        config.resize,
-        flip=config.flip,
-        hsv=(config.hsv_h, config.hsv_s, config.hsv_v),
-        affine={k: getattr(config, k) for k in ("degrees", "translate", "scale", "shear")},
-    )
-    dataset = DATASETS[task](index, transform, config.seed, cache=config.cache)
+    _check_rect(config, config)
+    own: dict[str, Any] = {}
+    if config.augment == "default":
+        own = {
+            "flip": config.flip,
+            "hsv": (config.hsv_h, config.hsv_s, config.hsv_v),
+            "affine": {k: getattr(config, k) for k in ("degrees", "translate", "scale", "shear")},
+        }
+    transform = TRANSFORMS[config.augment](config.imgsz, config.resize, **own)
+    dataset = DATASETS[task](index, transform, config.seed, mixing=build_mixing(config, index), cache=config.cache)
     loader = make_loader(
         dataset,
         config.batch,
@@ -136,16 +145,37 @@ def build_train_batches(config: TrainConfig, index: DatasetIndex, device: torch.
         seed=config.seed,
         pin_memory=device.type == "cuda",
         draw=SAMPLING[config.sampling](index, config.repeat_threshold, config.sampling_by),
+        rect=config.rect,
     )
-    return EpochBatches(loader, config.batch)
+    return EpochBatches(loader, config.batch, config.rect)
+
+
+def build_mixing(config: TrainConfig, index: DatasetIndex) -> Mixing:
+    """Mosaic, mixup and copy-paste as the keys say; ``rect`` turns mosaic, mixup and multi-scale off, and says so."""
+    mosaic, mixup = config.mosaic, config.mixup
+    if config.rect:
+        off = [k for k in ("mosaic", "mixup", "multi_scale") if getattr(config, k)]
+        mosaic = mixup = 0.0
+        if off:
+            log.warning("rect: turns %s off, which need tensors of one size", ", ".join(off))
+    elif mosaic and config.close_mosaic > 0 and config.epochs <= config.close_mosaic:
+        log.warning("close_mosaic: %d of %d epochs, so mosaic never acts", config.close_mosaic, config.epochs)
+    paste = CopyPaste(index) if config.copy_paste else None
+    return Mixing(mosaic, mixup, config.copy_paste, paste, epochs=config.epochs, close=config.close_mosaic)
+
+
+def _check_rect(config: DataKeys, inference: InferenceKeys) -> None:
+    if inference.rect and config.resize != "letterbox":
+        raise InputError(f"rect: expected resize=letterbox with it, got resize={config.resize}; use rect=false")
 
 
 def build_val_batches(
     config: DataKeys, inference: InferenceKeys, index: DatasetIndex, task: str, cache: str | bool = False
 ) -> Any:
-    """Every image of a split once, in order."""
+    """Every image of a split once: in order, or with ``rect`` from wide to tall."""
+    _check_rect(config, inference)
     dataset = DATASETS[task](index, EvalTransform(config.imgsz, config.resize), config.seed, cache=cache)
-    return make_loader(dataset, inference.batch, inference.workers)
+    return make_loader(dataset, inference.batch, inference.workers, rect=inference.rect)
 
 
 def build_evaluator(config: InferenceKeys, index: DatasetIndex, task: str) -> Any:
@@ -401,4 +431,5 @@ def build_schedule(config: TrainConfig) -> Schedule:
 def fit_options(config: TrainConfig, device: torch.device) -> FitOptions:
     """The loop's own keys."""
     names = [f.name for f in fields(FitOptions) if f.name != "device"]
-    return FitOptions(device=device, **{name: getattr(config, name) for name in names})
+    options = FitOptions(device=device, **{name: getattr(config, name) for name in names})
+    return replace(options, multi_scale=None) if config.rect else options  # build_mixing says so

@@ -126,6 +126,7 @@ class InferenceKeys(BaseModel):
     nms: Literal["class", "agnostic", "majority"] = "class"
     multi_label: bool = True
     engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
+    rect: bool = False  # batches of like-shaped images, padded no further than they need
     group_limits: Annotated[tuple[int, int], Pair, Ascending] = (10, 100)
 
 
@@ -168,6 +169,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     sampling_by: Literal["image", "instance", "both"] = "image"
     multi_scale: Annotated[tuple[float, float] | None, Pair, Ascending] = None  # e.g. [0.5, 1.5] of imgsz
     multi_scale_every: Annotated[int, Field(ge=1)] = 10
+    augment: Literal["default", "paper", "ssd"] = "default"  # the presets have ranges of their own
     flip: Share = 0.5
     hsv_h: Share = 0.015
     hsv_s: Share = 0.7
@@ -176,7 +178,13 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     translate: Share = 0.1
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.2
     shear: Annotated[float, Field(ge=0, le=45)] = 0.0
-    cache: Literal[False, "ram"] = False
+    mosaic: Share = 0.0
+    mixup: Share = 0.0
+    close_mosaic: Annotated[int, Field(ge=0)] = (
+        10  # last epochs without mosaic and mixup, if there is mosaic; 0 is none
+    )
+    copy_paste: Share = 0.0  # pastes objects of rare classes
+    cache: Literal[False, "ram", "disk"] = False
     tensorboard: bool = False
 
 

@@ -88,7 +88,10 @@ def test_a_key_given_plain_and_dotted_is_refused() -> None:
         ("group_limits", [100, 10], "ascending"),
         ("model_args", 3, "dict"),
         ("steps", [-1], "greater than 0"),
-        ("cache", "disk", "ram"),
+        ("cache", "dsk", "ram"),
+        ("augment", "paperr", "expected one of default, paper, ssd"),
+        ("mosaic", 2, "less than or equal to 1"),
+        ("close_mosaic", -1, "greater than or equal to 0"),
     ],
 )
 def test_a_bad_value_is_one_line_with_key_expectation_and_value(key: str, value: Any, says: str) -> None:

@@ -221,10 +221,51 @@ def test_the_number_of_workers_changes_nothing(tiny_keys: Keys, tmp_path: Path) 
     same_run(*(iifdet.train(**tiny_keys(tmp_path, workers=n, **changes)).folder for n in (0, 2)))
 
 
-def test_pictures_and_cache_change_nothing(tiny_keys: Keys, tmp_path: Path) -> None:
+def test_pictures_and_cache_change_nothing(tiny_keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IIFDET_CACHE_DIR", str(tmp_path / "cache"))
     plain = iifdet.train(**tiny_keys(tmp_path)).folder
+    same_run(plain, iifdet.train(**tiny_keys(tmp_path, cache="disk", verbose=False)).folder)
     same_run(plain, iifdet.train(**tiny_keys(tmp_path, cache="ram", verbose=False)).folder)
     same_run(plain, iifdet.train(**tiny_keys(tmp_path, plots=True, epochs=2)).folder)
+
+
+@pytest.mark.parametrize("augment", ["paper", "ssd"])
+def test_presets_train(tiny_keys: Keys, tmp_path: Path, augment: str) -> None:
+    run = iifdet.train(**tiny_keys(tmp_path, augment=augment, epochs=1, mosaic=0.3, resize="square"))
+    assert math.isfinite(float(rows_of(run.folder)[0]["loss"]))
+
+
+def test_rect_turns_off_what_needs_one_size_and_says_so(
+    tiny_keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"rect": True, "mosaic": 0.5, "mixup": 0.5, "multi_scale": [0.5, 1.5], "epochs": 1}
+    config = resolve(TrainConfig, tiny_keys(tmp_path, **changes))
+    with caplog.at_level(logging.WARNING, "iifdet"):
+        mixing = build.build_mixing(config, build.build_index(config, "train"))
+    assert "turns mosaic, mixup, multi_scale off" in caplog.text
+    assert (mixing.mosaic, mixing.mixup) == (0, 0)
+    assert build.fit_options(config, torch.device("cpu")).multi_scale is None
+    with pytest.raises(InputError, match="resize=letterbox"):
+        iifdet.train(**tiny_keys(tmp_path, rect=True, resize="square"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_no_longer_than_close_mosaic_says_that_mosaic_never_acts(
+    tiny_keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = resolve(TrainConfig, tiny_keys(tmp_path, mosaic=0.5, epochs=4))
+    with caplog.at_level(logging.WARNING, "iifdet"):
+        mixing = build.build_mixing(config, build.build_index(config, "train"))
+    assert "never acts" in caplog.text and not mixing.open(0)
+
+
+def test_validating_in_rect_batches_sees_every_image(tiny_keys: Keys, tmp_path: Path) -> None:
+    run = iifdet.train(**tiny_keys(tmp_path, epochs=1))
+    rect, plain = (
+        iifdet.val(weights=run.folder / "weights/last.pt", rect=r, project=tmp_path, device="cpu", plots=False)
+        for r in (True, False)
+    )
+    assert rect.metrics["AP"] == plain.metrics["AP"]  # square images: the same tensors
 
 
 HARD = {
@@ -250,6 +291,8 @@ HARD = {
         ({"optimizer": "adamw", "workers": 2}, (2, 6), (2, 4)),
         ({}, (1, 1), (1, 0)),  # right after an epoch
         ({"strategy": "cost_sensitive", "freeze": 4}, (0, 5), (0, 4)),
+        ({"mosaic": 0.7, "mixup": 0.3, "copy_paste": 0.5, "close_mosaic": 1, "workers": 2}, (2, 3), (2, 2)),
+        ({"rect": True}, (1, 3), (1, 2)),
     ],
 )
 def test_an_interrupted_run_resumes_to_the_same_bits(

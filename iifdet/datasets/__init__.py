@@ -1,31 +1,51 @@
 """Data sets: descriptions, readers into one index, transforms, loaders, and the embedded demo data."""
 
+from iifdet.datasets.copy_paste import CopyPaste
 from iifdet.datasets.description import DataDescription, find_description
 from iifdet.datasets.images import ImageError, read_image
 from iifdet.datasets.index import DatasetIndex, Problem
 from iifdet.datasets.loader import DetectionDataset, Sample, collate, make_loader
+from iifdet.datasets.mixing import Mixing
+from iifdet.datasets.paper import PaperTransform
+from iifdet.datasets.pieces import Piece
 from iifdet.datasets.reading import READERS, load_index
+from iifdet.datasets.rect import RectBatchSampler
 from iifdet.datasets.resizing import RESIZES, letterbox, squash
 from iifdet.datasets.samplers import EpochSampler, SampleKey
 from iifdet.datasets.sampling import SAMPLING, repeat_factors
 from iifdet.datasets.segments import Segments
+from iifdet.datasets.ssd import SSDTransform
 from iifdet.datasets.transforms import EvalTransform, TrainTransform, Transformed, sample_seed
 
 #: task -> data set class, with :func:`collate` as its partner.
 DATASETS = {"detect": DetectionDataset}
+
+#: ``augment`` -> transform of the training images.
+TRANSFORMS: dict[str, type[EvalTransform]] = {
+    "default": TrainTransform,
+    "paper": PaperTransform,
+    "ssd": SSDTransform,
+}
 
 __all__ = [
     "DATASETS",
     "READERS",
     "RESIZES",
     "SAMPLING",
+    "TRANSFORMS",
+    "CopyPaste",
     "DataDescription",
     "DatasetIndex",
     "DetectionDataset",
     "EpochSampler",
     "EvalTransform",
     "ImageError",
+    "Mixing",
+    "PaperTransform",
+    "Piece",
     "Problem",
+    "RectBatchSampler",
+    "SSDTransform",
     "Sample",
     "SampleKey",
     "Segments",

@@ -21,7 +21,7 @@ from iifdet.datasets.index import DatasetIndex
 from iifdet.datasets.mask_faults import mask_faults
 
 #: Masks that cannot be painted stop the training of masks; the others are warnings.
-MASK_GRAVITY = {words.MASK_BROKEN: "error", words.MASK_BEYOND: "notice", words.MASK_MISSING: "notice"}
+MASK_GRAVITY = {words.MASK_BEYOND: "notice", words.MASK_MISSING: "notice"}
 
 
 @dataclass(frozen=True)

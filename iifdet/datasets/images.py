@@ -16,6 +16,9 @@ _ORIENTATION = 0x0112
 _WIDTH, _HEIGHT = 256, 257
 #: Threads that read image files; decoding lets go of the interpreter.
 THREADS = 8
+#: OpenCV before 4.11 only knows the other order of colours.
+_READS_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")
+_COLOUR = cv2.IMREAD_COLOR_RGB if _READS_RGB else cv2.IMREAD_COLOR
 
 
 class ImageError(OSError):
@@ -49,14 +52,16 @@ def decode_image(data: bytes, path: str | os.PathLike[str], *, orient: bool = Tr
     fault = _truncation(data)
     if fault:
         raise ImageError(f"{path}: {fault}")
-    flags = cv2.IMREAD_COLOR if orient else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = _COLOUR if orient else _COLOUR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ImageError(f"{path}: {' '.join(str(error).split())}") from error
     if image is None:
         raise ImageError(f"{path}: not an image that OpenCV can decode")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    if not _READS_RGB:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.asarray(image, dtype=np.uint8)
 
 
 def _truncation(data: bytes) -> str | None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -15,21 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from iifdet.datasets.caching import make_cache
 from iifdet.datasets.images import ImageError, read_image
 from iifdet.datasets.index import DatasetIndex
-from iifdet.datasets.resizing import PAD, Boxes, Image, Masks, resize_masks
+from iifdet.datasets.mixing import Mixing
+from iifdet.datasets.pieces import Piece
+from iifdet.datasets.rect import RectBatchSampler
+from iifdet.datasets.resizing import PAD, Boxes, Image, Masks, pair, resize_masks
 from iifdet.datasets.samplers import EpochSampler, SampleKey
 from iifdet.datasets.sampling import Draw
-from iifdet.datasets.transforms import EvalTransform, TrainTransform, sample_seed
-from iifdet.errors import InputError, suggest
+from iifdet.datasets.transforms import EvalTransform, sample_seed
+from iifdet.errors import InputError
 from iifdet.types import Batch, ImageInfo, Target
 
 logger = logging.getLogger("iifdet")
 
 #: What an unreadable image becomes: the ``next`` readable one, or a ``grey`` one of the recorded size.
 UNREADABLE = ("next", "grey")
-#: Share of the machine's free memory that a cache may take.
-_CACHE_SHARE = 0.5
 
 
 class Sample(NamedTuple):
@@ -46,11 +46,13 @@ class DetectionDataset(Dataset[Sample]):
     Args:
         index: the images and boxes. Crowds never become targets.
         transform: TrainTransform, EvalTransform or anything called alike.
-        seed: of the run; with epoch and row it seeds the transform.
+        seed: of the run; with epoch and row it seeds the transform and the mixing.
+        mixing: mosaic, mixup and copy-paste.
         masks: hand over masks too. A box without a mask of its own gets its rectangle.
-        cache: ``"ram"`` decodes every image once, before any worker starts, and keeps it at tensor size.
-        unreadable: one of UNREADABLE; by default ``next`` for a TrainTransform and ``grey`` otherwise, so that an
-            evaluation loses no image.
+        cache: ``"ram"`` decodes every image once, before any worker starts, and keeps it at tensor size; ``"disk"``
+            keeps it so in the user's cache folder.
+        unreadable: one of UNREADABLE; by default ``next`` for training and ``grey`` otherwise, so that an evaluation
+            loses no image. Images that a mosaic or another mixing asks for give way likewise.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class DetectionDataset(Dataset[Sample]):
         transform: EvalTransform,
         seed: int = 0,
         *,
+        mixing: Mixing | None = None,
         masks: bool = False,
         cache: str | bool = False,
         unreadable: str | None = None,
@@ -66,30 +69,34 @@ class DetectionDataset(Dataset[Sample]):
         self.index = index
         self.transform = transform
         self.seed = seed
+        self.mixing = mixing or Mixing()
         self.masks = masks
-        self.unreadable = unreadable or ("next" if isinstance(transform, TrainTransform) else "grey")
+        self.unreadable = unreadable or ("next" if transform.training else "grey")
         self._said: set[int] = set()
         if self.unreadable not in UNREADABLE:
             raise InputError(f"unreadable: expected next or grey, got '{unreadable}'")
         if masks and index.segments is None:
             raise InputError(f"masks: expected annotations with 'segmentation', got none in {index.root}")
-        if cache not in (False, None, "ram"):
-            raise InputError(f"cache: expected ram or False, got '{cache}'{suggest(str(cache), ('ram',))}")
-        self._cache = _fill_cache(self) if cache == "ram" else None
+        self._shapes = [transform.content_shape(h, w) for h, w in index.sizes.tolist()] if cache else []
+        self._pixels = make_cache(cache, self._read_small if cache else self.read, index.files, self._shapes)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, key: SampleKey | tuple[int, int]) -> Sample:
-        epoch, row, repeat = SampleKey(*key)
-        row, image = self._read(row)
-        boxes, labels, masks = self._targets(row, image)
-        out = self.transform(image, boxes, labels, masks, seed=sample_seed(self.seed, epoch, row, repeat))
+        epoch, row, repeat, size = SampleKey(*key)
+        row, piece = self.piece(row)
+        seed = sample_seed(self.seed, epoch, row, repeat)
+        out = self.mixing(self.transform, row, piece, epoch, seed, self.piece, len(self), size)
         target = Target(boxes=torch.from_numpy(out.boxes), labels=torch.from_numpy(out.labels))
         if out.masks is not None:
             target["masks"] = torch.from_numpy(out.masks)
-        tensor = torch.from_numpy(np.ascontiguousarray(out.image.transpose(2, 0, 1)))  # (3, H, W)
-        return Sample(tensor, target, self._info(row, image, out.scale, out.offset))
+        return Sample(channels_first(out.image), target, self._info(row, piece.image, out.scale, out.offset))
+
+    def piece(self, row: int) -> tuple[int, Piece]:
+        """The row that was really read, and its image with boxes, labels and masks, before any transform."""
+        row, image = self._read(row)
+        return row, Piece(image, *self._targets(row, image))
 
     def read(self, row: int) -> Image:
         """Read one image at its recorded size, (h, w, 3).
@@ -112,7 +119,7 @@ class DetectionDataset(Dataset[Sample]):
         for step in range(len(self)):
             candidate = (row + step) % len(self)
             try:
-                return candidate, self._cached(candidate)
+                return candidate, self._pixels(candidate)
             except ImageError as error:
                 self._say(candidate, f"unreadable image, {self.unreadable} one used: {error}")
             if self.unreadable == "grey":
@@ -120,9 +127,10 @@ class DetectionDataset(Dataset[Sample]):
                 return candidate, np.full((height, width, 3), PAD, dtype=np.uint8)
         raise ImageError(f"{self.index.root}: not one of {len(self)} images can be read")
 
-    def _cached(self, row: int) -> Image:
-        found = self._cache[row] if self._cache is not None else None
-        return self.read(row) if found is None else found
+    def _read_small(self, row: int) -> Image:
+        """The image as a cache keeps it: at the size that it has inside the tensor."""
+        none = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
+        return EvalTransform(self._shapes[row], self.transform.resize)(self.read(row), *none).image
 
     def _say(self, row: int, text: str) -> None:
         """Log once an image (and worker)."""
@@ -164,32 +172,11 @@ class DetectionDataset(Dataset[Sample]):
         )
 
 
-def _fill_cache(dataset: DetectionDataset) -> list[Image | None] | None:
-    """Decode all images in threads, or return None (with a log line) when they would not fit."""
-    shapes = [dataset.transform.content_shape(h, w) for h, w in dataset.index.sizes.tolist()]
-    need, free = sum(h * w * 3 for h, w in shapes), _free_memory()
-    if need > free * _CACHE_SHARE:
-        logger.warning("cache=ram: %.1f GB needed, %.1f GB free; not cached", need / 1e9, free / 1e9)
-        return None
-
-    def load(row: int) -> Image | None:
-        try:
-            image = dataset.read(row)
-        except ImageError:
-            return None  # Tried, and reported, again when its turn comes.
-        none = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
-        out = EvalTransform(shapes[row], dataset.transform.resize)(image, *none)
-        return out.image
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(load, range(len(dataset))))
-
-
-def _free_memory() -> float:
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return float("inf")
+def channels_first(image: Image) -> Tensor:
+    """(H, W, 3) to a tensor of (3, H, W). cv2's split takes a fifth of the time of a transposed copy."""
+    planes = np.empty((3, *image.shape[:2]), dtype=np.uint8)
+    cv2.split(image, list(planes))
+    return torch.from_numpy(planes)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -217,19 +204,31 @@ def make_loader(
     drop_last: bool = False,
     pin_memory: bool = False,
     draw: Draw | None = None,
+    rect: bool = False,
 ) -> DataLoader[Sample]:
-    """Build a loader of :class:`Batch`; ``loader.sampler.set_epoch(epoch, start)`` chooses what it yields next.
+    """Build a loader of :class:`Batch`.
+
+    ``loader.sampler.set_epoch(epoch, start)`` chooses what it yields next, ``start`` in images; with ``rect``, where
+    images of like shape share a batch, ``loader.batch_sampler.set_epoch(epoch, start)``, ``start`` in batches.
 
     Args:
         draw: with ``shuffle``, which rows an epoch holds; every row once by default.
     """
+    order: dict[str, Any]
+    if rect:
+        longest = max(pair(dataset.transform.size))
+        order = {"batch_sampler": RectBatchSampler(dataset.index.sizes, longest, batch, seed, shuffle, draw)}
+    else:
+        order = {
+            "batch_size": batch,
+            "sampler": EpochSampler(len(dataset), seed, shuffle, draw),
+            "drop_last": drop_last,
+        }
     return DataLoader(
         dataset,
-        batch_size=batch,
-        sampler=EpochSampler(len(dataset), seed, shuffle, draw),
+        **order,
         num_workers=workers,
         collate_fn=collate,
-        drop_last=drop_last,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,

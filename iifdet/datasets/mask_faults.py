@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from iifdet.datasets.checking import ROUNDING
 from iifdet.datasets.findings import (
     MASK_BEYOND,
-    MASK_BROKEN,
     MASK_EMPTY,
     MASK_MISFIT,
     MASK_MISSING,
     MASK_OUTSIDE,
 )
 from iifdet.datasets.index import DatasetIndex
-from iifdet.datasets.segments import Segments
+from iifdet.datasets.segments import Segments, run_lengths
 
 #: A mask's extent and its box may lie apart by this share of the box's longer side, and at least by MISFIT_PIXELS.
 #: Tools round to whole pixels, and polygons are simplified; what is further off is another object or another scale.
@@ -65,51 +64,17 @@ def _fill_polygon_extents(segments: Segments, rows: NDArray[np.bool_], extents: 
 
 
 def _fill_rle_extent(row: int, rle: dict[str, Any], extents: NDArray[np.float64]) -> str | None:
-    """Write xyxy of a run-length mask into its row, or say what is wrong with it."""
+    """Write xyxy of a run-length mask into its row, or say what is wrong with it; its runs were checked on reading."""
     from pycocotools import mask as coco_mask
 
     (height, width), counts = rle["size"], rle["counts"]
-    try:
-        lengths = np.array(counts, np.int64) if isinstance(counts, list) else run_lengths(counts)
-        # pycocotools itself fills up what is short of the image, silently.
-        if lengths.min(initial=0) < 0 or lengths.sum() != height * width:
-            return MASK_BROKEN
-        if lengths[1::2].sum() == 0:
-            return MASK_EMPTY
-        packed = coco_mask.frPyObjects(rle, height, width) if isinstance(counts, list) else rle
-        x, y, w, h = coco_mask.toBbox(packed).tolist()
-    except (TypeError, ValueError):
-        return MASK_BROKEN
+    lengths = np.array(counts, np.int64) if isinstance(counts, list) else run_lengths(counts)
+    if lengths[1::2].sum() == 0:
+        return MASK_EMPTY
+    packed = coco_mask.frPyObjects(rle, height, width) if isinstance(counts, list) else rle
+    x, y, w, h = coco_mask.toBbox(packed).tolist()
     extents[row] = x, y, x + w, y + h
     return None
-
-
-def run_lengths(counts: str | bytes) -> NDArray[np.int64]:
-    """Unpack COCO's compressed run lengths, as in ``rleFrString`` of its C code.
-
-    Each character carries 5 bits, lowest first, a flag for "more follows", and the last one a sign; from the fourth
-    number on, differences to the number before the previous one are stored.
-
-    Raises:
-        ValueError: the text ends in the middle of a number, or holds characters or numbers that never occur.
-
-    Example:
-        >>> run_lengths("52203").tolist()
-        [5, 2, 2, 2, 5]
-    """
-    data = counts.encode("ascii") if isinstance(counts, str) else counts
-    digits = np.frombuffer(data, np.uint8).astype(np.int64) - 48
-    last = np.flatnonzero((digits & 0x20) == 0)
-    starts = np.concatenate([[0], last[:-1] + 1])
-    lengths = last - starts + 1
-    if not len(last) or last[-1] != len(digits) - 1 or digits.min() < 0 or digits.max() > 63 or lengths.max() > 8:
-        raise ValueError("expected compressed run lengths")
-    shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths))
-    values = np.add.reduceat((digits & 0x1F) << shifts, starts)
-    values -= np.where(digits[last] & 0x10, np.int64(1) << (5 * lengths), 0)
-    for parity in (1, 2):
-        values[parity::2] = np.cumsum(values[parity::2])
-    return values
 
 
 def _thin(segments: Segments, rows: NDArray[np.bool_], extents: NDArray[np.float64]) -> list[int]:

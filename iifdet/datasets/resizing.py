@@ -51,10 +51,10 @@ def letterbox(image: Image, boxes: Boxes, size: Size, pad: int = PAD, masks: Mas
         >>> out.boxes.tolist(), out.scale, out.offset
         ([[0.0, 50.0, 200.0, 150.0]], (2.0, 2.0), (0.0, 50.0))
     """
-    height, width = _pair(size)
+    height, width = pair(size)
     new_height, new_width = letterbox_shape(image.shape[0], image.shape[1], (height, width))
     top, left = (height - new_height) // 2, (width - new_width) // 2
-    inner = _stretch(image, boxes, (new_height, new_width), masks, _smooth(image, new_height, new_width))
+    inner = _stretch(image, boxes, (new_height, new_width), masks, smooth(image, new_height, new_width))
     if (new_height, new_width) == (height, width):
         return inner
     canvas = np.full((height, width, 3), pad, dtype=np.uint8)
@@ -68,12 +68,12 @@ def letterbox(image: Image, boxes: Boxes, size: Size, pad: int = PAD, masks: Mas
 
 def squash(image: Image, boxes: Boxes, size: Size, masks: Masks | None = None) -> Resized:
     """Stretch to ``size`` whatever the aspect, by cubic interpolation: the paper's square resize."""
-    return _stretch(image, boxes, _pair(size), masks, cv2.INTER_CUBIC)
+    return _stretch(image, boxes, pair(size), masks, cv2.INTER_CUBIC)
 
 
 def letterbox_shape(height: int, width: int, size: Size) -> tuple[int, int]:
     """Height and width of an image's content after :func:`letterbox`."""
-    target_height, target_width = _pair(size)
+    target_height, target_width = pair(size)
     scale = min(target_height / height, target_width / width)
     # Rounding 0.5 up, and never past the target: the longer side lands on it exactly.
     new = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
@@ -82,7 +82,7 @@ def letterbox_shape(height: int, width: int, size: Size) -> tuple[int, int]:
 
 def squash_shape(height: int, width: int, size: Size) -> tuple[int, int]:
     """Height and width of an image's content after :func:`squash`."""
-    return _pair(size)
+    return pair(size)
 
 
 #: name -> (resize, shape of the content it gives). ``resize(image, boxes, size, masks=…)``.
@@ -92,11 +92,12 @@ RESIZES: dict[str, tuple[Callable[..., Resized], Callable[[int, int, Size], tupl
 }
 
 
-def _pair(size: Size) -> tuple[int, int]:
+def pair(size: Size) -> tuple[int, int]:
+    """(H, W) of a size."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _smooth(image: Image, height: int, width: int) -> int:
+def smooth(image: Image, height: int, width: int) -> int:
     """Averaging when the image shrinks, or thin objects fall between the samples."""
     shrinks = height < image.shape[0] or width < image.shape[1]
     return cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

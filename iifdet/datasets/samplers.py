@@ -19,11 +19,13 @@ class SampleKey(NamedTuple):
         epoch: from 0.
         row: of the DatasetIndex.
         repeat: how many times the epoch has shown this row before, so that a repeated image is augmented anew.
+        shape: (H, W) of the tensor, where batches differ in it; None for the transform's own size.
     """
 
     epoch: int
     row: int
     repeat: int = 0
+    shape: tuple[int, int] | None = None
 
 
 class EpochSampler(Sampler[SampleKey]):
@@ -42,8 +44,8 @@ class EpochSampler(Sampler[SampleKey]):
     Example:
         >>> sampler = EpochSampler(3, seed=0, shuffle=False)
         >>> sampler.set_epoch(2, start=1)
-        >>> [tuple(key) for key in sampler]
-        [(2, 1, 0), (2, 2, 0)]
+        >>> [key.row for key in sampler]
+        [1, 2]
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class EpochSampler(Sampler[SampleKey]):
 
     def __iter__(self) -> Iterator[SampleKey]:
         rows = self._rows(self.epoch)
-        keys = np.stack([rows, _occurrence(rows)], axis=1)
+        keys = np.stack([rows, occurrence(rows)], axis=1)
         missing = self.epoch_length * self.world_size - len(keys)
         keys = np.concatenate([keys, keys[:missing]])[self.rank :: self.world_size]
         for row, repeat in keys[self.start :].tolist():
@@ -89,11 +91,11 @@ class EpochSampler(Sampler[SampleKey]):
         return self.draw(np.random.default_rng(np.random.SeedSequence(words)))
 
 
-def _occurrence(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def occurrence(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """How often each element has stood before in ``rows``.
 
     Example:
-        >>> _occurrence(np.array([7, 3, 7, 7])).tolist()
+        >>> occurrence(np.array([7, 3, 7, 7])).tolist()
         [0, 0, 1, 2]
     """
     order = np.argsort(rows, kind="stable")

@@ -1,29 +1,23 @@
-"""From an image of any size to a training or validation sample. The only place that knows albumentations."""
+"""From an image of any size to a training or validation sample."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iifdet.datasets.resizing import PAD, RESIZES, Boxes, Image, Masks, Size
+from iifdet.datasets.affine import Matrix, RandomAffine, centre_matrix, fit_matrix, mirror, warp_boxes, warp_piece
+from iifdet.datasets.photometric import HSV, apply_hsv, hsv_table
+from iifdet.datasets.pieces import MIN_SIDE, Piece, clip_boxes, short_sides
+from iifdet.datasets.resizing import RESIZES, Boxes, Image, Masks, Resized, Size, pair
 from iifdet.errors import InputError, suggest
-
-#: Boxes of which less than this share is left after an affine move are dropped.
-MIN_VISIBLE = 0.1
-#: Boxes narrower or lower than this many pixels are dropped from training.
-MIN_SIDE = 2.0
-HSV = (0.015, 0.7, 0.4)
-#: degrees ±, translate ± as a share of the image, scale 1 ±, shear ± degrees.
-AFFINE: dict[str, float] = {"degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0}
 
 
 @dataclass(slots=True)
-class Transformed:
+class Transformed(Piece):
     """One sample ready for collation.
 
     Attributes:
@@ -34,12 +28,8 @@ class Transformed:
         scale: (sx, sy) and offset: (dx, dy) of the resize; flips and affine moves are not in them.
     """
 
-    image: Image
-    boxes: Boxes
-    labels: NDArray[np.int64]
-    masks: Masks | None
-    scale: tuple[float, float]
-    offset: tuple[float, float]
+    scale: tuple[float, float] = (1.0, 1.0)
+    offset: tuple[float, float] = (0.0, 0.0)
 
 
 def sample_seed(seed: int, epoch: int, index: int, repeat: int = 0) -> int:
@@ -61,6 +51,9 @@ class EvalTransform:
         resize: ``letterbox`` or ``square``.
     """
 
+    #: Whether samples are for training: then an image that cannot be read may give way to another.
+    training: ClassVar[bool] = False
+
     def __init__(self, size: Size, resize: str = "letterbox") -> None:
         if resize not in RESIZES:
             raise InputError(f"resize: expected letterbox or square, got '{resize}'{suggest(resize, RESIZES)}")
@@ -72,22 +65,64 @@ class EvalTransform:
         return RESIZES[self.resize][1](height, width, self.size)
 
     def __call__(
-        self, image: Image, boxes: Boxes, labels: NDArray[np.int64], masks: Masks | None = None, seed: int = 0
+        self,
+        image: Image,
+        boxes: Boxes,
+        labels: NDArray[np.int64],
+        masks: Masks | None = None,
+        seed: int = 0,
+        *,
+        size: Size | None = None,
+        centre: bool = False,
     ) -> Transformed:
-        out = RESIZES[self.resize][0](image, boxes, self.size, masks=masks)
-        return Transformed(out.image, out.boxes, np.asarray(labels, np.int64), out.masks, out.scale, out.offset)
+        """One sample.
+
+        Args:
+            image: (h, w, 3) uint8 RGB.
+            boxes: (n, 4) xyxy in its pixels.
+            labels: (n,).
+            masks: (n, h, w) of 0 and 1.
+            seed: of everything that is drawn.
+            size: of this sample, where it is not the transform's own.
+            centre: cut the middle out as it is instead of resizing; a mosaic is twice as large as the tensor.
+        """
+        piece = Piece(image, np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(labels, np.int64), masks)
+        rng = np.random.default_rng(seed)
+        return self.transform(piece, pair(self.size if size is None else size), rng, centre)
+
+    def transform(self, piece: Piece, size: tuple[int, int], rng: np.random.Generator, centre: bool) -> Transformed:
+        """What a subclass defines; ``size`` is (H, W) of the tensor."""
+        return self.fit(piece, size, centre)
+
+    def fit(self, piece: Piece, size: tuple[int, int], centre: bool = False) -> Transformed:
+        """Bring a piece to the tensor's size, without anything drawn."""
+        if centre:
+            matrix = self.fit_matrix(piece, size, centre)
+            return as_sample(warp_piece(piece, matrix, size), matrix)
+        out: Resized = RESIZES[self.resize][0](piece.image, piece.boxes, size, masks=piece.masks)
+        return Transformed(out.image, out.boxes, piece.labels, out.masks, out.scale, out.offset)
+
+    def fit_matrix(self, piece: Piece, size: tuple[int, int], centre: bool = False) -> Matrix:
+        """What :meth:`fit` does, as a matrix."""
+        height, width = piece.image.shape[:2]
+        return centre_matrix(height, width, size) if centre else fit_matrix(height, width, size, self.resize)
 
 
 class TrainTransform(EvalTransform):
-    """Resize, then flip, colours and affine, all drawn from the seed of the call.
+    """Resize, flip, affine moves and colours, all drawn from the seed of the call.
+
+    Resize, move and flip are one matrix, and the pixels are sampled once.
 
     Args:
         size: side of the square tensor, or (H, W).
         resize: ``letterbox`` or ``square``.
         flip: probability of a horizontal flip.
         hsv: largest relative change of hue, saturation and value.
-        affine: ``degrees``, ``translate``, ``scale``, ``shear``; missing ones are 0. None for :data:`AFFINE`.
+        affine: ``degrees``, ``translate``, ``scale``, ``shear``; missing ones are 0. None for
+            :data:`~iifdet.datasets.affine.AFFINE`.
     """
+
+    training = True
 
     def __init__(
         self,
@@ -98,90 +133,46 @@ class TrainTransform(EvalTransform):
         affine: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(size, resize)
-        moves = dict(AFFINE if affine is None else affine)
-        for key in moves:
-            if key not in AFFINE:
-                raise InputError(f"affine: unknown key '{key}'{suggest(key, AFFINE)}")
-        self._steps = _augmentations(flip, hsv, moves)
-        self._pipeline = _compose(self._steps) if self._steps else None
+        self.flip, self.hsv, self.affine = flip, hsv, RandomAffine(affine)
 
-    def __call__(
-        self, image: Image, boxes: Boxes, labels: NDArray[np.int64], masks: Masks | None = None, seed: int = 0
-    ) -> Transformed:
-        out = super().__call__(image, boxes, labels, masks, seed)
-        if self._pipeline is None:
-            return _keep(out, _sides(out.boxes) >= MIN_SIDE)
-        # Each step gets a seed of its own: one seed for all, as Compose would deal out, makes their draws equal.
-        for step, state in zip(self._steps, np.random.SeedSequence(seed).generate_state(len(self._steps)), strict=True):
-            step.set_random_seed(int(state))
-        return self._augment(out)
+    def transform(self, piece: Piece, size: tuple[int, int], rng: np.random.Generator, centre: bool) -> Transformed:
+        # 1. Draw everything, always in this order.
+        flipped, move, table = bool(rng.random() < self.flip), self.affine.draw(rng, size), hsv_table(rng, self.hsv)
+        # 2. Colours where there are fewer pixels of them, before or after.
+        height, width = piece.image.shape[:2]
+        early = max(self.hsv) > 0 and height * width <= size[0] * size[1]
+        if early:
+            piece = Piece(apply_hsv(piece.image, table), piece.boxes, piece.labels, piece.masks)
+        # 3. Geometry.
+        out = self._moved(piece, size, move, flipped, centre) if self.affine.moves else self._still(piece, size, centre)
+        if flipped and not self.affine.moves:
+            out = flip_sample(out)
+        if max(self.hsv) > 0 and not early:
+            out.image = apply_hsv(out.image, table)
+        return out
 
-    def _augment(self, out: Transformed) -> Transformed:
-        height, width = out.image.shape[:2]
-        limit = np.array([width, height, width, height], dtype=np.float32)
-        boxes = np.clip(out.boxes, 0, limit)  # albumentations raises on boxes that reach outside
-        rows = np.flatnonzero(_sides(boxes) > 0)
-        given: dict[str, Any] = {"image": out.image, "bboxes": boxes[rows], "rows": rows}
-        if out.masks is not None and len(out.masks):
-            given["masks"] = out.masks
-        got = self._pipeline(**given)  # type: ignore[misc]
-        rows = np.asarray(got["rows"], dtype=np.int64).reshape(-1)
-        boxes = np.clip(np.asarray(got["bboxes"], dtype=np.float32).reshape(-1, 4), 0, limit)
-        masks = out.masks if out.masks is None else np.asarray(got.get("masks", out.masks), np.uint8)[rows]
-        image = np.ascontiguousarray(got["image"])
-        moved = Transformed(image, boxes, out.labels[rows], masks, out.scale, out.offset)
-        return _keep(moved, _sides(boxes) >= MIN_SIDE)
+    def _moved(self, piece: Piece, size: tuple[int, int], move: Matrix, flipped: bool, centre: bool) -> Transformed:
+        fit = self.fit_matrix(piece, size, centre)
+        matrix = mirror(size[1]) @ move @ fit if flipped else move @ fit
+        return as_sample(warp_piece(piece, matrix, size, cubic=self.resize == "square"), fit)
 
-
-def _augmentations(flip: float, hsv: tuple[float, float, float], affine: Mapping[str, float]) -> list[Any]:
-    """The albumentations steps that do anything at all."""
-    # Without this it asks the network for a newer version at import.
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    import albumentations as A
-
-    hue, saturation, value = hsv
-    degrees, translate, scale, shear = (affine.get(key, 0.0) for key in AFFINE)
-    steps: list[Any] = []
-    if flip > 0:
-        steps.append(A.HorizontalFlip(p=flip))
-    if max(hsv) > 0:
-        steps.append(
-            A.ColorJitter(
-                brightness=(1 - value, 1 + value),
-                contrast=(1, 1),
-                saturation=(1 - saturation, 1 + saturation),
-                hue=(-hue, hue),
-                p=1,
-            )
+    def _still(self, piece: Piece, size: tuple[int, int], centre: bool) -> Transformed:
+        out = self.fit(piece, size, centre)
+        boxes = clip_boxes(out.boxes, *size)
+        rows = short_sides(boxes) >= MIN_SIDE
+        return replace(
+            out, boxes=boxes[rows], labels=out.labels[rows], masks=None if out.masks is None else out.masks[rows]
         )
-    if max(degrees, translate, scale, shear) > 0:
-        steps.append(
-            A.Affine(
-                rotate=(-degrees, degrees),
-                translate_percent=(-translate, translate),
-                scale=(1 - scale, 1 + scale),
-                shear=(-shear, shear),
-                balanced_scale=False,
-                keep_ratio=True,
-                fill=PAD,
-                p=1,
-            )
-        )
-    return steps
 
 
-def _compose(steps: list[Any]) -> Any:
-    import albumentations as A
-
-    boxes = A.BboxParams(format="pascal_voc", label_fields=["rows"], min_visibility=MIN_VISIBLE)
-    return A.Compose(steps, bbox_params=boxes)
-
-
-def _sides(boxes: Boxes) -> NDArray[np.float32]:
-    """(n,) the shorter side of each box."""
-    return np.asarray((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf), dtype=np.float32)
+def as_sample(piece: Piece, fit: Matrix) -> Transformed:
+    """A piece at the tensor's size; ``fit`` is the resize in what was done to it."""
+    scale, offset = (float(fit[0, 0]), float(fit[1, 1])), (float(fit[0, 2]), float(fit[1, 2]))
+    return Transformed(piece.image, piece.boxes, piece.labels, piece.masks, scale, offset)
 
 
-def _keep(out: Transformed, rows: NDArray[np.bool_]) -> Transformed:
-    masks = None if out.masks is None else out.masks[rows]
-    return Transformed(out.image, out.boxes[rows], out.labels[rows], masks, out.scale, out.offset)
+def flip_sample(out: Transformed) -> Transformed:
+    """Left becomes right."""
+    masks = None if out.masks is None else np.ascontiguousarray(out.masks[..., ::-1])
+    image = np.ascontiguousarray(out.image[:, ::-1])
+    return replace(out, image=image, boxes=warp_boxes(out.boxes, mirror(image.shape[1])), masks=masks)

@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 
-from iifdet.datasets import DatasetIndex
+from iifdet.datasets import DatasetIndex, Piece, Transformed
+from iifdet.datasets.segments import pack_segments
 
 Document = dict[str, Any]
 MakeCoco = Callable[[Document], Document]
 MakeYolo = Callable[[dict[str, str]], Document]
+#: Colour of the rectangles of each label in :func:`painted`.
+COLOURS = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250]], np.uint8)
 SIZES = [(60, 80), (80, 60), (50, 50)]
 
 
@@ -40,3 +44,74 @@ def assert_sound(index: DatasetIndex) -> None:
     json.dumps(index.to_coco())
     for m in range(len(index.labels) if index.segments is not None else 0):
         index.segments.mask(m, *index.sizes[index.box_image[m]].tolist())
+
+
+def painted(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Grey ground with one rectangle a colour, side by side; image, boxes, masks."""
+    rng = np.random.default_rng(seed)
+    image, masks = np.full((height, width, 3), 114, np.uint8), np.zeros((3, height, width), np.uint8)
+    boxes = np.zeros((3, 4), np.float32)
+    for k in range(3):
+        x1, x2 = k * width // 3 + rng.integers(0, 5), (k + 1) * width // 3 - rng.integers(0, 5)
+        y1, y2 = rng.integers(0, height // 3), rng.integers(height // 2, height + 1)
+        image[y1:y2, x1:x2], masks[k, y1:y2, x1:x2], boxes[k] = COLOURS[k], 1, (x1, y1, x2, y2)
+    return image, boxes, masks
+
+
+def painted_piece(seed: int, masks: bool = True) -> Piece:
+    """A painted picture of any size; label k has COLOURS[k]."""
+    height, width = np.random.default_rng(seed).integers(60, 200, 2).tolist()
+    image, boxes, drawn = painted(height, width, seed)
+    return Piece(image, boxes, np.arange(3), drawn if masks else None)
+
+
+def index_of(pieces: list[Piece], segments: bool = False, names: int = 3) -> DatasetIndex:
+    """An index of pictures that are in no file; with polygons around the boxes if ``segments``."""
+    counts = [len(piece.boxes) for piece in pieces]
+    boxes = np.concatenate([piece.boxes for piece in pieces])
+    polygons = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in boxes.tolist()]
+    return DatasetIndex(
+        names=[f"c{n}" for n in range(names)],
+        root="",
+        files=[f"{n}.png" for n in range(len(pieces))],
+        sizes=np.array([piece.image.shape[:2] for piece in pieces], np.int32),
+        image_ids=np.arange(len(pieces)) + 100,
+        box_image=np.repeat(np.arange(len(pieces)), counts),
+        boxes=boxes,
+        labels=np.concatenate([piece.labels for piece in pieces]),
+        crowd=np.zeros(len(boxes), bool),
+        areas=np.ones(len(boxes), np.float32),
+        ann_ids=np.arange(len(boxes)) + 1,
+        category_ids=np.arange(names),
+        segments=pack_segments(polygons)[0] if segments else None,
+    )
+
+
+def extent(mask: np.ndarray) -> np.ndarray:
+    """The smallest box around a mask that is not empty."""
+    ys, xs = np.nonzero(mask)
+    return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+
+
+def assert_objects_follow(out: Transformed, tight: float = 3, share: float = 0.99, strength: int = 100) -> None:
+    """Boxes, labels and masks of a picture made of painted ones still say what can be seen.
+
+    ``tight``: pixels between a box and its mask; ``share`` of a mask's inner pixels that show its label's colour, which
+    leads the other two by ``strength``.
+    """
+    height, width = out.image.shape[:2]
+    assert len(out.boxes) == len(out.labels)
+    assert ((out.boxes >= 0) & (out.boxes <= [width, height, width, height])).all()
+    assert ((out.boxes[:, 2:] - out.boxes[:, :2]) >= 2 - 1e-3).all()
+    colours = out.image.astype(int)
+    lead = np.stack([2 * colours[..., k] - (colours.sum(-1) - colours[..., k]) for k in range(3)]) / 2
+    for k, (box, label) in enumerate(zip(out.boxes, out.labels.tolist(), strict=True)):
+        x1, y1, x2, y2 = np.round(box).astype(int).tolist()
+        inner = np.zeros((height, width), np.uint8)
+        inner[y1 + 3 : max(y2 - 3, 0), x1 + 3 : max(x2 - 3, 0)] = 1
+        if out.masks is not None:
+            assert out.masks.shape == (len(out.boxes), height, width)
+            assert np.abs(extent(out.masks[k]) - box).max() <= tight
+            inner = cv2.erode(out.masks[k], np.ones((7, 7), np.uint8), borderValue=0)
+        if inner.any():
+            assert (lead[label][inner > 0] > strength).mean() >= share

@@ -13,9 +13,20 @@ import torch
 from dataset_helpers import MakeCoco, document
 from PIL import Image
 
-from iifdet.datasets import DatasetIndex, DetectionDataset, EvalTransform, TrainTransform, load_index, make_loader
+from iifdet.datasets import (
+    TRANSFORMS,
+    CopyPaste,
+    DatasetIndex,
+    DetectionDataset,
+    EvalTransform,
+    Mixing,
+    TrainTransform,
+    load_index,
+    make_loader,
+)
 from iifdet.datasets.samplers import EpochSampler
 from iifdet.errors import InputError
+from iifdet.evaluation.detection import DetectionEvaluator
 from iifdet.types import Batch
 
 
@@ -54,6 +65,47 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
 def test_the_number_of_workers_changes_nothing(index: DatasetIndex) -> None:
     dataset = DetectionDataset(index, TrainTransform(64), seed=3, masks=True)
     assert_equal(batches(dataset, workers=0), batches(dataset, workers=2))
+
+
+def everything(index: DatasetIndex, **options: int) -> Mixing:
+    return Mixing(mosaic=0.6, mixup=0.4, copy_paste=0.6, paste=CopyPaste(index), **options)
+
+
+def test_each_row_and_epoch_has_draws_of_its_own(make_coco: MakeCoco) -> None:
+    index = load_index(make_coco(document()))
+    index.files[:], index.sizes[:] = [index.files[0]] * 3, index.sizes[0]  # the same picture three times
+    dataset = DetectionDataset(index, TrainTransform(64), seed=1)
+    samples = {dataset[epoch, row].image.numpy().tobytes() for epoch in range(3) for row in range(3)}
+    assert len(samples) == 9
+    assert torch.equal(dataset[2, 1].image, dataset[2, 1].image)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_the_number_of_workers_changes_nothing_under_any_preset_and_mixing(index: DatasetIndex, name: str) -> None:
+    mixing = everything(index, epochs=3, close=1)
+    dataset = DetectionDataset(index, TRANSFORMS[name](64), seed=3, mixing=mixing, masks=name == "default")
+    one, two = (batches(dataset, workers, epochs=(0, 2)) for workers in (0, 2))
+    assert_equal(one, two)
+
+
+def test_mosaic_closes_in_workers_that_live_through_the_epochs(index: DatasetIndex) -> None:
+    plain = DetectionDataset(index, TrainTransform(64), seed=3)
+    mixed = DetectionDataset(index, TrainTransform(64), seed=3, mixing=Mixing(mosaic=1, mixup=1, epochs=4, close=2))
+    a, b = batches(plain, 0, epochs=(0, 1, 2, 3)), batches(mixed, 2, epochs=(0, 1, 2, 3))
+    assert not any(torch.equal(x.images, y.images) for x, y in zip(a[:10], b[:10], strict=True))
+    assert_equal(a[10:], b[10:])
+    # A run that is resumed in the third epoch gets what the whole one got.
+    assert_equal(a[10 + 2 : 15], batches(mixed, 2, epochs=(2,), start=8))
+
+
+def test_crowds_are_no_targets_of_mixed_samples_either(make_coco: MakeCoco) -> None:
+    index = load_index(make_coco(document()))
+    dataset = DetectionDataset(index, TrainTransform(64, affine={}), mixing=everything(index))
+    crowd = int(index.labels[index.crowd][0])
+    allowed = set(index.labels[~index.crowd].tolist())
+    index.labels[index.crowd] = ({0, 1, 2} - allowed).pop()
+    seen = {label for seed in range(30) for label in dataset[seed, 0].target["labels"].tolist()}
+    assert seen == allowed and crowd in (0, 1, 2)
 
 
 def test_epochs_differ_and_a_resumed_epoch_goes_on_where_it_stopped(index: DatasetIndex) -> None:
@@ -117,6 +169,67 @@ def test_an_unreadable_image_gives_way_in_training_and_turns_grey_in_evaluation(
     assert (sample.info.index, sample.target["labels"].tolist()) == (0, [0])
     assert (sample.image == 128).all()
     assert [("0.png" in r.getMessage()) for r in caplog.records] == [True, True]  # once a data set
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_go_bad_during_a_run_are_replaced_wherever_they_are_asked_for(
+    index: DatasetIndex, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = DetectionDataset(index, TrainTransform(64), seed=3, mixing=everything(index))
+    loader = make_loader(dataset, batch=4, workers=workers, shuffle=True, seed=3)
+    sound = list(loader)
+    bad = [0, 5, 6, 19]
+    for row in bad[:3]:
+        Path(index.files[row]).write_bytes(b"broken")
+    Path(index.files[bad[3]]).unlink()
+    loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    with caplog.at_level(logging.WARNING, "iifdet"):
+        found = list(loader)
+    assert sum(len(b) for b in sound) == sum(len(b) for b in found) == 20
+    rows = [info.index for batch in found for info in batch.infos]
+    assert not set(rows) & set(bad)
+    assert set(rows) == set(range(20)) - set(bad)
+    for batch in found:
+        for info in batch.infos:
+            assert (info.file, info.image_id) == (index.files[info.index], index.image_ids[info.index])
+    if workers == 0:
+        assert all(Path(index.files[row]).name in caplog.text for row in bad)
+
+
+def test_without_one_readable_image_there_is_an_error_and_no_endless_search(index: DatasetIndex) -> None:
+    for file in index.files:
+        Path(file).write_bytes(b"")
+    with pytest.raises(OSError, match="not one of 20 images can be read"):
+        _ = DetectionDataset(index, TrainTransform(64), mixing=Mixing(mosaic=1))[0, 3]
+
+
+@pytest.mark.parametrize("rect", [False, True])
+def test_dropped_images_shift_nothing(make_coco: MakeCoco, tmp_path: Path, rect: bool) -> None:
+    """Ids far from rows, three images missing or broken at the start: everything still speaks of the same image."""
+    content = {"images": [], "annotations": [], "categories": [{"id": 7 + 5 * c, "name": f"c{c}"} for c in range(3)]}
+    make_coco(content)
+    for n in range(12):
+        height, width = [(40, 80), (64, 64), (80, 40)][n % 3]
+        cv2.imwrite(str(tmp_path / f"images/v{n:02d}.png"), np.full((height, width, 3), 20 * n, np.uint8))
+        content["images"].append({"id": 900 - n, "file_name": f"v{n:02d}.png", "height": height, "width": width})
+        box = {"id": n + 1, "image_id": 900 - n, "category_id": 7 + 5 * (n % 3), "iscrowd": 0}
+        content["annotations"].append({**box, "bbox": [5 + n, 8, 20, 12 + n], "area": 20 * (12 + n)})
+    for n in (0, 4, 9):
+        (tmp_path / f"images/v{n:02d}.png").unlink()
+    index = load_index(make_coco(content), max_bad=1.0)
+    assert len(index) == 9
+    # 1. Training: pixels, file, id, label and sampler row agree.
+    dataset = DetectionDataset(index, TrainTransform(64, flip=0, hsv=(0, 0, 0), affine={}))
+    for batch in make_loader(dataset, 4, shuffle=True, rect=rect):
+        for image, target, info in zip(batch.images, batch.targets, batch.infos, strict=True):
+            n = 900 - info.image_id
+            assert info.file.endswith(f"v{n:02d}.png") and target["labels"].tolist() == [n % 3]
+            assert (image[:, image.shape[1] // 2, image.shape[2] // 2] == 20 * n).all()
+    # 2. Evaluation: the truth itself, handed in as detections, is perfect.
+    evaluator = DetectionEvaluator(index)
+    for batch in make_loader(DetectionDataset(index, EvalTransform(64)), 4, rect=rect):
+        evaluator.update([{**t, "scores": torch.ones(len(t["labels"]))} for t in batch.targets], batch)
+    assert evaluator.compute().metrics(index.counts())["AP"] == pytest.approx(1)
 
 
 def test_boxes_annotated_on_pixels_before_the_exif_turn_fit(make_coco: MakeCoco, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from iifdet.inspection import find_faults, read_splits
 
 FULL = np.asfortranarray(np.pad(np.ones((30, 20), np.uint8), ((6, 24), (5, 55))))
 COMPRESSED = {"size": [HEIGHT, WIDTH], "counts": coco_mask.encode(FULL)["counts"].decode()}
-BROKEN = "mask whose run lengths do not add up to its image"
+UNUSABLE = "unusable mask, box kept"
 MASK_FAULTS: dict[str, tuple[Any, str, str]] = {
     "no mask": ([], "box without a mask among boxes with masks", "notice"),
     "two points": ([[5, 6, 25, 36]], "unusable mask, box kept", "warning"),
@@ -41,9 +41,9 @@ MASK_FAULTS: dict[str, tuple[Any, str, str]] = {
         "empty mask",
         "warning",
     ),
-    "rubbish": ({"size": [HEIGHT, WIDTH], "counts": "zzzzzzzz"}, BROKEN, "error"),
-    "not ASCII": ({"size": [HEIGHT, WIDTH], "counts": "é"}, BROKEN, "error"),
-    "cut short": ({**COMPRESSED, "counts": COMPRESSED["counts"][:-1]}, BROKEN, "error"),
+    "rubbish": ({"size": [HEIGHT, WIDTH], "counts": "zzzzzzzz"}, UNUSABLE, "warning"),
+    "not ASCII": ({"size": [HEIGHT, WIDTH], "counts": "é"}, UNUSABLE, "warning"),
+    "cut short": ({**COMPRESSED, "counts": COMPRESSED["counts"][:-1]}, UNUSABLE, "warning"),
     "on a line": ([[5, 6, 15, 6, 25, 6]], "empty mask", "warning"),
     "far away": (square(1e9, 1e9, 20, 30), "unusable mask, box kept", "warning"),
     "outside": (square(100, 100, 20, 30), "mask outside the image", "warning"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import subprocess
 import sys
 
@@ -9,34 +10,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from dataset_helpers import extent, painted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iifdet.datasets import EvalTransform, TrainTransform, letterbox, sample_seed, squash
+from iifdet.datasets.affine import about_middle, fit_matrix, warp
+from iifdet.datasets.photometric import apply_hsv, hsv_change
+from iifdet.datasets.pieces import still_count
 from iifdet.datasets.resizing import letterbox_shape
 from iifdet.errors import InputError
 from iifdet.types import ImageInfo
 
-COLOURS = np.array([[250, 0, 0], [0, 250, 0], [0, 0, 250]], np.uint8)
 STRONG = {"degrees": 15.0, "translate": 0.2, "scale": 0.4, "shear": 5.0}
 ARGUMENTS = st.tuples(st.integers(0, 2**32 - 1), st.integers(60, 200), st.integers(60, 200))
-
-
-def painted(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Grey ground with one rectangle a colour, side by side; image, boxes, masks."""
-    rng = np.random.default_rng(seed)
-    image, masks = np.full((height, width, 3), 114, np.uint8), np.zeros((3, height, width), np.uint8)
-    boxes = np.zeros((3, 4), np.float32)
-    for k in range(3):
-        x1, x2 = k * width // 3 + rng.integers(0, 5), (k + 1) * width // 3 - rng.integers(0, 5)
-        y1, y2 = rng.integers(0, height // 3), rng.integers(height // 2, height + 1)
-        image[y1:y2, x1:x2], masks[k, y1:y2, x1:x2], boxes[k] = COLOURS[k], 1, (x1, y1, x2, y2)
-    return image, boxes, masks
-
-
-def extent(mask: np.ndarray) -> np.ndarray:
-    ys, xs = np.nonzero(mask)
-    return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,6 +65,13 @@ def test_boxes_of_which_little_is_left_are_dropped() -> None:
     assert 0 < sum(kept) < 60
 
 
+def test_a_box_counts_by_its_visible_share_and_its_shorter_side() -> None:
+    whole = np.array([[0, 0, 40, 40]] * 4, np.float32)
+    seen = np.array([[0, 0, 40, 4.1], [0, 0, 40, 3.9], [0, 0, 40, 1.9], [0, 0, 13, 13]], np.float32)
+    assert still_count(whole, seen).tolist() == [True, False, False, True]
+    assert still_count(seen[2:3], seen[2:3]).tolist() == [False]
+
+
 def test_equal_seeds_give_equal_samples_and_others_differ() -> None:
     image, boxes, masks = painted(90, 120, 0)
     first, second = TrainTransform(96, affine=STRONG), TrainTransform(96, affine=STRONG)
@@ -107,9 +101,10 @@ def test_sample_seeds_differ_by_run_epoch_and_row() -> None:
 
 
 def test_flip_mirrors_boxes_and_pixels() -> None:
-    image, boxes, _ = painted(80, 80, 1)
-    out = TrainTransform(80, flip=1.0, hsv=(0, 0, 0), affine={})(image, boxes, np.arange(3), seed=0)
+    image, boxes, masks = painted(80, 80, 1)
+    out = TrainTransform(80, flip=1.0, hsv=(0, 0, 0), affine={})(image, boxes, np.arange(3), masks, seed=0)
     assert np.array_equal(out.image, image[:, ::-1])
+    assert np.array_equal(out.masks, masks[..., ::-1])
     assert np.allclose(out.boxes[:, [0, 2]], 80 - boxes[:, [2, 0]], atol=1e-3)
 
 
@@ -148,6 +143,59 @@ def test_scale_and_offset_lead_back_to_the_original(resize, size) -> None:
     for k in range(3):
         assert np.abs(extent(out.masks[k]) - out.boxes[k]).max() <= 1
         assert out.image[tuple(out.boxes[k].reshape(2, 2).mean(0)[::-1].astype(int))].argmax() == k
+
+
+def test_a_box_becomes_its_turned_mask() -> None:
+    image, boxes = np.zeros((100, 100, 3), np.uint8), np.array([[20, 20, 80, 80]], np.float32)
+    disc = cv2.circle(np.zeros((100, 100), np.uint8), (50, 50), 30, 1, -1)[None]
+    transform = TrainTransform(100, flip=0, hsv=(0, 0, 0), affine={"degrees": 45})
+    for seed in range(5):
+        out = transform(image, boxes, np.zeros(1, np.int64), disc, seed=seed)
+        assert np.abs(out.boxes[0] - boxes[0]).max() <= 1.5  # a disc stays as wide, whatever the turn
+        bare = transform(image, boxes, np.zeros(1, np.int64), seed=seed)
+        assert (bare.boxes[0, :2] <= out.boxes[0, :2] + 1.5).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_warp_shows_what_resize_and_move_in_two_steps_would(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = cv2.GaussianBlur(rng.integers(0, 200, (90, 130, 3)).astype(np.uint8), (0, 0), 4)
+    move = about_middle((160, 160), degrees=10, factor=1.1, shear=(3, 0), move=(0.05, -0.1))
+    once = warp(image, move @ fit_matrix(90, 130, (160, 160), "letterbox"), (160, 160))
+    twice = warp(letterbox(image, np.zeros((0, 4), np.float32), 160).image, move, (160, 160))
+    inside = cv2.erode((twice < 120).all(-1).astype(np.uint8), np.ones((5, 5))) > 0
+    assert inside.mean() > 0.4
+    assert np.abs(once.astype(int) - twice)[inside].max() <= 6
+
+
+def test_thin_lines_survive_a_large_reduction() -> None:
+    image = np.zeros((800, 800, 3), np.uint8)
+    image[:, ::8] = 255  # one column in eight
+    out = TrainTransform(100, flip=0, hsv=(0, 0, 0), affine={"translate": 0.001})(
+        image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), seed=0
+    )
+    assert np.abs(out.image[10:90, 10:90].astype(int) - 255 / 8).max() < 8
+
+
+def test_turning_agrees_with_opencv() -> None:
+    matrix = about_middle((60, 80), degrees=30, factor=0.7)
+    assert np.allclose(matrix[:2], cv2.getRotationMatrix2D((40, 30), 30, 0.7))
+
+
+def test_hsv_tables_agree_with_the_standard_library() -> None:
+    colours = np.array([[[200, 30, 60], [10, 90, 200], [120, 220, 40], [99, 99, 99]]], np.uint8)
+    got = apply_hsv(colours, hsv_change(hue=0.1, saturation=0.6, value=1.2))[0]
+    for before, after in zip(colours[0] / 255, got, strict=True):
+        h, s, v = colorsys.rgb_to_hsv(*before)
+        expected = np.array(colorsys.hsv_to_rgb((h + 0.1) % 1, min(1, s * 0.6), min(1, v * 1.2))) * 255
+        assert np.abs(expected - after).max() <= 4  # hue has 180 steps
+
+
+def test_the_margin_keeps_the_grey_of_validation_where_the_picture_is_smaller_than_the_tensor() -> None:
+    image, none = np.full((30, 60, 3), 200, np.uint8), np.zeros((0, 4), np.float32)
+    for seed in range(5):
+        out = TrainTransform(64, affine={}, hsv=(0.1, 0.5, 0.5))(image, none, np.zeros(0, np.int64), seed=seed)
+        assert (out.image[0] == 128).all()
 
 
 def test_mistakes_suggest_the_nearest() -> None:
