@@ -94,7 +94,7 @@ def ending_workers(*loaders: Any) -> Iterator[None]:
 
 def build_index(config: DataKeys, split: str) -> DatasetIndex:
     """The index of a split; a training split without a single box is refused."""
-    index = load_index(config.data, split, max_bad=config.max_bad)
+    index = load_index(config.data, split, max_bad=config.max_bad, cache_index=config.cache_index)
     if split == "train" and not len(index.labels):
         raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check its labels")
     return index
@@ -103,7 +103,7 @@ def build_index(config: DataKeys, split: str) -> DatasetIndex:
 def training_counts(config: DataKeys) -> ClassCounts | None:
     """The data's training counts, or None where it has no readable train split."""
     try:
-        return load_index(config.data, "train", max_bad=1.0).counts()
+        return load_index(config.data, "train", max_bad=1.0, cache_index=config.cache_index).counts()
     except InputError as error:
         log.warning("no training counts: %s", error)
         return None

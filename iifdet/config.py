@@ -58,6 +58,7 @@ class DataKeys(BaseModel):
     imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
     resize: Literal["letterbox", "square"] = "letterbox"
     max_bad: Share = 0.05
+    cache_index: bool = True  # keep what was read of the data on disk, for the next run
     project: str | None = None
     name: str | None = None
     exist_ok: bool = False

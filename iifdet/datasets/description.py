@@ -15,7 +15,7 @@ from iifdet import resources
 from iifdet.errors import InputError, suggest
 
 SPLITS = ("train", "val", "test")
-FORMATS = ("coco", "yolo")
+FORMATS = ("coco", "lvis", "yolo")
 KEYS = ("path", *SPLITS, "names", "nc", "format", "generate")
 SPLIT_KEYS = ("images", "annotations")
 #: Keys of Ultralytics' files that say nothing about boxes, or that name a download we do not make.
@@ -192,7 +192,7 @@ def _format(value: Any, splits: dict[str, Split], where: str) -> str:
     format_ = value if value is not None else ("coco" if has_json else "yolo")
     if format_ not in FORMATS:
         raise InputError(f"{where}: format: expected one of {', '.join(FORMATS)}, got '{format_}'{_near(format_)}")
-    if format_ == "coco" and len(has_json) < len(splits):
+    if format_ in ("coco", "lvis") and len(has_json) < len(splits):
         missing = next(key for key in splits if key not in has_json)
         raise InputError(f"{where}: {missing}: expected {{images: folder, annotations: file.json}}, got no annotations")
     return str(format_)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from iifdet.datasets.coco import read_coco
+from iifdet.datasets.coco import read_coco, read_lvis
 from iifdet.datasets.description import DataDescription, find_description
 from iifdet.datasets.index import DatasetIndex, Problem
+from iifdet.datasets.index_cache import cached_index
 from iifdet.datasets.yolo_txt import read_yolo
 from iifdet.errors import InputError
 
 logger = logging.getLogger("iifdet")
 
 #: format -> reader(description, split, segments=...). A new format is one function and one line here.
-READERS: dict[str, Callable[..., DatasetIndex]] = {"coco": read_coco, "yolo": read_yolo}
+READERS: dict[str, Callable[..., DatasetIndex]] = {"coco": read_coco, "lvis": read_lvis, "yolo": read_yolo}
 
 
 def load_index(
@@ -26,6 +28,7 @@ def load_index(
     *,
     max_bad: float = 0.05,
     segments: bool = True,
+    cache_index: bool = True,
 ) -> DatasetIndex:
     """Read one split of a data set.
 
@@ -34,6 +37,8 @@ def load_index(
         split: ``train``, ``val`` or ``test``, as far as the description has it.
         max_bad: largest share of broken images, or of broken boxes, that is dropped with a log line and no more.
         segments: keep masks where the data have them.
+        cache_index: keep the index on disk and use it again while the data are the same
+            (see :mod:`iifdet.datasets.index_cache`).
 
     Raises:
         InputError: something is missing, unreadable, or broken beyond ``max_bad``.
@@ -44,7 +49,8 @@ def load_index(
         from iifdet.datasets.demo import make_demo_from
 
         make_demo_from(description.root, description.generate)
-    index = READERS[description.format](description, place, segments=segments)
+    read = partial(READERS[description.format], description, place, segments=segments)
+    index = cached_index(read, description, place, segments=segments) if cache_index else read()
     _report(index, f"{description.name} {split}", max_bad)
     if not len(index):
         raise InputError(f"{description.name} {split}: expected images, found none")
