@@ -62,7 +62,7 @@ class BoxTable:
 
     def __init__(self, segments: bool = True) -> None:
         self._masks = MaskStore() if segments else None
-        self._decoder = msgspec.json.Decoder(list[_BoxWithMask] if segments else list[_Box])
+        self._decoder: Any = msgspec.json.Decoder(list[_BoxWithMask] if segments else list[_Box])
         self._keys = Growing(np.int64, 3)  # id, image id, category id
         self._valid = Growing(np.bool_, 3)
         self._numbers = Growing(np.float64, 5)  # bbox, area
@@ -72,7 +72,7 @@ class BoxTable:
     def add_text(self, text: bytes) -> bool:
         """Take a JSON list of annotations; False, and nothing taken, where that is no complete JSON."""
         try:
-            rows = self._decoder.decode(text)
+            rows: list[Any] = self._decoder.decode(text)
             keys = np.stack([_column(rows, key, np.int64) for key in ("id", "image_id", "category_id")], axis=1)
             crowd = _column(rows, "iscrowd", np.int64) == 1
         except _ODD:
@@ -87,7 +87,7 @@ class BoxTable:
             return self._add_tolerantly(text)
         if self._masks is not None:
             self._masks.add(pack_decoded([row.segmentation for row in rows]))
-        self._extend(keys, np.ones((len(rows), 3), dtype=bool), values, crowd)
+        self._extend(keys, np.ones((len(rows), 3), dtype=np.bool_), values, crowd)
         return True
 
     def add_objects(self, entries: list[Any]) -> None:

@@ -134,7 +134,8 @@ def _read_rows(stream: IO[bytes], buffer: bytes, boxes: BoxTable) -> bytes:
     if empty:
         return buffer[empty.end() :] + stream.read()
     while True:
-        block = stream.read(wanted - len(buffer)) if len(buffer) < wanted else b""
+        missing = wanted - len(buffer)
+        block = stream.read(missing) if missing > 0 else b""
         buffer += block
         cut = _last_boundary(buffer)
         if cut is not None and boxes.add_text(b"[" + buffer[: cut[0]] + b"]"):
@@ -143,7 +144,7 @@ def _read_rows(stream: IO[bytes], buffer: bytes, boxes: BoxTable) -> bytes:
         for end in _ends(buffer):
             if boxes.add_text(b"[" + buffer[: end[0]] + b"]"):
                 return buffer[end[1] :] + stream.read()
-        if not block or len(buffer) > _LONGEST:
+        if len(block) < missing or len(buffer) > _LONGEST:
             raise _UnusualError
         wanted = 2 * len(buffer)
 

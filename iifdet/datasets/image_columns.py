@@ -62,7 +62,7 @@ class ImageColumns(NamedTuple):
             names=[row.file_name or None for row in rows],
             urls=[row.coco_url or None for row in rows],
             sizes=sizes,
-            sized=((sizes > 0) & (sizes < _LARGEST_SIDE)).all(axis=1),
+            sized=_sensible(sizes),
             negative=lists[0],
             not_exhaustive=lists[1],
         )
@@ -81,11 +81,15 @@ class ImageColumns(NamedTuple):
             names=[_text(row.get("file_name")) for row in rows],
             urls=[_text(row.get("coco_url")) for row in rows],
             sizes=sizes,
-            sized=(whole & (sizes > 0) & (sizes < _LARGEST_SIDE)).all(axis=1),
+            sized=_sensible(np.where(whole, sizes, 0)),
             negative=whole_lists(rows, "neg_category_ids"),
             not_exhaustive=whole_lists(rows, "not_exhaustive_category_ids"),
             strangers=len(entries) - len(rows),
         )
+
+
+def _sensible(sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.logical_and.reduce((sizes > 0) & (sizes < _LARGEST_SIDE), axis=1).astype(np.bool_)
 
 
 def _text(value: Any) -> str | None:
