@@ -72,10 +72,18 @@ def take_record(watched: list[Watched]) -> list[dict[str, Any]]:
     Raises:
         OSError: something cannot be read.
     """
-    return [
-        {"path": w.path, "how": w.how, "time": time.time_ns(), "stat": _stat(w.path), "digest": _digest(w.path, w.how)}
-        for w in watched
-    ]
+    return [_entry(w.path, w.how) for w in watched]
+
+
+def _entry(path: str, how: str) -> dict[str, Any]:
+    now = time.time_ns()
+    return {
+        "path": path,
+        "how": how,
+        "time": now,
+        "stat": _stat(path) if how == "bytes" else [],
+        "digest": _digest(path, how),
+    }
 
 
 def same(record: list[dict[str, Any]]) -> bool:
