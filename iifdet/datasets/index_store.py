@@ -20,7 +20,7 @@ _FEDERATED = "federated"
 
 def write_index(file: IO[bytes], index: DatasetIndex, extra: dict[str, Any]) -> None:
     """Write an index and ``extra`` (plain values) beside it."""
-    header = {
+    header: dict[str, Any] = {
         "extra": extra,
         "names": index.names,
         "root": index.root,
@@ -29,13 +29,14 @@ def write_index(file: IO[bytes], index: DatasetIndex, extra: dict[str, Any]) -> 
         "problems": [[p.file, p.kind, p.reason, p.box] for p in index.problems],
         "rles": [] if index.segments is None else _rle_forms(index.segments),
     }
-    arrays: dict[str, NDArray[Any]] = {_HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}
-    arrays |= {name: getattr(index, name) for name in _ARRAYS}
+    arrays: dict[str, NDArray[Any]] = {name: getattr(index, name) for name in _ARRAYS}
     if index.segments is not None:
         arrays |= {name: getattr(index.segments, name) for name in _MASKS} | _rle_counts(index.segments)
         arrays |= {} if index.segments.order is None else {"order": index.segments.order}
     if index.federated is not None:
         arrays |= {f"{_FEDERATED}{k}": column for k, column in enumerate(index.federated.columns())}
+    header["arrays"] = sorted(arrays)
+    arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     np.savez(file, allow_pickle=False, **arrays)
 
 
@@ -51,6 +52,8 @@ def read_index(stored: Any) -> DatasetIndex:
         Exception: of many kinds, where the file is damaged or something else.
     """
     header = _header(stored)
+    if set(stored.files) != {_HEADER, *header["arrays"]}:  # checksums do not cover the list of arrays
+        raise ValueError(f"arrays: expected {header['arrays']}, got {stored.files}")
     federated = [stored[f"{_FEDERATED}{k}"] for k in range(7)] if f"{_FEDERATED}0" in stored.files else None
     return DatasetIndex(
         names=header["names"],
