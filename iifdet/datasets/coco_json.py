@@ -116,13 +116,14 @@ def _in_pieces(stream: IO[bytes], segments: bool) -> CocoFile:
 
 def _find_list(stream: IO[bytes]) -> tuple[bytes, bytes]:
     """Read up to the list of annotations: what stands before it, bracket included, and what was read beyond."""
-    head, searched = b"", 0
+    head, searched = bytearray(), 0
     while True:
         block = stream.read(PIECE)
         head += block
         found = _LIST.search(head, searched)
         if found:
-            return head[: found.end()], head[found.end() :]
+            end = found.end()
+            return bytes(head[:end]), bytes(head[end:])
         if not block:
             raise _UnusualError
         searched = max(0, len(head) - 64)
