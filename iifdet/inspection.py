@@ -38,7 +38,7 @@ def read_splits(data: str | Path | Mapping[str, Any] | DataDescription, split: s
     for name in description.splits if split is None else [split]:
         where = description.split(name)
         place = str(where.annotations or where.images[0])
-        found.append(SplitToCheck(name, load_index(description, name, max_bad=1.0), place))
+        found.append(SplitToCheck(name, load_index(description, name, max_bad=1.0, cache_index=False), place))
     return found
 
 

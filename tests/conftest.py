@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,14 @@ def _write_split(root: Path, split: str, labels: list[int], rng: np.random.Gener
     categories = [{"id": 10 * c + 5, "name": name} for c, name in enumerate(NAMES)]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (root / f"{split}.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of a test lands in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IIFDET_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

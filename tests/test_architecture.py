@@ -20,6 +20,7 @@ LAYERS: dict[str, int] = {
     "errors": 0,
     "types": 1,
     "resources": 1,
+    "files": 1,
     "boxes": 2,
     "longtail": 2,
     "datasets": 3,

@@ -1,8 +1,7 @@
-"""Reader for COCO JSON: 1) load 2) categories 3) images 4) annotations 5) check, clip, sort."""
+"""Reader for COCO and LVIS JSON: 1) load 2) categories 3) images 4) annotations 5) check, clip, sort."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from iifdet.datasets.box_columns import BoxColumns
 from iifdet.datasets.checking import (
     CLIPPED,
     UNKNOWN_CATEGORY,
@@ -18,14 +18,21 @@ from iifdet.datasets.checking import (
     check_boxes,
     lookup,
 )
-from iifdet.datasets.columns import integers, number_rows, numbers
+from iifdet.datasets.coco_json import load_json, read_coco_json
+from iifdet.datasets.columns import integers
 from iifdet.datasets.description import DataDescription, Split
+from iifdet.datasets.federated import GROUPS, Federated, LabelLists
+from iifdet.datasets.image_columns import ImageColumns
 from iifdet.datasets.images import existing, image_sizes
 from iifdet.datasets.index import DatasetIndex, Problem
-from iifdet.datasets.segments import Segments, pack_segments
+from iifdet.datasets.segments import Segments
 from iifdet.errors import InputError, suggest
 
 _LARGEST_SIDE = 1_000_000
+_BLOCK = 1 << 16  # boxes checked at once: what that takes in between stays small
+
+
+__all__ = ["load_json", "read_coco", "read_lvis"]
 
 
 class _Images(NamedTuple):
@@ -33,12 +40,15 @@ class _Images(NamedTuple):
     files: list[str]
     sizes: NDArray[np.int32]
     known: NDArray[np.int64]  # ids of dropped images too: their boxes go with them, without being faults themselves
+    rows: NDArray[np.int64]  # place in the file
+    measured: bool  # a size came from an image file
 
 
 class _Categories(NamedTuple):
     ids: NDArray[np.int64]  # label -> id
     names: list[str]
     known: NDArray[np.int64]  # ids that the description's names leave out, too: their boxes are no faults either
+    rows: list[dict[str, Any]]  # in label order, as they stand in the file
 
 
 class _Boxes(NamedTuple):
@@ -56,22 +66,40 @@ def read_coco(description: DataDescription, split: Split, *, segments: bool = Tr
     Raises:
         InputError: a file or folder is missing, the JSON is not COCO's, or a class name is unknown.
     """
+    return _read(description, split, segments, lvis=False)
+
+
+def read_lvis(description: DataDescription, split: Split, *, segments: bool = True) -> DatasetIndex:
+    """Read one split of LVIS v1: as :func:`read_coco`, with ``index.federated``.
+
+    LVIS names an image by ``coco_url``; its last two parts (``train2017/000000391895.jpg``) are looked up under the
+    images folder, or the last one alone where the folder holds the files itself. LVIS's own val split has images of
+    COCO's train2017 and val2017 both, so the folder should be the one that holds the two.
+
+    Raises:
+        InputError: as :func:`read_coco`.
+    """
+    return _read(description, split, segments, lvis=True)
+
+
+def _read(description: DataDescription, split: Split, segments: bool, lvis: bool) -> DatasetIndex:
     file, folder = _places(split)
-    document = load_json(file)
-    problems: list[Problem] = []
-    categories = _categories(document, description.names, file)
-    images = _images(_objects(document, "images", "image", file, problems), folder, problems)
-    rows = _objects(document, "annotations", "box", file, problems)
+    content = read_coco_json(file, segments=segments)
+    categories = _categories(content.categories, description.names, file)
+    problems = _strangers(file, "images", "image", content.images.strangers)
+    names = _image_names(content.images, lvis)
+    images = _images(content.images, names, _image_files(names, folder, lvis), problems)
+    rows = content.boxes
+    problems += _strangers(file, "annotations", "box", rows.strangers)
     boxes = _boxes(rows, images, categories)
-    ids, whole = integers(rows, "id")
     codes = np.where(boxes.wanted, boxes.codes, 0).astype(np.int8)
-    problems += box_problems(codes, lambda m: images.files[i] if (i := boxes.image[m]) >= 0 else str(file), ids)
-    problems += _noted(ids, whole, boxes, file)
+    problems += box_problems(codes, lambda m: images.files[i] if (i := boxes.image[m]) >= 0 else str(file), rows.ids)
+    problems += _noted(rows, boxes, file)
     keep = np.flatnonzero(boxes.wanted & ((boxes.codes == 0) | (boxes.codes == CLIPPED)))
     keep = keep[np.argsort(boxes.image[keep], kind="stable")]
-    kept, box_image, clipped = [rows[m] for m in keep.tolist()], boxes.image[keep], boxes.boxes[keep]
-    distinct = bool(whole[keep].all()) and len(np.unique(ids[keep])) == len(keep)
-    ann_ids = ids[keep] if distinct else np.arange(1, len(keep) + 1, dtype=np.int64)
+    box_image, clipped, ids = boxes.image[keep], boxes.boxes[keep], rows.ids[keep]
+    distinct = bool(rows.valid[keep, 0].all()) and bool((np.diff(np.sort(ids)) > 0).all())
+    ann_ids = ids if distinct else np.arange(1, len(keep) + 1, dtype=np.int64)
     return DatasetIndex(
         names=categories.names,
         root=str(folder),
@@ -81,12 +109,14 @@ def read_coco(description: DataDescription, split: Split, *, segments: bool = Tr
         box_image=box_image,
         boxes=clipped,
         labels=boxes.labels[keep],
-        crowd=integers(kept, "iscrowd")[0] == 1,
-        areas=_areas(kept, clipped),
+        crowd=rows.crowd[keep],
+        areas=_areas(rows.areas[keep], clipped),
         ann_ids=ann_ids,
         category_ids=categories.ids,
-        segments=_segments(kept, images, box_image, ann_ids, problems) if segments else None,
+        segments=_segments(rows, keep, images, box_image, ann_ids, problems),
         problems=problems,
+        federated=_federated(content.images, images, categories) if lvis else None,
+        measured=images.measured,
     )
 
 
@@ -102,37 +132,15 @@ def _places(split: Split) -> tuple[Path, Path]:
     return split.annotations, split.images[0]
 
 
-def load_json(file: Path) -> dict[str, Any]:
-    """Load a JSON object, or raise an InputError that says what is wrong with the file."""
-    try:
-        document = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: expected complete JSON, got {type(error).__name__}: {error}") from error
-    if not isinstance(document, dict):
-        raise InputError(
-            f"{file}: expected a COCO object with images, annotations and categories, got a {type(document).__name__}"
-        )
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(document.get(key), list):
-            got = f"a {type(document[key]).__name__}" if key in document else "none"
-            raise InputError(f"{file}: expected a list '{key}', got {got}; results files are not ground truth")
-    return document
+def _strangers(file: Path, key: str, kind: str, number: int) -> list[Problem]:
+    return [Problem(str(file), kind, f"entry of '{key}' is not an object")] * number
 
 
-def _objects(
-    document: dict[str, Any], key: str, kind: str, file: Path, problems: list[Problem]
-) -> list[dict[str, Any]]:
-    rows = document[key]
-    good = [row for row in rows if type(row) is dict]
-    problems += [Problem(str(file), kind, f"entry of '{key}' is not an object")] * (len(rows) - len(good))
-    return good
-
-
-def _categories(document: dict[str, Any], wanted: list[str] | None, file: Path) -> _Categories:
-    rows = [row for row in document["categories"] if isinstance(row, dict)]
+def _categories(entries: list[Any], wanted: list[str] | None, file: Path) -> _Categories:
+    rows = [row for row in entries if isinstance(row, dict)]
     ids, valid = integers(rows, "id")
     names = [row.get("name") for row in rows]
-    if not rows or len(rows) < len(document["categories"]) or not valid.all():
+    if not rows or len(rows) < len(entries) or not valid.all():
         raise InputError(f"{file}: categories: expected objects with a whole-number id and a name")
     for name in names:
         if not isinstance(name, str) or not name:
@@ -142,7 +150,8 @@ def _categories(document: dict[str, Any], wanted: list[str] | None, file: Path) 
         if twice:
             raise InputError(f"{file}: categories: expected distinct {what}, got {twice[0]!r} twice; rename one")
     order = np.argsort(ids) if wanted is None else np.array([_place(name, names, file) for name in wanted])
-    return _Categories(ids[order], [str(names[i]) for i in order.tolist()], ids)
+    places = order.tolist()
+    return _Categories(ids[order], [str(names[i]) for i in places], ids, [rows[i] for i in places])
 
 
 def _place(name: str, names: list[Any], file: Path) -> int:
@@ -151,21 +160,40 @@ def _place(name: str, names: list[Any], file: Path) -> int:
     return names.index(name)
 
 
-def _images(rows: list[dict[str, Any]], folder: Path, problems: list[Problem]) -> _Images:
-    ids, valid = integers(rows, "id")
-    names = [row.get("file_name") for row in rows]
-    named = np.array([isinstance(name, str) and bool(name) for name in names], dtype=bool)
-    files = [os.path.normpath(os.path.join(folder, str(name))) for name in names]
+def _image_names(columns: ImageColumns, lvis: bool) -> list[str | None]:
+    if not lvis:
+        return columns.names
+    pairs = zip(columns.names, columns.urls, strict=True)
+    return [name or (url and "/".join(url.split("/")[-2:])) for name, url in pairs]
+
+
+def _image_files(names: list[str | None], folder: Path, lvis: bool) -> list[str]:
+    files = [_inside(folder, str(name)) for name in names]
+    if lvis:
+        missing = np.flatnonzero(~existing(files)).tolist()
+        flat = [_inside(folder, os.path.basename(files[n])) for n in missing]
+        for n, file, found in zip(missing, flat, existing(flat).tolist(), strict=True):
+            files[n] = file if found else files[n]
+    return files
+
+
+def _inside(folder: Path, name: str) -> str:
+    return os.path.normpath(os.path.join(folder, name))
+
+
+def _images(columns: ImageColumns, names: list[str | None], files: list[str], problems: list[Problem]) -> _Images:
+    ids, valid = columns.ids, columns.valid
+    named = np.array([name is not None for name in names], dtype=bool)
     reasons = np.select(
         [~valid, ~named, _repeated(ids, valid), ~existing(files)],
         ["image without a whole-number id", "image without file_name", "duplicate image id", "missing image file"],
         default="",
     ).astype(object)
-    sizes = _sizes(rows, files, reasons)
+    sizes, measured = _sizes(columns, files, reasons)
     bad = np.flatnonzero(reasons != "").tolist()
     problems += [Problem(files[n], "image", str(reasons[n])) for n in bad]
     keep = np.flatnonzero(reasons == "")
-    return _Images(ids[keep], [files[n] for n in keep.tolist()], sizes[keep], np.unique(ids[valid]))
+    return _Images(ids[keep], [files[n] for n in keep.tolist()], sizes[keep], np.unique(ids[valid]), keep, measured)
 
 
 def _repeated(ids: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -175,72 +203,95 @@ def _repeated(ids: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.bo
     return repeated
 
 
-def _sizes(rows: list[dict[str, Any]], files: list[str], reasons: NDArray[Any]) -> NDArray[np.int32]:
+def _sizes(columns: ImageColumns, files: list[str], reasons: NDArray[Any]) -> tuple[NDArray[np.int32], bool]:
     """Sizes from the JSON; from the image's header where the JSON has none."""
-    columns = [integers(rows, key) for key in ("height", "width")]
-    sizes = np.stack([values for values, _ in columns], axis=1)
-    known = np.logical_and.reduce([valid & (values > 0) & (values < _LARGEST_SIDE) for values, valid in columns])
-    unknown = np.flatnonzero(~known & (reasons == ""))
+    sizes = columns.sizes.copy()
+    unknown = np.flatnonzero(~columns.sized & (reasons == ""))
     if len(unknown):
         found, faults = image_sizes([files[n] for n in unknown.tolist()])
         sizes[unknown] = found
         for k, fault in faults.items():
             reasons[unknown[k]] = f"unreadable image: {fault}"
-    return sizes.clip(0, _LARGEST_SIDE).astype(np.int32)
+    return sizes.clip(0, _LARGEST_SIDE).astype(np.int32), len(unknown) > 0
 
 
-def _boxes(rows: list[dict[str, Any]], images: _Images, categories: _Categories) -> _Boxes:
-    image_id, image_valid = integers(rows, "image_id")
-    category, category_valid = integers(rows, "category_id")
-    image = np.where(image_valid, lookup(images.ids, image_id), -1)
-    labels = np.where(category_valid, lookup(categories.ids, category), -1)
-    xyxy = number_rows(rows, "bbox", 4)
-    with np.errstate(over="ignore", invalid="ignore"):
-        xyxy[:, 2:] += xyxy[:, :2]
-    sizes = images.sizes[image] if len(images.ids) else np.zeros((len(rows), 2), np.int32)
-    boxes, codes = check_boxes(xyxy, sizes)
+def _boxes(rows: BoxColumns, images: _Images, categories: _Categories) -> _Boxes:
+    image_valid, category_valid = rows.valid[:, 1], rows.valid[:, 2]
+    image = np.where(image_valid, lookup(images.ids, rows.image_ids), -1)
+    labels = np.where(category_valid, lookup(categories.ids, rows.category_ids), -1)
+    boxes, codes = np.zeros((len(image), 4), np.float32), np.zeros(len(image), np.int8)
+    for start in range(0, len(image), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        xyxy = rows.bbox[block].copy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            xyxy[:, 2:] += xyxy[:, :2]
+        sizes = images.sizes[image[block]] if len(images.ids) else np.zeros((len(xyxy), 2), np.int32)
+        boxes[block], codes[block] = check_boxes(xyxy, sizes)
     codes = np.where(labels < 0, UNKNOWN_CATEGORY, codes)
     codes = np.where(image < 0, UNKNOWN_IMAGE, codes).astype(np.int8)
-    went_with_image = image_valid & (image < 0) & (lookup(images.known, image_id) >= 0)
-    left_out = category_valid & (labels < 0) & (lookup(categories.known, category) >= 0)
+    went_with_image = image_valid & (image < 0) & (lookup(images.known, rows.image_ids) >= 0)
+    left_out = category_valid & (labels < 0) & (lookup(categories.known, rows.category_ids) >= 0)
     return _Boxes(image, boxes, labels, codes, ~(went_with_image | left_out), went_with_image & ~left_out)
 
 
-def _noted(ids: NDArray[np.int64], whole: NDArray[np.bool_], boxes: _Boxes, file: Path) -> list[Problem]:
+def _noted(rows: BoxColumns, boxes: _Boxes, file: Path) -> list[Problem]:
     """Faults of annotations that lose no sound box of a sound image."""
+    whole = rows.valid[:, 0]
     marks = {
         "annotation without a whole-number id": ~whole,
-        "duplicate annotation id": _repeated(ids, whole),
+        "duplicate annotation id": _repeated(rows.ids, whole),
         "box of a left-out image": boxes.stranded,
     }
     return [
-        Problem(str(file), "notice", reason, int(ids[m]) if whole[m] else None)
+        Problem(str(file), "notice", reason, int(rows.ids[m]) if whole[m] else None)
         for reason, mark in marks.items()
         for m in np.flatnonzero(mark).tolist()
     ]
 
 
-def _areas(rows: list[dict[str, Any]], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    areas, least = numbers(rows, "area"), float(np.finfo(np.float32).tiny)
+def _areas(areas: NDArray[np.float64], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    least = float(np.finfo(np.float32).tiny)
     own = (areas >= least) & (areas < _LARGEST_SIDE**2)
     sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
     return np.where(own, areas, sides.prod(axis=1).clip(min=least)).astype(np.float32)
 
 
 def _segments(
-    rows: list[dict[str, Any]],
+    rows: BoxColumns,
+    keep: NDArray[np.int64],
     images: _Images,
     box_image: NDArray[np.int64],
     ann_ids: NDArray[np.int64],
     problems: list[Problem],
 ) -> Segments | None:
-    segments, bad = pack_segments([row.get("segmentation") for row in rows])
-    reasons = dict.fromkeys(bad, "unusable mask, box kept")
-    if segments is not None:
-        sizes = images.sizes
-        wrong = [m for m, rle in segments.rles.items() if rle["size"] != sizes[box_image[m]].tolist()]
-        reasons |= dict.fromkeys(wrong, "mask of another size than its image, box kept")
-        for m in wrong:
-            del segments.rles[m]
+    """Masks of the boxes that are kept; run-length masks of another size than their image are dropped."""
+    if rows.segments is None:
+        return None
+    place = np.full(len(rows.ids), -1, dtype=np.int64)
+    place[keep] = np.arange(len(keep))
+    wrong = [
+        slot
+        for slot, rle in rows.segments.rles.items()
+        if (m := place[slot]) >= 0 and rle["size"] != images.sizes[box_image[m]].tolist()
+    ]
+    for slot in wrong:
+        del rows.segments.rles[slot]
+    reasons = {int(place[slot]): "unusable mask, box kept" for slot in rows.bad_masks if place[slot] >= 0}
+    reasons |= {int(place[slot]): "mask of another size than its image, box kept" for slot in wrong}
     problems += [Problem(images.files[box_image[m]], "notice", reasons[m], int(ann_ids[m])) for m in sorted(reasons)]
-    return segments
+    segments, parts = rows.segments.select(keep), np.diff(rows.segments.parts)
+    return segments if parts[keep].any() or (place[list(rows.segments.rles)] >= 0).any() else None
+
+
+def _federated(columns: ImageColumns, images: _Images, categories: _Categories) -> Federated:
+    rows = images.rows.tolist()
+    label = {int(i): c for c, i in enumerate(categories.ids.tolist())}
+    negative, rest = (
+        LabelLists.pack([[label[i] for i in lists[n] if i in label] for n in rows])
+        for lists in (columns.negative, columns.not_exhaustive)
+    )
+    groups = [row.get("frequency") for row in categories.rows]
+    places = [GROUPS.index(g) if isinstance(g, str) and len(g) == 1 and g in GROUPS else -1 for g in groups]
+    counted = [integers(categories.rows, key) for key in ("image_count", "instance_count")]
+    counts = (np.where(valid & (values >= 0), values, -1) for values, valid in counted)
+    return Federated(negative, rest, np.array(places, dtype=np.int8), *counts)

@@ -1,4 +1,4 @@
-"""Turn a list of JSON objects into numpy columns: fast where all is well, value by value where it is not."""
+"""Turn a list of JSON objects into numpy columns, value by value: one odd value spoils nothing but itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Row = dict[str, Any]
-_BAD_VALUES = (KeyError, TypeError, ValueError, OverflowError)
+#: Larger numbers are taken for nonsense, in every way of reading: sums of two must stay finite.
+LARGEST = 1e300
 
 
 def integers(rows: list[Row], key: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -21,12 +22,6 @@ def integers(rows: list[Row], key: str) -> tuple[NDArray[np.int64], NDArray[np.b
         >>> integers([{"id": 3}, {"id": "x"}, {}], "id")[0].tolist()
         [3, 0, 0]
     """
-    try:
-        column = np.array([row[key] for row in rows])
-        if column.dtype == np.int64 and column.ndim == 1:
-            return column, np.ones(len(rows), dtype=bool)
-    except _BAD_VALUES:
-        pass  # Something in it is missing or odd: the slow way below finds out which.
     values = [_integer(row.get(key)) for row in rows]
     valid = np.array([value is not None for value in values], dtype=bool)
     return np.array([value or 0 for value in values], dtype=np.int64), valid
@@ -34,24 +29,19 @@ def integers(rows: list[Row], key: str) -> tuple[NDArray[np.int64], NDArray[np.b
 
 def numbers(rows: list[Row], key: str) -> NDArray[np.float64]:
     """Column of numbers, NaN where there is none."""
-    try:
-        column = np.array([row.get(key) for row in rows], dtype=np.float64)
-        if column.ndim == 1:
-            return column
-    except _BAD_VALUES:
-        pass
     return np.array([_number(row.get(key)) for row in rows], dtype=np.float64)
 
 
 def number_rows(rows: list[Row], key: str, width: int) -> NDArray[np.float64]:
     """Column of lists of ``width`` numbers, (M, width); NaN all along where a list is not that."""
-    try:
-        column = np.array([row[key] for row in rows], dtype=np.float64)
-        if column.shape == (len(rows), width):
-            return column
-    except _BAD_VALUES:
-        pass
     return np.array([_numbers(row.get(key), width) for row in rows], dtype=np.float64).reshape(-1, width)
+
+
+def whole_lists(rows: list[Row], key: str) -> list[list[int]]:
+    """Column of lists of whole numbers; what is none is left out."""
+    lists = [row.get(key) for row in rows]
+    found = [[_integer(v) for v in values] if isinstance(values, list) else [] for values in lists]
+    return [[v for v in values if v is not None] for values in found]
 
 
 def _integer(value: Any) -> int | None:
@@ -63,7 +53,7 @@ def _integer(value: Any) -> int | None:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return float("nan")
-    return float(value) if abs(value) < 1e300 else float("nan")
+    return float(value) if abs(value) < LARGEST else float("nan")
 
 
 def _numbers(value: Any, width: int) -> list[float]:

@@ -7,12 +7,14 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iifdet.datasets.federated import Federated
 from iifdet.datasets.segments import Segments
 from iifdet.longtail.counts import ClassCounts, count_classes
 
@@ -56,6 +58,8 @@ class DatasetIndex:
         category_ids: (C,) int64, label -> the data set's own category id.
         segments: masks of the boxes, or None.
         problems: what was dropped or put right while reading.
+        federated: what LVIS says beside the boxes, None for other data.
+        measured: whether a size came from an image file's header, because the annotations do not give it.
     """
 
     names: list[str]
@@ -72,6 +76,8 @@ class DatasetIndex:
     category_ids: NDArray[np.int64]
     segments: Segments | None = None
     problems: list[Problem] = field(default_factory=list)
+    federated: Federated | None = None
+    measured: bool = False
 
     def __len__(self) -> int:
         return len(self.files)
@@ -114,6 +120,8 @@ class DatasetIndex:
             ann_ids=self.ann_ids[take],
             category_ids=self.category_ids.copy(),
             segments=None if self.segments is None else self.segments.select(take),
+            federated=None if self.federated is None else self.federated.select(rows),
+            measured=self.measured,
         )
 
     def to_coco(self, rows: Iterable[int] | None = None) -> dict[str, Any]:
@@ -125,16 +133,25 @@ class DatasetIndex:
         index = self if rows is None else self.select(rows)
         renumber = len(index.ann_ids) > 0 and int(index.ann_ids.min()) < 1
         ann_ids = np.arange(1, len(index.ann_ids) + 1) if renumber else index.ann_ids
+        images: list[dict[str, Any]] = [
+            {"id": i, "file_name": _relative(file, index.root), "height": h, "width": w}
+            for i, file, (h, w) in zip(index.image_ids.tolist(), index.files, index.sizes.tolist(), strict=True)
+        ]
+        categories: list[dict[str, Any]] = [
+            {"id": i, "name": name} for i, name in zip(index.category_ids.tolist(), index.names, strict=True)
+        ]
+        if index.federated is not None:
+            for table, fields in (
+                (images, index.federated.image_fields(index.category_ids)),
+                (categories, index.federated.category_fields()),
+            ):
+                for row, more in zip(table, fields, strict=True):
+                    row |= more
         return {
             "info": {},
-            "images": [
-                {"id": i, "file_name": _relative(file, index.root), "height": h, "width": w}
-                for i, file, (h, w) in zip(index.image_ids.tolist(), index.files, index.sizes.tolist(), strict=True)
-            ],
+            "images": images,
             "annotations": _annotations(index, ann_ids.tolist()),
-            "categories": [
-                {"id": i, "name": name} for i, name in zip(index.category_ids.tolist(), index.names, strict=True)
-            ],
+            "categories": categories,
         }
 
     def digest(self) -> str:
@@ -142,9 +159,9 @@ class DatasetIndex:
         files = [_relative(file, self.root) for file in self.files]
         state = hashlib.sha256("\0".join([*self.names, "", *files]).encode())
         columns = [self.sizes, self.image_ids, self.box_image, self.boxes, self.labels, self.crowd, self.category_ids]
-        if self.segments is not None:
-            columns += [self.segments.points, self.segments.rings, self.segments.parts]
-        for column in columns:
+        masks = () if self.segments is None else self.segments.blocks()
+        lists = () if self.federated is None else self.federated.columns()
+        for column in chain(columns, masks, lists):
             state.update(np.ascontiguousarray(column).tobytes())
         return state.hexdigest()
 

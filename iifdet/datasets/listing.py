@@ -26,7 +26,7 @@ def list_images(split: Split, root: Path) -> list[str]:
     """
     files: set[str] = set()
     for place in split.images:
-        for found in _matches(place, split):
+        for found in matches(place, split):
             if os.path.isdir(found):
                 files.update(os.path.join(d, f) for d, _, names in os.walk(found) for f in names if is_image(f))
             elif found.endswith(".txt"):
@@ -60,7 +60,7 @@ def number_images(files: list[str]) -> NDArray[np.int64]:
     return np.arange(len(files), dtype=np.int64)
 
 
-def _matches(place: Path, split: Split) -> list[str]:
+def matches(place: Path, split: Split) -> list[str]:
     """The place itself, or what it matches as a glob: a file may well have brackets in its name."""
     text = str(place)
     if os.path.exists(text):

@@ -35,9 +35,9 @@ class MaskFault(NamedTuple):
 
 def mask_faults(index: DatasetIndex) -> Iterator[MaskFault]:
     """Judge the masks of an index: 1) none 2) run lengths 3) polygons 4) extent against image and box."""
-    segments = index.segments
-    if segments is None:
+    if index.segments is None:
         return
+    segments = index.segments.plain()
     extents = np.full((len(segments), 4), np.nan)
     by_polygon = segments.parts[1:] > segments.parts[:-1]
     missing = ~by_polygon

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from iifdet.datasets.coco import read_coco
+from iifdet.datasets.coco import read_coco, read_lvis
 from iifdet.datasets.description import DataDescription, find_description
 from iifdet.datasets.index import DatasetIndex, Problem
+from iifdet.datasets.index_cache import cached_index
 from iifdet.datasets.select import choose_classes, merge_classes, take_fraction
 from iifdet.datasets.voc import read_voc
 from iifdet.datasets.yolo_txt import read_yolo
@@ -19,7 +21,12 @@ from iifdet.errors import InputError
 logger = logging.getLogger("iifdet")
 
 #: format -> reader(description, split, segments=...). A new format is one function and one line here.
-READERS: dict[str, Callable[..., DatasetIndex]] = {"coco": read_coco, "yolo": read_yolo, "voc": read_voc}
+READERS: dict[str, Callable[..., DatasetIndex]] = {
+    "coco": read_coco,
+    "lvis": read_lvis,
+    "yolo": read_yolo,
+    "voc": read_voc,
+}
 #: How many reasons a summary names.
 _REASONS = 8
 
@@ -34,6 +41,7 @@ def load_index(
     classes: Sequence[int | str] | int | str | None = None,
     single_cls: bool = False,
     seed: int = 0,
+    cache_index: bool = True,
 ) -> DatasetIndex:
     """Read one split of a data set, then select from it: 1) images of the train split 2) classes 3) one class of all.
 
@@ -46,6 +54,8 @@ def load_index(
         classes: keep only these, by number or name; see :func:`.select.choose_classes`.
         single_cls: make one class of all; see :func:`.select.merge_classes`.
         seed: decides which images ``fraction`` keeps.
+        cache_index: keep the index on disk and use it again while the data are the same
+            (see :mod:`iifdet.datasets.index_cache`).
 
     Raises:
         InputError: something is missing, unreadable, or broken beyond ``max_bad``; an unknown class.
@@ -56,7 +66,8 @@ def load_index(
         from iifdet.datasets.demo import make_demo_from
 
         make_demo_from(description.root, description.generate)
-    index = READERS[description.format](description, place, segments=segments)
+    read = partial(READERS[description.format], description, place, segments=segments)
+    index = cached_index(read, description, place, segments=segments) if cache_index else read()
     _report(index, f"{description.name} {split}", max_bad)
     if not len(index):
         raise InputError(f"{description.name} {split}: expected images, found none")

@@ -47,16 +47,21 @@ def choose_classes(index: DatasetIndex, classes: Sequence[int | str] | int | str
         areas=index.areas[boxes],
         ann_ids=index.ann_ids[boxes],
         segments=None if index.segments is None else index.segments.select(boxes),
+        federated=None if index.federated is None else index.federated.choose(kept),
     )
 
 
 def merge_classes(index: DatasetIndex) -> DatasetIndex:
-    """One class, called ``object`` and with category id 1, of all boxes."""
+    """One class, called ``object`` and with category id 1, of all boxes.
+
+    Where it was looked for is no longer known: LVIS's lists are about its own classes, so they go.
+    """
     return replace(
         index,
         names=[ONE_CLASS],
         category_ids=np.array([ONE_ID], dtype=np.int64),
         labels=np.zeros_like(index.labels),
+        federated=None,
     )
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iifdet.evaluation import curves
-from iifdet.evaluation.engine import STATS, Array, CocoDict, EngineOutput, evaluate
-from iifdet.evaluation.tail import align_counts, group_ap, tail_classes, tail_k
+from iifdet.evaluation.engine import STATS, Array, CocoDict, EngineOutput, check_choice, evaluate
+from iifdet.evaluation.tail import align_counts, group_ap, mean_ap, tail_classes, tail_k
 from iifdet.longtail import ClassCounts
 from iifdet.types import Batch, Detection
 
@@ -49,6 +49,7 @@ class EvalResult:
         num_images: images of the split, those without boxes included.
         iou_type: ``bbox`` or ``segm``.
         data_digest: what the split's index says, hashed; runs with different digests cannot be compared.
+        groups: labels by the data set's own frequency groups (LVIS), None where it has none.
     """
 
     names: list[str]
@@ -64,6 +65,7 @@ class EvalResult:
     num_images: int
     iou_type: str = "bbox"
     data_digest: str | None = None
+    groups: dict[str, list[int]] | None = None
 
     @classmethod
     def from_engine(
@@ -74,6 +76,7 @@ class EvalResult:
         category_ids: Array,
         iou_type: str = "bbox",
         data_digest: str | None = None,
+        groups: dict[str, list[int]] | None = None,
     ) -> EvalResult:
         """Bring an engine's arrays into label order and count the ground truth behind them."""
         k = np.searchsorted(output.category_ids, category_ids)  # label -> place on the K axis
@@ -95,6 +98,7 @@ class EvalResult:
             num_images=len(gt["images"]),
             iou_type=iou_type,
             data_digest=data_digest,
+            groups=groups,
         )
 
     @property
@@ -145,14 +149,14 @@ class EvalResult:
             counts: class counts of the *training* set; without them tail and group figures are None and ``notices``
                 says so.
             ks: which tail-k, each by image and by instance counts.
-            groups: upper bounds of the training images of rare and common classes.
+            groups: upper bounds of the training images of rare and common classes; the data set's own groups win.
             weights: (C,) for the per-class rows.
         """
         numbers: dict[str, Any] = {name: _none(value) for name, value in self.stats.items()}
         numbers |= {
             f"tail{k}": {by: _none(tail_k(self, counts, k, by)) if counts else None for by in ORDERS} for k in ks
         }
-        by_group = group_ap(self, counts, groups) if counts else dict.fromkeys(("rare", "common", "frequent"), math.nan)
+        by_group = self._group_ap(counts, groups)
         return numbers | {
             "groups": {name: _none(value) for name, value in by_group.items()},
             "group_thresholds": list(groups),
@@ -164,6 +168,12 @@ class EvalResult:
             "data_digest": self.data_digest,
             "notices": [] if counts else [NO_COUNTS],
         }
+
+    def _group_ap(self, counts: ClassCounts | None, thresholds: Sequence[int]) -> dict[str, float]:
+        if self.groups is not None:
+            return {name: mean_ap(self.ap[labels]) for name, labels in self.groups.items()}
+        missing = dict.fromkeys(("rare", "common", "frequent"), math.nan)
+        return group_ap(self, counts, thresholds) if counts else missing
 
     def _tail_names(self, counts: ClassCounts, k: int) -> dict[str, dict[str, list[str]]]:
         """Which classes tail-k is made of, and which it passed over for want of ground truth."""
@@ -182,12 +192,17 @@ class DetectionEvaluator:
         engine: ``hotcoco`` or ``pycocotools``; the numbers are the same.
         max_per_image: how many detections of an image are kept, by score. COCO's AP looks at 100 a class.
 
+    A federated index (LVIS) is scored by LVIS's protocol, with the groups of its ``frequency`` field where it has one.
+
     Evaluators of other tasks offer the same ``update``, ``compute``, ``fitness``, ``summary`` and ``reset``.
     """
 
     def __init__(self, index: TruthIndex, engine: str = "hotcoco", max_per_image: int = 300) -> None:
         self.index = index
         self.engine = engine
+        self._federated = getattr(index, "federated", None)
+        self.protocol = "coco" if self._federated is None else "lvis"
+        check_choice(engine, self.protocol)
         self.max_per_image = max_per_image
         self.category_ids = np.asarray(index.category_ids, dtype=np.int64)  # (C,)
         self._known = np.asarray(index.image_ids, dtype=np.int64)
@@ -246,10 +261,13 @@ class DetectionEvaluator:
         """
         self._check_images(partial)
         gt = self.ground_truth()
-        output = evaluate(gt, self.rows(), engine=self.engine)
+        output = evaluate(gt, self.rows(), engine=self.engine, protocol=self.protocol)
         whole = len(gt["images"]) == len(self._known)
         digest = self.index.digest() if whole else None  # a subset is other data
-        return EvalResult.from_engine(output, gt, self.index.names, self.category_ids, data_digest=digest)
+        groups = None if self._federated is None else self._federated.groups()
+        return EvalResult.from_engine(
+            output, gt, self.index.names, self.category_ids, data_digest=digest, groups=groups
+        )
 
     @staticmethod
     def fitness(result: EvalResult) -> float:

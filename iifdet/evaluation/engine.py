@@ -26,6 +26,8 @@ Results = Array | list[dict[str, Any]]
 #: The twelve figures in COCO's order: average precision, then average recall.
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 IOU_TYPES = ("bbox", "segm")
+#: protocol -> limits on the detections of an image: COCO's are a class's, LVIS's one is all classes' together.
+PROTOCOLS: dict[str, tuple[int, ...]] = {"coco": (1, 10, 100), "lvis": (300,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class EngineOutput:
     Attributes:
         stats: (12,) the figures named in STATS.
         precision: (T, R, K, A, M) for 10 IoU thresholds, 101 recall levels, K categories, 4 area ranges (all, small,
-            medium, large) and the 3 limits on detections an image.
+            medium, large) and the 3 limits on detections an image, or LVIS's one.
         recall: (T, K, A, M).
         scores: (T, R, K, A, M), the score at which each precision is reached.
         category_ids: (K,) ascending: the order of the K axis.
@@ -56,9 +58,10 @@ def evaluate(
     *,
     engine: str = "hotcoco",
     iou_type: str = "bbox",
-    max_dets: Sequence[int] = (1, 10, 100),
+    max_dets: Sequence[int] | None = None,
+    protocol: str = "coco",
 ) -> EngineOutput:
-    """Score detections against a COCO ground truth.
+    """Score detections against a COCO or LVIS ground truth.
 
     1) check ids and choices  2) prepare copies  3) let the engine match and accumulate  4) summarise.
 
@@ -69,7 +72,11 @@ def evaluate(
         engine: a name in ENGINES.
         iou_type: ``bbox`` or ``segm``. Masks need result dicts; there a ``bbox`` beside the mask is ignored, because
             both engines would take the detection's area from it and sort small from large by the wrong area.
-        max_dets: three ascending limits on the detections of an image and class; AP uses the last.
+        max_dets: limits on the detections of an image, by default those of PROTOCOLS: for COCO three ascending ones,
+            each of an image and class, where AP uses the last; for LVIS one, of an image.
+        protocol: ``coco``, or ``lvis`` (Gupta et al. 2019, section 3.2; hotcoco only): in an image a class counts only
+            where it has a box or is among ``neg_category_ids``, and detections that match nothing are no faults where
+            it is among ``not_exhaustive_category_ids``. AR1 and AR10 are then -1, and AR100 is recall at the one limit.
 
     Raises:
         InputError: unknown choice, image or category; repeated ids; values that are not finite.
@@ -80,17 +87,15 @@ def evaluate(
         >>> round(float(evaluate(gt, np.array([[1, 0, 0, 9, 9, 0.5, 3]])).stats[0]), 9)
         1.0
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine: expected one of {', '.join(ENGINES)}, got '{engine}'{suggest(engine, ENGINES)}")
+    check_choice(engine, protocol)
     if iou_type not in IOU_TYPES:
         raise InputError(f"iou_type: expected 'bbox' or 'segm', got '{iou_type}'")
-    limits = [int(limit) for limit in max_dets]
-    if len(limits) != 3 or limits != sorted(set(limits)) or limits[0] < 1:
-        raise InputError(f"max_dets: expected three ascending limits such as 1, 10, 100, got {list(max_dets)}")
+    limits = _limits(max_dets, protocol)
+    run = _run_lvis if protocol == "lvis" else ENGINES[engine]
     image_ids, category_ids = _unique_ids(gt["images"], "image"), _unique_ids(gt["categories"], "category")
     truth = _prepare_truth(gt, iou_type)
     found = _prepare_results(results, image_ids, category_ids, iou_type)
-    precision, recall, scores = ENGINES[engine](truth, found, iou_type, limits)
+    precision, recall, scores = run(truth, found, iou_type, limits)
     return EngineOutput(summarise(precision, recall), precision, recall, scores, category_ids, image_ids)
 
 
@@ -103,9 +108,29 @@ def summarise(precision: Array, recall: Array) -> Array:
     ar = recall[..., 0, :]  # (T, K, M)
     parts = [ap, ap[0], ap[5]]  # IoU .50:.95, .50, .75
     parts += [precision[..., area, -1] for area in (1, 2, 3)]
-    parts += [ar[..., limit] for limit in range(3)]
+    missing = [np.zeros(0)] * (3 - ar.shape[-1])
+    parts += [*missing, *np.moveaxis(ar, -1, 0)]
     parts += [recall[..., area, -1] for area in (1, 2, 3)]
     return np.array([_mean_present(part) for part in parts])
+
+
+def check_choice(engine: str, protocol: str = "coco") -> None:
+    """Raise an InputError unless this engine knows this protocol."""
+    if engine not in ENGINES:
+        raise InputError(f"engine: expected one of {', '.join(ENGINES)}, got '{engine}'{suggest(engine, ENGINES)}")
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got '{protocol}'")
+    if protocol == "lvis" and engine != "hotcoco":
+        raise InputError(f"engine: expected hotcoco for LVIS's protocol, got '{engine}'; leave engine out")
+
+
+def _limits(max_dets: Sequence[int] | None, protocol: str) -> list[int]:
+    usual = PROTOCOLS[protocol]
+    limits = [int(limit) for limit in (usual if max_dets is None else max_dets)]
+    if len(limits) != len(usual) or limits != sorted(set(limits)) or limits[0] < 1:
+        what = "three ascending limits such as 1, 10, 100" if protocol == "coco" else "one limit such as 300"
+        raise InputError(f"max_dets: expected {what}, got {limits}")
+    return limits
 
 
 def box_iou(detections: Array, boxes: Array, crowd: Array) -> Array:
@@ -188,6 +213,18 @@ def _run_hotcoco(gt: CocoDict, results: Results, iou_type: str, max_dets: list[i
 
     truth = hotcoco.COCO(gt)
     run = hotcoco.COCOeval(truth, truth.load_res(results), iou_type)
+    run.params.max_dets = max_dets
+    run.evaluate()
+    run.accumulate()
+    return _arrays(run.eval)
+
+
+def _run_lvis(gt: CocoDict, results: Results, iou_type: str, max_dets: list[int]) -> tuple[Array, Array, Array]:
+    import hotcoco
+
+    truth = hotcoco.COCO(gt)
+    found = hotcoco.LVISResults(truth, results, max_dets=max_dets[0])
+    run = hotcoco.COCOeval(truth, found, iou_type, lvis_style=True)
     run.params.max_dets = max_dets
     run.evaluate()
     run.accumulate()

@@ -60,7 +60,7 @@ def tail_classes(result: Scored, counts: ClassCounts, k: int, by: str = "image")
 def tail_k(result: Scored, counts: ClassCounts, k: int, by: str = "image") -> float:
     """tail-k: the mean AP of the k rarest classes (see :func:`tail_classes`); NaN when none can be measured."""
     chosen, _ = tail_classes(result, counts, k, by)
-    return _mean(result.ap[chosen])
+    return mean_ap(result.ap[chosen])
 
 
 def frequency_groups(
@@ -87,7 +87,7 @@ def group_ap(
 ) -> dict[str, float]:
     """Mean AP of each frequency group over its classes with ground truth; NaN for a group without any."""
     groups = frequency_groups(align_counts(counts, result.names), thresholds, by)
-    return {name: _mean(result.ap[labels]) for name, labels in groups.items()}
+    return {name: mean_ap(result.ap[labels]) for name, labels in groups.items()}
 
 
 def align_counts(counts: ClassCounts, names: list[str]) -> ClassCounts:
@@ -116,6 +116,7 @@ def _counts_by(counts: ClassCounts, by: str) -> NDArray[np.int64]:
     return np.asarray(counts.by(by).numpy(), dtype=np.int64)
 
 
-def _mean(values: NDArray[np.float64]) -> float:
+def mean_ap(values: NDArray[np.float64]) -> float:
+    """Mean of the APs that there are; NaN where there is none."""
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else float("nan")

@@ -247,7 +247,7 @@ def read(root: Path, format_: Format, files: Files) -> Any:
     for name, data in {**format_.files, **files}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
-    return load_index({**format_.description, "path": str(root)}, max_bad=1.0)
+    return load_index({**format_.description, "path": str(root)}, max_bad=1.0, cache_index=False)
 
 
 @pytest.mark.parametrize("name", FORMATS)
