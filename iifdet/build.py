@@ -136,7 +136,9 @@ def build_train_batches(config: TrainConfig, index: DatasetIndex, device: torch.
             "affine": {k: getattr(config, k) for k in ("degrees", "translate", "scale", "shear")},
         }
     transform = TRANSFORMS[config.augment](config.imgsz, config.resize, **own)
-    dataset = DATASETS[task](index, transform, config.seed, mixing=build_mixing(config, index), cache=config.cache)
+    mixing = build_mixing(config, index)
+    options = {"mixing": mixing, "cache": config.cache, "max_bad": config.max_bad}
+    dataset = DATASETS[task](index, transform, config.seed, **options)
     loader = make_loader(
         dataset,
         config.batch,
@@ -174,7 +176,8 @@ def build_val_batches(
 ) -> Any:
     """Every image of a split once: in order, or with ``rect`` from wide to tall."""
     _check_rect(config, inference)
-    dataset = DATASETS[task](index, EvalTransform(config.imgsz, config.resize), config.seed, cache=cache)
+    transform = EvalTransform(config.imgsz, config.resize)
+    dataset = DATASETS[task](index, transform, config.seed, cache=cache, max_bad=config.max_bad)
     return make_loader(dataset, inference.batch, inference.workers, rect=inference.rect)
 
 

@@ -9,8 +9,14 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Bad arguments, files or data. The message is one line: expected, got, next step.
 
-    The command line prints it and exits with code 2; anything else is a bug and shows as one.
+    The command line prints it and exits with code 2; anything else is a bug and shows as one. When a loader's worker
+    raises it, torch makes a new one around the worker's whole traceback; the message is the last line of that.
     """
+
+    def __init__(self, message: str) -> None:
+        if message.startswith("Caught InputError in "):
+            message = message.strip().splitlines()[-1].partition("InputError: ")[2]
+        super().__init__(message)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -145,3 +145,37 @@ def test_a_checkpoint_that_contradicts_itself_is_refused(tiny_keys: Keys, tmp_pa
 def test_factories_still_take_post_processing_in_a_program(name: str) -> None:
     with torch.device("meta"):
         assert DETECTORS[name](2, conf=0.3).options.conf == 0.3
+
+
+# -- images that are not what the annotations say ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_too_many_images_with_broken_pixels_end_the_run_in_one_line(
+    tiny_keys: Keys, tiny_copy: Path, tmp_path: Path, split: str, workers: int
+) -> None:
+    for file in (tiny_copy / split).iterdir():
+        file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(InputError, match=r"cannot be read as annotated|not one can be read") as caught:
+        iifdet.train(**tiny_keys(tmp_path / "runs", data=tiny_copy / "data.yaml", epochs=1, workers=workers))
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+def test_images_of_another_size_than_annotated_end_an_evaluation(
+    tiny_keys: Keys, tiny_copy: Path, tmp_path: Path
+) -> None:
+    run = iifdet.train(**tiny_keys(tmp_path, epochs=1))
+    text = (tiny_copy / "val.json").read_text()
+    (tiny_copy / "val.json").write_text(text.replace('"width": 64', '"width": 640'))
+    with pytest.raises(InputError, match="cannot be read as annotated"):
+        iifdet.val(weights=run.folder / "weights" / "last.pt", data=tiny_copy / "data.yaml", project=tmp_path / "val")
+
+
+def test_one_broken_image_of_many_is_replaced_and_said(
+    tiny_keys: Keys, tiny_copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tiny_copy / "train" / "003.png"
+    file.write_bytes(file.read_bytes()[:60])
+    run = iifdet.train(**tiny_keys(tmp_path, data=tiny_copy / "data.yaml", epochs=1, max_bad=0.05))
+    assert run.metrics["AP"] is not None

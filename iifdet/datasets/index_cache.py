@@ -77,7 +77,7 @@ def _load(file: Path) -> DatasetIndex | None:
 def _store(file: Path, index: DatasetIndex, description: DataDescription, split: Split) -> None:
     try:
         record = take_record(WATCH[description.format](split, index))
-        with atomic_write(file) as out:
+        with atomic_write(file, sync=False) as out:
             write_index(out, index, {"record": record})
     except (OSError, ValueError) as error:
         logger.info("index cache: %s cannot be written (%s)", file, error)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from iifdet.datasets.caching import make_cache
 from iifdet.datasets.images import ImageError, read_image
@@ -53,6 +53,8 @@ class DetectionDataset(Dataset[Sample]):
             keeps it so in the user's cache folder.
         unreadable: one of UNREADABLE; by default ``next`` for training and ``grey`` otherwise, so that an evaluation
             loses no image. Images that a mosaic or another mixing asks for give way likewise.
+        max_bad: largest share of images that may be unreadable or of another size than annotated, before an InputError
+            ends it; workers judge by their own parts.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class DetectionDataset(Dataset[Sample]):
         masks: bool = False,
         cache: str | bool = False,
         unreadable: str | None = None,
+        max_bad: float = 1.0,
     ) -> None:
         self.index = index
         self.transform = transform
@@ -72,6 +75,7 @@ class DetectionDataset(Dataset[Sample]):
         self.mixing = mixing or Mixing()
         self.masks = masks
         self.unreadable = unreadable or ("next" if transform.training else "grey")
+        self.max_bad = max_bad
         self._said: set[int] = set()
         if self.unreadable not in UNREADABLE:
             raise InputError(f"unreadable: expected next or grey, got '{unreadable}'")
@@ -125,7 +129,9 @@ class DetectionDataset(Dataset[Sample]):
             if self.unreadable == "grey":
                 height, width = self.index.sizes[candidate].tolist()
                 return candidate, np.full((height, width, 3), PAD, dtype=np.uint8)
-        raise ImageError(f"{self.index.root}: not one of {len(self)} images can be read")
+        raise InputError(
+            f"{self.index.root}: expected images, got {len(self)} of which not one can be read; see iifdet check"
+        )
 
     def _read_small(self, row: int) -> Image:
         """The image as a cache keeps it: at the size that it has inside the tensor."""
@@ -133,10 +139,18 @@ class DetectionDataset(Dataset[Sample]):
         return EvalTransform(self._shapes[row], self.transform.resize)(self.read(row), *none).image
 
     def _say(self, row: int, text: str) -> None:
-        """Log once an image (and worker)."""
-        if row not in self._said:
-            self._said.add(row)
-            logger.warning(text)
+        """Log once an image (and worker), and give up when there are too many of them."""
+        if row in self._said:
+            return
+        self._said.add(row)
+        logger.warning(text)
+        worker = get_worker_info()
+        share = len(self._said) * (1 if worker is None else worker.num_workers) / len(self)  # workers see a part each
+        if share > self.max_bad:
+            raise InputError(
+                f"{self.index.root}: expected at most {self.max_bad:.1%} images that cannot be read as annotated, got "
+                f"about {share:.1%}, the last one {self.index.files[row]}; see iifdet check, or raise max_bad"
+            )
 
     def _targets(self, row: int, image: Image) -> tuple[Boxes, NDArray[np.int64], Masks | None]:
         """Boxes, labels and masks in pixels of ``image``, which a cache may have resized; without crowds."""
