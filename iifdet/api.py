@@ -272,7 +272,7 @@ def val(**keys: Any) -> RunResult:
     device = build.pick_device(cfg.device)
     index = build.build_index(cfg, cfg.split)
     model = _model_for_val(cfg, index)
-    model.options = build.postprocess_options(cfg)
+    model.options = build.postprocess_options(cfg, model.options)
     if model.counts is None:
         model.counts = build.training_counts(cfg)
     if cfg.adjust is not None:

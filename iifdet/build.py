@@ -204,7 +204,7 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> 
     if config.weights and fill:
         for note in load_weights(model, config.weights):
             log.info("%s", note)
-    model.options = postprocess_options(config)
+    model.options = postprocess_options(config, model.options)
     adjust_for_training(model, config)
     return model, MODELS[config.model].task
 
@@ -282,11 +282,11 @@ def _yolo(model: nn.Module) -> YOLOv3:
     return model
 
 
-def postprocess_options(config: InferenceKeys) -> PostprocessOptions:
-    """The keys that say how detections are chosen."""
+def postprocess_options(config: InferenceKeys, own: PostprocessOptions) -> PostprocessOptions:
+    """The keys that say how detections are chosen; what no key says stays the model's ``own``."""
     known = {f.name for f in fields(PostprocessOptions)}
     try:
-        return PostprocessOptions(**{k: v for k, v in config.model_dump().items() if k in known})
+        return replace(own, **{k: v for k, v in config.model_dump().items() if k in known})
     except ValueError as error:
         raise InputError(str(error)) from error
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from iifdet.detectors.base import Detector
 from iifdet.detectors.postprocess import PostprocessOptions
+from iifdet.detectors.ssd import ssd300, ssd512
 from iifdet.detectors.yolov3 import yolov3, yolov3_nano, yolov3_tiny
 
 #: name -> factory(num_classes, **keywords); random weights, no network.
@@ -13,6 +14,8 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     "yolov3": yolov3,
     "yolov3-tiny": yolov3_tiny,
     "yolov3-nano": yolov3_nano,
+    "ssd300": ssd300,
+    "ssd512": ssd512,
 }
 
 __all__ = ["DETECTORS", "Detector", "PostprocessOptions"]

@@ -128,9 +128,21 @@ class Detector(nn.Module):
         chosen = [select(r.boxes, self.scores(r), r.size, options or self.options) for r in raw]
         return [detection for detection, _ in chosen], [rows for _, rows in chosen]
 
-    def class_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(N, C) raw class logits and (N,) labels -> (N,) adjusted classification losses."""
-        return CLASS_LOSSES[self.class_loss](self.adjust(logits, phase="train"), labels, self.class_weight)
+    def class_losses(self, logits: Tensor, labels: Tensor, background: Tensor | None = None) -> Tensor:
+        """(..., C) raw class logits and (...) labels -> (...) adjusted classification losses.
+
+        Args:
+            labels: 0…C-1, or -1 for background where there is a background logit.
+            background: (...) raw background logits. Softmax puts them beside the classes, with class weight 1; under
+                sigmoid losses each class decides for itself and they play no part.
+        """
+        adjusted, weight = self.adjust(logits, phase="train", background=background), self.class_weight
+        if background is not None and self.class_activation == "softmax":
+            first = self.adjust.adjust_background(background, logits, phase="train")
+            adjusted, labels = torch.cat((first.unsqueeze(-1), adjusted), dim=-1), labels + 1
+            weight = None if weight is None else torch.cat((weight.new_ones(1), weight))
+        loss = CLASS_LOSSES[self.class_loss](adjusted.flatten(0, -2), labels.flatten(), weight)
+        return loss.view(labels.shape)
 
     def set_class_loss(self, name: str) -> None:
         """Choose the classification loss, and with it softmax or sigmoid scores."""

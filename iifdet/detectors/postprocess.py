@@ -26,6 +26,7 @@ class PostprocessOptions:
             agnostic, and a kept box takes the most frequent class of those it suppressed if they disagree.
         multi_label: every class of a box above ``conf`` counts; False keeps the best class of each box.
         max_candidates: the best so many enter NMS, which costs the square of it.
+        class_candidates: of each class, only the best so many enter NMS; 0 is no limit.
     """
 
     conf: float = 0.001
@@ -34,6 +35,7 @@ class PostprocessOptions:
     nms: str = "class"
     multi_label: bool = True
     max_candidates: int = 4096
+    class_candidates: int = 0
 
     def __post_init__(self) -> None:
         if self.nms not in NMS_KINDS:
@@ -76,6 +78,8 @@ def _candidates(scores: Tensor, options: PostprocessOptions) -> tuple[Tensor, Te
     """Rows, labels and scores above the threshold, best first, at most max_candidates."""
     num_classes = scores.shape[1]
     if options.multi_label and options.nms != "majority":
+        if 0 < options.class_candidates < len(scores):
+            scores = _best_of_each_class(scores, options.class_candidates)
         flat, index = scores.flatten(), None
     else:
         flat, index = scores.max(dim=1)
@@ -85,6 +89,12 @@ def _candidates(scores: Tensor, options: PostprocessOptions) -> tuple[Tensor, Te
     if index is None:
         return above // num_classes, above % num_classes, values
     return above, index[above], values
+
+
+def _best_of_each_class(scores: Tensor, number: int) -> Tensor:
+    """(N, C) scores in which all but the best ``number`` of each column are -1."""
+    values, rows = scores.topk(number, dim=0)
+    return torch.full_like(scores, -1.0).scatter_(0, rows, values)
 
 
 def _apart(boxes: Tensor, labels: Tensor) -> Tensor:

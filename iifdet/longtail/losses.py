@@ -1,7 +1,8 @@
 """Classification losses on (already adjusted) class logits. Pure functions, one table.
 
 Each takes (N, C) logits and (N,) labels and returns a (N,) loss, in float32. ``class_weight`` (C,) multiplies each
-sample's loss by the weight of its true class: with IIF weights that is the paper's cost-sensitive rival (CSL).
+sample's loss by the weight of its true class: with IIF weights that is the paper's cost-sensitive rival (CSL). The
+one-vs-rest losses also take the label -1, a sample of no class (background), with weight 1.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def iif_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor
 
 
 def _one_hot(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.one_hot(labels, logits.shape[-1]).float()
+    return F.one_hot(labels.clamp(min=0), logits.shape[-1]).float() * (labels >= 0).unsqueeze(-1)
 
 
 def _as_float(weight: Tensor | None) -> Tensor | None:
@@ -87,7 +88,9 @@ def _as_float(weight: Tensor | None) -> Tensor | None:
 
 
 def _weigh(loss: Tensor, labels: Tensor, class_weight: Tensor | None) -> Tensor:
-    return loss if class_weight is None else loss * class_weight.float()[labels]
+    if class_weight is None:
+        return loss
+    return loss * torch.where(labels >= 0, class_weight.float()[labels.clamp(min=0)], 1.0)
 
 
 #: name -> loss. ``ce`` goes with softmax scores, the others with sigmoid scores.
