@@ -18,6 +18,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "yolov3": {"width": 0.125, "depth": 0.25},
     "yolov3-tiny": {"width": 0.25},
     "yolov3-nano": {},
+    "ssd300": {"width": 0.0625},
+    "ssd512": {"width": 0.0625},
 }
 COUNTS = ClassCounts(
     [f"class{c}" for c in range(C)],

@@ -53,6 +53,7 @@ class SSD(Detector):
     Args:
         num_classes: C, background excluded.
         plan: default boxes; its size is the network's.
+        width: multiplies channel counts.
         class_loss: ``ce`` (softmax against background), ``bce`` or ``focal`` (a sigmoid for each class, background is
             none of them).
         match_threshold: a default box that overlaps a ground truth by this much is positive.
@@ -69,6 +70,7 @@ class SSD(Detector):
         num_classes: int,
         plan: BoxPlan,
         *,
+        width: float = 1.0,
         class_loss: str = "ce",
         match_threshold: float = 0.5,
         negatives: float = 3.0,
@@ -80,7 +82,7 @@ class SSD(Detector):
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.full((3, 1, 1), STD))
         self.register_buffer("defaults", plan.boxes(), persistent=False)
-        self.backbone = SSDVGG16(plan.size)
+        self.backbone = SSDVGG16(plan.size, width)
         self.head = MultiboxHead(self.backbone.channels, plan.per_cell, num_classes)
 
     def raw(self, images: Images) -> list[RawPredictions]:
@@ -157,15 +159,29 @@ def _resize(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
 
-def ssd300(num_classes: int, *, class_loss: str = "ce", match_threshold: float = 0.5, negatives: float = 3.0) -> SSD:
+def ssd300(
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    class_loss: str = "ce",
+    match_threshold: float = 0.5,
+    negatives: float = 3.0,
+) -> SSD:
     """SSD300 on VGG16: 8732 default boxes, 35.6 M parameters at 90 classes. Arguments as :class:`SSD`."""
-    keys = {"match_threshold": match_threshold, "negatives": negatives}
+    keys = {"width": width, "match_threshold": match_threshold, "negatives": negatives}
     return SSD(num_classes, PLANS[300], class_loss=class_loss, **keys)
 
 
-def ssd512(num_classes: int, *, class_loss: str = "ce", match_threshold: float = 0.5, negatives: float = 3.0) -> SSD:
+def ssd512(
+    num_classes: int,
+    *,
+    width: float = 1.0,
+    class_loss: str = "ce",
+    match_threshold: float = 0.5,
+    negatives: float = 3.0,
+) -> SSD:
     """SSD512 on VGG16: 24564 default boxes. Arguments as :class:`SSD`."""
-    keys = {"match_threshold": match_threshold, "negatives": negatives}
+    keys = {"width": width, "match_threshold": match_threshold, "negatives": negatives}
     return SSD(num_classes, PLANS[512], class_loss=class_loss, **keys)
 
 

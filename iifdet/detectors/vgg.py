@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from iifdet.detectors.darknet import scale_channels
+
 #: Output channels of each convolution; "M" is 2x2 max pooling, "C" the same with the odd row and column kept.
 TO_CONV4_3 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "C", 512, 512, 512)
 TO_CONV5_3 = ("M", 512, 512, 512)
@@ -25,13 +27,13 @@ def vgg_layers(c_in: int, plan: Sequence[int | str]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def dilated_fc() -> nn.Sequential:
+def dilated_fc(c_in: int, c_out: int) -> nn.Sequential:
     """pool5 with stride 1, fc6 as a 3x3 convolution dilated by 6, fc7 as a 1x1 one (SSD, Section 3)."""
     return nn.Sequential(
         nn.MaxPool2d(3, 1, padding=1),
-        nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
+        nn.Conv2d(c_in, c_out, 3, padding=6, dilation=6),
         nn.ReLU(inplace=True),
-        nn.Conv2d(1024, 1024, 1),
+        nn.Conv2d(c_out, c_out, 1),
         nn.ReLU(inplace=True),
     )
 
@@ -75,19 +77,22 @@ class SSDVGG16(nn.Module):
 
     Args:
         size: 300 or 512, side of the input.
+        width: multiplies channel counts.
 
     Returns:
         Features (B, c, H, W) with ``channels`` c: conv4_3 at stride 8, fc7 at 16, then the extra layers.
     """
 
-    def __init__(self, size: int = 300) -> None:
+    def __init__(self, size: int = 300, width: float = 1.0) -> None:
         super().__init__()
-        self.conv4 = vgg_layers(3, TO_CONV4_3)
-        self.norm4 = ScaledNorm(512)
-        self.conv5 = vgg_layers(512, TO_CONV5_3)
-        self.fc = dilated_fc()
-        self.extras = nn.ModuleList(extra_block(*block) for block in EXTRAS[size])
-        self.channels = [512, 1024, *(block[2] for block in EXTRAS[size])]
+        c512, c1024 = scale_channels(512, width), scale_channels(1024, width)
+        extras = [(*(scale_channels(c, width) for c in block[:3]), *block[3:]) for block in EXTRAS[size]]
+        self.conv4 = vgg_layers(3, [scale_channels(c, width) if isinstance(c, int) else c for c in TO_CONV4_3])
+        self.norm4 = ScaledNorm(c512)
+        self.conv5 = vgg_layers(c512, [c512 if isinstance(c, int) else c for c in TO_CONV5_3])
+        self.fc = dilated_fc(c512, c1024)
+        self.extras = nn.ModuleList(extra_block(*block) for block in extras)
+        self.channels = [c512, c1024, *(block[2] for block in extras)]
         for module in (self.conv4, self.conv5):
             module.apply(_init_vgg)
         for module in (self.fc, self.extras):
