@@ -112,6 +112,7 @@ def tiny_keys(tiny_data: str) -> Callable[..., dict[str, Any]]:
             "cache": False,
             "warmup_epochs": 0.5,
             "val_every": 1,
+            "temperature": 1.0,
             "clip": 0.0,
             "project": str(project),
             "name": "run",

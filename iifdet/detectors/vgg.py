@@ -93,10 +93,10 @@ class SSDVGG16(nn.Module):
         self.fc = dilated_fc(c512, c1024)
         self.extras = nn.ModuleList(extra_block(*block) for block in extras)
         self.channels = [c512, c1024, *(block[2] for block in extras)]
-        for module in (self.conv4, self.conv5):
-            module.apply(_init_vgg)
-        for module in (self.fc, self.extras):
-            module.apply(init_xavier)
+        for block in (self.conv4, self.conv5):
+            block.apply(_init_vgg)
+        self.fc.apply(init_xavier)
+        self.extras.apply(init_xavier)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.conv4(x)

@@ -23,16 +23,16 @@ FIGURES = ("AP", "AP50", "tail5", "tail10", "tail20", "rare", "common", "frequen
 #: What is trained, beside the common keys. The repeat threshold is the median class's share of images.
 TRAINED: dict[str, dict[str, Any]] = {
     "softmax": {"adjust": "none"},
-    "iif": {"adjust": "iif"},
+    "iif": {"adjust": "iif", "temperature": 1.0},
     "iif mean-1": {"adjust": "iif", "temperature": "mean"},
     "rfs": {"adjust": "none", "sampling": "rfs", "repeat_threshold": 0.014},
     "rfs + iif mean-1": {"adjust": "iif", "temperature": "mean", "sampling": "rfs", "repeat_threshold": 0.014},
     "la": {"adjust": "la"},
-    "bsce": {"adjust": "bsce"},
+    "bsce": {"adjust": "bsce"},  # without a background logit the same loss as la: they differ by rounding
 }
 #: What is tried on the softmax run without training.
 POST: dict[str, dict[str, Any]] = {
-    "iif post-process": {"adjust": "iif"},
+    "iif post-process": {"adjust": "iif", "temperature": 1.0},
     "iif mean-1 post-process": {"adjust": "iif", "temperature": "mean"},
     "la post-process": {"adjust": "la"},
 }

@@ -1,0 +1,37 @@
+"""The only wiring: Config -> data, counts, model, optimizer, evaluator."""
+
+from iifdet.build.adjustment import class_weights, set_adjustment
+from iifdet.build.data import (
+    EpochBatches,
+    build_evaluator,
+    build_index,
+    build_mixing,
+    build_train_batches,
+    build_val_batches,
+    ending_workers,
+    training_counts,
+)
+from iifdet.build.loop import build_schedule, build_state, fit_options, pick_device
+from iifdet.build.model import build_model, is_darknet, load_foreign_model, load_model, postprocess_options
+
+__all__ = [
+    "EpochBatches",
+    "build_evaluator",
+    "build_index",
+    "build_mixing",
+    "build_model",
+    "build_schedule",
+    "build_state",
+    "build_train_batches",
+    "build_val_batches",
+    "class_weights",
+    "ending_workers",
+    "fit_options",
+    "is_darknet",
+    "load_foreign_model",
+    "load_model",
+    "pick_device",
+    "postprocess_options",
+    "set_adjustment",
+    "training_counts",
+]

@@ -1,0 +1,120 @@
+"""Keys to an adjustment: which weights or shifts, in which phases, and what may train beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from iifdet.config import TrainConfig, WeightKeys
+from iifdet.detectors import Detector
+from iifdet.errors import InputError
+from iifdet.longtail import ClassCounts, balanced_softmax_shift, iif_weights, logit_adjustment_shift
+
+Adjustment = Callable[[WeightKeys, ClassCounts, str], dict[str, Any]]
+
+
+def class_weights(config: WeightKeys, counts: ClassCounts) -> Tensor:
+    """(C,) IIF weights under the keys ``variant``, ``by``, ``normalizer``, ``temperature``."""
+    try:
+        weights = iif_weights(counts, config.variant, config.by, config.normalizer, config.on_nonpositive)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return weights / (weights.mean() if config.temperature == "mean" else config.temperature)
+
+
+def _none(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    return {}
+
+
+def _iif(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    """Multiplies: in training and inference alike, or after training alone."""
+    when = "infer" if strategy == "post_process" else "both"
+    return {"scale": class_weights(config, counts), "when": when, **_background(config), "center": config.center}
+
+
+def _la(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    """Adds the log prior inside the loss, or subtracts it after training: never both, they say the same."""
+    shift = logit_adjustment_shift(counts, config.tau, config.by)
+    if strategy == "post_process":
+        return {"shift": -shift, "when": "infer", **_background(config)}
+    return {"shift": shift, "when": "train", **_background(config)}
+
+
+def _bsce(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    """Adds the log count inside the loss."""
+    if strategy == "post_process":
+        raise ValueError("adjust: Balanced Softmax is a loss and says nothing about a finished model; use adjust=la")
+    return {"shift": balanced_softmax_shift(counts, config.by), "when": "train", **_background(config)}
+
+
+def _background(config: WeightKeys) -> dict[str, Any]:
+    return {"bg_scale": config.bg_scale, "bg_shift": config.bg_shift}
+
+
+#: name -> (keys, counts, strategy) -> what ``set_adjustment`` takes. No adjustment is the identity.
+ADJUSTMENTS: dict[str, Adjustment] = {"none": _none, "iif": _iif, "la": _la, "bsce": _bsce}
+
+
+def set_adjustment(model: Detector, config: WeightKeys, kind: str, counts: ClassCounts | None, strategy: str) -> None:
+    """Give a model the adjustment named ``kind``, acting in the phases that ``strategy`` means."""
+    try:
+        model.set_adjustment(**ADJUSTMENTS[kind](config, counts, strategy))  # type: ignore[arg-type]
+    except (ValueError, RuntimeError) as error:
+        raise InputError(str(error)) from error
+
+
+def adjust_for_training(model: Detector, config: TrainConfig) -> None:
+    """Apply ``adjust`` and ``strategy``; a decoupled stage also freezes everything but the class rows."""
+    assert model.counts is not None
+    _refuse_odd_pairs(config)
+    if config.strategy == "decoupled":
+        freeze_all_but_class_rows(model, reinit=config.reinit)
+    costs = config.strategy == "cost_sensitive" and config.adjust == "iif"  # weighs the loss, leaves logits alone
+    model.set_class_weight(class_weights(config, model.counts) if costs else None)
+    set_adjustment(model, config, "none" if costs else config.adjust, model.counts, config.strategy)
+    if config.freeze:
+        freeze_backbone(model, config.freeze)
+
+
+def _refuse_odd_pairs(config: TrainConfig) -> None:
+    """Keys that are right alone and make no sense together."""
+    if config.strategy in ("post_process", "cost_sensitive") and config.adjust == "none":
+        raise InputError(f"strategy: {config.strategy} needs an adjustment, got adjust=none; give adjust=iif")
+    if config.strategy == "decoupled" and not config.weights:
+        raise InputError("strategy: decoupled trains the class rows of a finished model; give weights=<its last.pt>")
+    if config.strategy == "cost_sensitive" and config.adjust not in ("iif", "none"):
+        raise InputError(
+            f"strategy: cost_sensitive weighs the loss by IIF weights; got adjust={config.adjust}, use iif"
+        )
+    if config.source == "batch" and config.adjust != "iif":
+        raise InputError(f"source: batch belongs to adjust=iif, got adjust={config.adjust}; use source=dataset")
+    if config.source == "batch" and config.strategy not in ("end_to_end", "decoupled"):
+        raise InputError(f"source: batch acts in training, and strategy={config.strategy} leaves that alone; drop one")
+    if config.source == "batch" and (config.variant != "smooth" or config.by != "image"):
+        raise InputError(
+            f"source: batch knows variant=smooth by=image, since most classes are absent from a batch; "
+            f"got variant={config.variant} by={config.by}"
+        )
+
+
+def freeze_all_but_class_rows(model: Detector, reinit: bool = False) -> None:
+    """The second stage of the decoupled strategy: only classifier layers keep a gradient."""
+    model.requires_grad_(False)
+    for layer in model.classifier_layers():
+        layer.requires_grad_(True)
+        if reinit and isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def freeze_backbone(model: nn.Module, count: int) -> None:
+    """Freeze the first ``count`` parametrised layers, in order of registration."""
+    layers = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
+    if count >= len(layers):
+        raise InputError(f"freeze: expected fewer than {len(layers)} layers, got {count}")
+    for layer in layers[:count]:
+        for parameter in layer.parameters(recurse=False):
+            parameter.requires_grad_(False)

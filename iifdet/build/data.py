@@ -1,0 +1,148 @@
+"""Keys to data: indexes, batches, evaluators."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from iifdet.config import DataKeys, InferenceKeys, TrainConfig
+from iifdet.datasets import (
+    DATASETS,
+    SAMPLING,
+    TRANSFORMS,
+    CopyPaste,
+    DatasetIndex,
+    EvalTransform,
+    Mixing,
+    load_index,
+    make_loader,
+)
+from iifdet.errors import InputError
+from iifdet.evaluation import EVALUATORS
+from iifdet.longtail import ClassCounts
+from iifdet.types import Batch
+
+log = logging.getLogger("iifdet")
+
+
+class EpochBatches:
+    """A loader that can start in the middle of any epoch."""
+
+    def __init__(self, loader: Any, batch: int, rect: bool = False) -> None:
+        self.loader, self.batch, self.rect = loader, batch, rect
+
+    def __len__(self) -> int:
+        if self.rect:
+            return int(self.loader.batch_sampler.epoch_length)
+        return -(-int(self.loader.sampler.epoch_length) // self.batch)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches ``start``, ``start + 1``, … of an epoch."""
+        if self.rect:
+            self.loader.batch_sampler.set_epoch(epoch, start)
+        else:
+            self.loader.sampler.set_epoch(epoch, start * self.batch)
+        return iter(self.loader)
+
+
+@contextlib.contextmanager
+def ending_workers(*loaders: Any) -> Iterator[None]:
+    """End the loaders' workers with the block.
+
+    Left to the garbage collector they may cost 5 s each: it closes their queues first, so that they do not hear of it.
+    """
+    try:
+        yield
+    finally:
+        for loader in loaders:
+            loader = getattr(loader, "loader", loader)
+            iterator, loader._iterator = getattr(loader, "_iterator", None), None
+            getattr(iterator, "_shutdown_workers", lambda: None)()
+
+
+def build_index(config: DataKeys, split: str) -> DatasetIndex:
+    """The index of a split; a training split without a single box is refused."""
+    index = load_index(config.data, split, max_bad=config.max_bad, **_selection(config))
+    if split == "train" and not len(index.labels):
+        which = "its labels" if config.classes is None else "its labels and the key 'classes'"
+        raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check {which}")
+    return index
+
+
+def _selection(config: DataKeys) -> dict[str, Any]:
+    """The keys that say which part of the data is used."""
+    return {key: getattr(config, key) for key in ("fraction", "classes", "single_cls", "seed", "cache_index")}
+
+
+def training_counts(config: DataKeys) -> ClassCounts | None:
+    """The data's training counts, or None where it has no readable train split."""
+    try:
+        return load_index(config.data, "train", max_bad=1.0, **_selection(config)).counts()
+    except InputError as error:
+        log.warning("no training counts: %s", error)
+        return None
+
+
+def build_train_batches(config: TrainConfig, index: DatasetIndex, device: torch.device, task: str) -> EpochBatches:
+    """Augmented, shuffled batches of the train split."""
+    _check_rect(config, config)
+    own: dict[str, Any] = {}
+    if config.augment == "default":
+        own = {
+            "flip": config.flip,
+            "hsv": (config.hsv_h, config.hsv_s, config.hsv_v),
+            "affine": {k: getattr(config, k) for k in ("degrees", "translate", "scale", "shear")},
+        }
+    transform = TRANSFORMS[config.augment](config.imgsz, config.resize, **own)
+    mixing = build_mixing(config, index)
+    options: dict[str, Any] = {"mixing": mixing, "cache": config.cache, "max_bad": config.max_bad}
+    dataset = DATASETS[task](index, transform, config.seed, **options)
+    loader = make_loader(
+        dataset,
+        config.batch,
+        config.workers,
+        shuffle=True,
+        seed=config.seed,
+        pin_memory=device.type == "cuda",
+        draw=SAMPLING[config.sampling](index, config.repeat_threshold, config.sampling_by),
+        rect=config.rect,
+    )
+    return EpochBatches(loader, config.batch, config.rect)
+
+
+def build_mixing(config: TrainConfig, index: DatasetIndex) -> Mixing:
+    """Mosaic, mixup and copy-paste as the keys say; ``rect`` turns mosaic, mixup and multi-scale off, and says so."""
+    mosaic, mixup = config.mosaic, config.mixup
+    if config.rect:
+        off = [k for k in ("mosaic", "mixup", "multi_scale") if getattr(config, k)]
+        mosaic = mixup = 0.0
+        if off:
+            log.warning("rect: turns %s off, which need tensors of one size", ", ".join(off))
+    elif mosaic and config.close_mosaic > 0 and config.epochs <= config.close_mosaic:
+        log.warning("close_mosaic: %d of %d epochs, so mosaic never acts", config.close_mosaic, config.epochs)
+    paste = CopyPaste(index) if config.copy_paste else None
+    return Mixing(mosaic, mixup, config.copy_paste, paste, epochs=config.epochs, close=config.close_mosaic)
+
+
+def _check_rect(config: DataKeys, inference: InferenceKeys) -> None:
+    if inference.rect and config.resize != "letterbox":
+        raise InputError(f"rect: expected resize=letterbox with it, got resize={config.resize}; use rect=false")
+
+
+def build_val_batches(
+    config: DataKeys, inference: InferenceKeys, index: DatasetIndex, task: str, cache: str | bool = False
+) -> Any:
+    """Every image of a split once: in order, or with ``rect`` from wide to tall."""
+    _check_rect(config, inference)
+    transform = EvalTransform(config.imgsz, config.resize)
+    dataset = DATASETS[task](index, transform, config.seed, cache=cache, max_bad=config.max_bad)
+    return make_loader(dataset, inference.batch, inference.workers, rect=inference.rect)
+
+
+def build_evaluator(config: InferenceKeys, index: DatasetIndex, task: str) -> Any:
+    """The task's evaluator over a split."""
+    return EVALUATORS[task](index, engine=config.engine)

@@ -1,0 +1,68 @@
+"""Keys to what the loop needs: device, optimizer, schedule, options."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import torch
+from torch import nn
+
+from iifdet.config import TrainConfig
+from iifdet.errors import InputError
+from iifdet.optim import AveragedWeights, Schedule, build_optimizer
+from iifdet.training import FitOptions, TrainState
+
+
+def pick_device(name: str | int | None) -> torch.device:
+    """``cpu``, ``cuda``, a device number, or None for the best there is."""
+    text = "" if name is None else str(name).strip().lower()
+    if text == "":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if text == "cpu":
+        return torch.device("cpu")
+    number = text.removeprefix("cuda").removeprefix(":") or "0"
+    if not number.isdecimal():
+        raise InputError(f"device: expected cpu, cuda or a device number, got '{name}'")
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"device: expected cpu on this machine, which has no CUDA device, got '{name}'; use device=cpu"
+        )
+    if int(number) >= torch.cuda.device_count():
+        raise InputError(f"device: expected 0…{torch.cuda.device_count() - 1}, got {number}")
+    return torch.device("cuda", int(number))
+
+
+def build_state(config: TrainConfig, model: nn.Module, device: torch.device) -> TrainState:
+    """Optimizer, scaler and average around a model that is on its device."""
+    optimizer = build_optimizer(
+        model,
+        config.optimizer,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        decay_all=config.decay_all,
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+    average = AveragedWeights(model, config.ema) if config.ema else None
+    return TrainState(model, optimizer, scaler, average)
+
+
+def build_schedule(config: TrainConfig) -> Schedule:
+    """The learning rate over the run."""
+    return Schedule(
+        config.lr,
+        config.epochs,
+        config.schedule,
+        config.steps,
+        config.gamma,
+        config.final_lr,
+        config.warmup_epochs,
+        config.warmup_factor,
+    )
+
+
+def fit_options(config: TrainConfig, device: torch.device) -> FitOptions:
+    """The loop's own keys."""
+    names = [f.name for f in fields(FitOptions) if f.name != "device"]
+    options = FitOptions(device=device, **{name: getattr(config, name) for name in names})
+    return replace(options, multi_scale=None) if config.rect else options  # build_mixing says so

@@ -1,0 +1,108 @@
+"""Keys to a model: a new one, one of a checkpoint, or one of another program's file."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from iifdet.build.adjustment import adjust_for_training
+from iifdet.build.anchors import fit_anchors_to
+from iifdet.checkpoint import read_checkpoint, restore_model
+from iifdet.config import InferenceKeys, TrainConfig
+from iifdet.datasets import DatasetIndex
+from iifdet.detectors import Detector, PostprocessOptions
+from iifdet.detectors.darknet_weights import load_darknet
+from iifdet.detectors.yolov3 import YOLOv3
+from iifdet.errors import InputError
+from iifdet.models import MODELS, create_model
+from iifdet.transfer import transfer_weights
+
+log = logging.getLogger("iifdet")
+
+
+def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> tuple[Any, str]:
+    """A model for the data's classes, filled from ``weights``, adjusted by ``adjust``; and its task.
+
+    ``fill=False`` leaves the weights random: a resumed run brings its own and needs ``weights`` no more.
+    """
+    torch.manual_seed(config.seed)
+    model = create_model(config.model, len(index.names), **config.model_args)
+    if config.anchors == "auto":
+        anchors = fit_anchors_to(index, model, config)
+        torch.manual_seed(config.seed)
+        model = create_model(config.model, len(index.names), **config.model_args, anchors=anchors)
+    model.names, model.counts = list(index.names), index.counts()
+    if config.weights and fill:
+        for note in load_weights(model, config.weights):
+            log.info("%s", note)
+    model.options = postprocess_options(config, model.options)
+    adjust_for_training(model, config)
+    return model, MODELS[config.model].task
+
+
+def load_model(path: str | Path) -> Any:
+    """The model of one of our checkpoints, in eval mode, with its names, counts and adjustment."""
+    content = read_checkpoint(path)
+    try:
+        model = create_model(content["model"]["name"], **content["model"]["args"])
+        restore_model(model, content)
+        known = {f.name for f in fields(PostprocessOptions)}
+        model.options = replace(model.options, **{k: v for k, v in content["recipe"].items() if k in known})
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"weights: expected a consistent checkpoint, got {path}: {reason}") from error
+    return model.eval()
+
+
+def load_foreign_model(name: str, weights: str, names: list[str], options: dict[str, Any]) -> Any:
+    """A named architecture filled from a full file of another program (Darknet), for evaluation as it is."""
+    model = create_model(name, len(names), **options)
+    model.names = list(names)
+    if not is_darknet(weights):
+        raise InputError(f"weights: expected a Darknet .weights file beside model={name}, got {weights}")
+    report = load_darknet(_yolo(model), weights)
+    if not report.full:
+        raise InputError(
+            f"weights: expected a full file for {len(names)} classes, got one that is not: {report.notes[0]}"
+        )
+    return model.eval()
+
+
+def load_weights(model: Detector, path: str) -> list[str]:
+    """Fill a new model from a Darknet file or from one of our checkpoints, class rows by class name.
+
+    Returns:
+        What happened and what did not match, one line each.
+    """
+    if is_darknet(path):
+        report = load_darknet(_yolo(model), path)
+        return [f"{path}: {report.loaded} of {report.total} layers loaded", *report.notes]
+    return transfer_weights(model, load_model(path))
+
+
+def is_darknet(path: str | Path) -> bool:
+    """Darknet files are called x.weights or, cut after layer N, x.conv.N."""
+    parts = Path(path).name.split(".")
+    return parts[-1] == "weights" or (len(parts) > 2 and parts[-2] == "conv" and parts[-1].isdecimal())
+
+
+def _yolo(model: nn.Module) -> YOLOv3:
+    if not isinstance(model, YOLOv3):
+        raise InputError(f"weights: a Darknet file fits YOLOv3 models, got {type(model).__name__}; pass another file")
+    return model
+
+
+def postprocess_options(config: InferenceKeys, own: PostprocessOptions) -> PostprocessOptions:
+    """The keys that say how detections are chosen; what no key says stays the model's ``own``."""
+    known = {f.name for f in fields(PostprocessOptions)}
+    try:
+        return replace(own, **{k: v for k, v in config.model_dump().items() if k in known})
+    except ValueError as error:
+        raise InputError(str(error)) from error
