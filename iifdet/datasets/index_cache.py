@@ -11,15 +11,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import numpy as np
 
 from iifdet.datasets.description import DataDescription, Split
 from iifdet.datasets.index import DatasetIndex
-from iifdet.datasets.index_store import read_extra, read_index, write_index
-from iifdet.datasets.watching import WATCH, glance, same, take_record
+from iifdet.datasets.index_store import StoredArrays, read_extra, read_index, write_index
+from iifdet.datasets.watching import WATCH, digest_of_bytes, glance, same, take_record
 from iifdet.files import atomic_write
 
 logger = logging.getLogger("iifdet")
@@ -39,9 +38,11 @@ def cached_index(
     if found is not None:
         return found
     before = glance(split)
-    index = read()
+    with ThreadPoolExecutor(1) as pool:  # hashing lets go of the interpreter, so it goes on beside the reading
+        digest = None if split.annotations is None else pool.submit(digest_of_bytes, str(split.annotations))
+        index = read()
     if glance(split) == before:
-        _store(file, index, description, split)
+        _store(file, index, description, split, {} if digest is None else {str(split.annotations): digest.result()})
     return index
 
 
@@ -62,7 +63,7 @@ def _load(file: Path) -> DatasetIndex | None:
     if not file.is_file():
         return None
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with StoredArrays(file) as stored:
             if not same(read_extra(stored)["record"]):
                 logger.info("index cache: the data have changed, reading them again (%s)", file)
                 return None
@@ -74,9 +75,11 @@ def _load(file: Path) -> DatasetIndex | None:
         return None
 
 
-def _store(file: Path, index: DatasetIndex, description: DataDescription, split: Split) -> None:
+def _store(
+    file: Path, index: DatasetIndex, description: DataDescription, split: Split, digests: Mapping[str, str]
+) -> None:
     try:
-        record = take_record(WATCH[description.format](split, index))
+        record = take_record(WATCH[description.format](split, index), digests)
         with atomic_write(file, sync=False) as out:
             write_index(out, index, {"record": record})
     except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ import glob
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,23 +72,27 @@ WATCH: dict[str, Callable[[Split, DatasetIndex], list[Watched]]] = {
 }
 
 
-def take_record(watched: list[Watched]) -> list[dict[str, Any]]:
+def take_record(watched: list[Watched], digests: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """Digests and stats of all that is watched, as plain values.
+
+    Args:
+        digests: path -> digest of its bytes, where that is known already.
 
     Raises:
         OSError: something cannot be read.
     """
-    return [_entry(w.path, w.how) for w in watched]
+    known = digests or {}
+    return [_entry(w.path, w.how, known.get(w.path) if w.how == "bytes" else None) for w in watched]
 
 
-def _entry(path: str, how: str) -> dict[str, Any]:
+def _entry(path: str, how: str, digest: str | None) -> dict[str, Any]:
     now = time.time_ns()
     return {
         "path": path,
         "how": how,
         "time": now,
         "stat": _stat(path) if how == "bytes" else [],
-        "digest": _digest(path, how),
+        "digest": digest or _digest(path, how),
     }
 
 
@@ -116,6 +120,11 @@ def _same(entry: dict[str, Any]) -> bool:
 def _stat(path: str) -> list[int]:
     found = os.stat(path)
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def digest_of_bytes(path: str) -> str:
+    """SHA-256 of a file's content."""
+    return _digest(path, "bytes")
 
 
 def _digest(path: str, how: str) -> str:
