@@ -176,7 +176,7 @@ def _draw_training_data(
     from iifdet import pictures, plots
 
     weights = build.class_weights(cfg, counts) if cfg.adjust == "iif" else None
-    pictures.quietly(plots.plot_labels, counts, weights, run.path / "labels.png")
+    pictures.quietly(plots.plot_labels, counts, weights, run.path / "labels.png", cfg.variant)
     first = next(batches.epoch(0))
     pictures.quietly(pictures.PICTURES[task].batch, first, index.names, run.path / "train_batch0.jpg")
 
@@ -378,7 +378,7 @@ def stats(**keys: Any) -> Stats:
         },
     )
     if cfg.plots:
-        plots.plot_labels(counts, weights.get(cfg.variant), run.path / "labels.png")
+        plots.plot_labels(counts, weights.get(cfg.variant), run.path / "labels.png", cfg.variant)
         plots.plot_weight_curves(counts, run.path / "weights.png", weights, cfg.by)
     return found
 

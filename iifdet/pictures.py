@@ -36,7 +36,9 @@ def draw_batch(
         keep: Any = slice(None) if scores is None else scores >= MIN_SCORE
         shown = None if scores is None else scores[keep].cpu().numpy()
         boxes, labels = found["boxes"][keep].cpu().numpy() * zoom, found["labels"][keep].cpu().numpy()
-        drawn.append(plots.draw_boxes(canvas, boxes, labels, names, shown))
+        canvas = plots.draw_boxes(canvas, boxes, labels, names, shown)
+        nothing = shown is not None and not len(shown)
+        drawn.append(plots.write_note(canvas, f"nothing above {MIN_SCORE}") if nothing else canvas)
     plots.mosaic_grid(drawn, path)
 
 
@@ -50,7 +52,8 @@ def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts |
 
     curves = result.pr_curves(0.5)
     plots.plot_pr_curve(curves.recall, curves.precision.T, result.names, result.ap50, folder / "pr_curve.png")
-    plots.plot_confusion(evaluator.confusion_matrix(), result.names, folder / "confusion_matrix.png")
+    order = None if counts is None else plots.by_frequency(counts).tolist()
+    plots.plot_confusion(evaluator.confusion_matrix(), result.names, folder / "confusion_matrix.png", order)
     r = evaluator.reliability()
     plots.plot_reliability(r.confidence, r.precision, r.count, r.ece, folder / "reliability.png")
     if counts is not None:

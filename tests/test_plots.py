@@ -272,3 +272,21 @@ def test_large_grid_is_shrunk_and_empty_one_says_so(tmp_path: Path) -> None:
     assert max(read(tmp_path / "large.jpg").shape) <= 2560
     mosaic_grid([], tmp_path / "empty.jpg")
     assert read(tmp_path / "empty.jpg").std() > 5
+
+
+def test_the_confusion_matrix_goes_by_the_order_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from iifdet.plots import confusion
+
+    seen: list[Any] = []
+    monkeypatch.setattr(confusion, "_list_confusions", lambda ax, counts, share, labels: seen.append((counts, labels)))
+    matrix = np.array([[5, 1, 0], [2, 7, 3], [4, 0, 0]])
+    plots.plot_confusion(matrix, ["rare", "common"], tmp_path / "a.png", [1, 0])
+    (counts, labels), *_ = seen
+    assert labels == ["common", "rare", "background"]
+    assert counts.tolist() == [[7, 2, 3], [1, 5, 0], [0, 4, 0]]
+
+
+def test_a_note_is_written_on_a_copy() -> None:
+    image = np.zeros((40, 120, 3), np.uint8)
+    noted = plots.write_note(image, "nothing")
+    assert not image.any() and noted.any() and noted.shape == image.shape

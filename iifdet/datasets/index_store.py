@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,10 +22,15 @@ _HEADER = "header"
 _FEDERATED = "federated"
 
 
-class StoredArrays:
-    """The arrays of an uncompressed .npz file, each read in one go and checked against its checksum.
+#: Arrays of at least so many bytes stay in the file.
+MAPPED_FROM = 1 << 25
 
-    ``np.load`` takes them through the zip reader in small pieces, which costs six times as much for a large index.
+
+class StoredArrays:
+    """The arrays of an uncompressed .npz file, each checked against its checksum.
+
+    ``np.load`` takes them through the zip reader in small pieces, which costs six times as much for a large index. Here
+    small ones are read in one go, and large ones (the points of all masks) stay in the file and are mapped read-only.
 
     Raises:
         Exception: of many kinds, where the file is damaged or something else.
@@ -54,11 +60,19 @@ class StoredArrays:
             info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
         )
         self._file.seek(start)
-        array: NDArray[Any] = np.lib.format.read_array(self._file, allow_pickle=False)
-        if self._file.tell() - start != info.file_size or not array.flags.c_contiguous:
+        if np.lib.format.read_magic(self._file) != (1, 0):
+            raise ValueError(f"{name}: expected version 1.0 of the format")
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(self._file)
+        data = self._file.tell()
+        size = math.prod(shape) * dtype.itemsize
+        if by_columns or dtype.hasobject or data + size - start != info.file_size:
             raise ValueError(f"{name}: expected {info.file_size} bytes of a plain array")
+        if size >= MAPPED_FROM:
+            array: NDArray[Any] = np.memmap(self._file, dtype, "r", data, shape).view(np.ndarray)
+        else:
+            array = np.fromfile(self._file, dtype, math.prod(shape)).reshape(shape)
         self._file.seek(start)
-        checksum = zlib.crc32(array.data, zlib.crc32(self._file.read(info.file_size - array.nbytes)))
+        checksum = zlib.crc32(array.data, zlib.crc32(self._file.read(data - start)))
         if checksum != info.CRC:
             raise ValueError(f"{name}: expected checksum {info.CRC}, got {checksum}")
         return array

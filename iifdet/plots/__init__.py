@@ -1,13 +1,14 @@
 """Pictures of a run: pure functions from plain values and a path to a file. matplotlib is loaded at the first chart."""
 
-from iifdet.plots.boxes import class_colour, draw_boxes, mosaic_grid
-from iifdet.plots.classes import plot_labels, plot_weight_curves
+from iifdet.plots.boxes import class_colour, draw_boxes, mosaic_grid, write_note
+from iifdet.plots.classes import by_frequency, plot_labels, plot_weight_curves
 from iifdet.plots.confusion import plot_confusion
 from iifdet.plots.curves import plot_pr_curve, plot_reliability
 from iifdet.plots.results import plot_results
 from iifdet.plots.tail import plot_tail
 
 __all__ = [
+    "by_frequency",
     "class_colour",
     "draw_boxes",
     "mosaic_grid",
@@ -18,4 +19,5 @@ __all__ = [
     "plot_results",
     "plot_tail",
     "plot_weight_curves",
+    "write_note",
 ]

@@ -68,6 +68,13 @@ def draw_boxes(
     return canvas
 
 
+def write_note(image: np.ndarray, text: str) -> np.ndarray:
+    """A line of text in the upper left corner of a copy of an (H, W, 3) uint8 image."""
+    canvas = np.ascontiguousarray(image).copy()
+    _draw_text(canvas, text, np.array([0.0, 0.0, 0.0, 0.0]), (64, 64, 64))
+    return canvas
+
+
 def mosaic_grid(images: Sequence[np.ndarray], path: str | Path, columns: int = 4) -> None:
     """Write pictures of any sizes as one grid, left to right and top to bottom.
 

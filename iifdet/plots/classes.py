@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot_labels(counts: ClassCounts, weights: Tensor | None, path: str | Path) -> None:
+def plot_labels(counts: ClassCounts, weights: Tensor | None, path: str | Path, variant: str = "") -> None:
     """Image and instance counts of each class, most frequent first, and the classes' weights on a second axis.
 
     Args:
         counts: class counts of the training set.
         weights: (C,), or None for a chart without them.
         path: the picture.
+        variant: what the weights are called.
     """
     order = by_frequency(counts)
     images, instances = as_array(counts.images)[order], as_array(counts.instances)[order]
@@ -52,7 +53,7 @@ def plot_labels(counts: ClassCounts, weights: Tensor | None, path: str | Path) -
     _set_count_limits(ax, images, instances)
     handles, labels = ax.get_legend_handles_labels()
     if weights is not None and len(counts):
-        twin = _draw_weights(ax, as_array(weights)[order])
+        twin = _draw_weights(ax, as_array(weights)[order], f"{variant} weight".strip())
         more = twin.get_legend_handles_labels()
         handles, labels = handles + more[0], labels + more[1]
     if handles:
@@ -78,7 +79,7 @@ def plot_weight_curves(
     left, right = figure.subplots(1, 2, sharey=True)
     unit = "images" if by == "image" else "instances"
     title = f"{len(counts)} classes, imbalance {counts.imbalance(by):.4g} ({unit})"
-    tidy(left, title=title, xlabel=f"class frequency p (share of {unit}, log)", ylabel="weight", grid="both")
+    tidy(left, title=title, xlabel=f"class frequency p = n / Σn ({unit}, log)", ylabel="weight", grid="both")
     tidy(right, title=_weights_title(weights_by_variant), xlabel=f"classes, by number of {unit}", grid="both")
     if not weights_by_variant or len(counts) == 0:
         say_nothing_to_show(left, "no weights")
@@ -142,12 +143,12 @@ def _set_count_limits(ax: Axes, images: np.ndarray, instances: np.ndarray) -> No
     ax.set_xlim(-0.7, max(len(images) - 0.3, 0.7))
 
 
-def _draw_weights(ax: Axes, weights: np.ndarray) -> Axes:
+def _draw_weights(ax: Axes, weights: np.ndarray, label: str) -> Axes:
     twin = ax.twinx()
     style = "o-" if len(weights) <= MAX_NAMES else "-"
-    twin.plot(np.arange(len(weights)), weights, style, color=RED, markersize=4, linewidth=1.5, label="weight")
+    twin.plot(np.arange(len(weights)), weights, style, color=RED, markersize=4, linewidth=1.5, label=label)
     twin.spines["top"].set_visible(False)
-    twin.set_ylabel("weight", color=RED)
+    twin.set_ylabel(label, color=RED)
     twin.tick_params(axis="y", colors=RED)
     high = np.nanmax(weights) if np.isfinite(weights).any() else 1.0
     low = np.nanmin(weights) if np.isfinite(weights).any() else 0.0

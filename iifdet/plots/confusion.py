@@ -19,7 +19,7 @@ MAX_CELL_TEXT = 40
 LISTED = 12
 
 
-def plot_confusion(matrix: Any, names: Sequence[str], path: str | Path) -> None:
+def plot_confusion(matrix: Any, names: Sequence[str], path: str | Path, order: Sequence[int] | None = None) -> None:
     """Confusion matrix in percent of each row, with the most frequent confusions spelled out beside it.
 
     Args:
@@ -27,8 +27,12 @@ def plot_confusion(matrix: Any, names: Sequence[str], path: str | Path) -> None:
             the last column holds missed objects, the last row false alarms.
         names: the C class names.
         path: the picture.
+        order: the C classes in the order they are drawn; most frequent first shows what the tail is taken for.
     """
     counts = np.nan_to_num(as_array(matrix)).reshape(len(names) + 1, len(names) + 1)
+    if order is not None:
+        rows = [*order, len(names)]
+        counts, names = counts[np.ix_(rows, rows)], [names[c] for c in order]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     labels = [*(shorten(name, 20) for name in names), "background"]
     side = min(max(5.0, 1.5 + 0.27 * len(labels)), 12.0)

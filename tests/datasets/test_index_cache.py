@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from dataset_helpers import Document, MakeCoco, MakeYolo, document
 
-from iifdet.datasets import READERS, DatasetIndex, load_index, mask_store, segments, watching
+from iifdet.datasets import READERS, DatasetIndex, index_store, load_index, mask_store, segments, watching
 from iifdet.datasets.index_cache import cache_folder
 from iifdet.errors import InputError
 
@@ -79,6 +79,7 @@ def test_the_second_time_nothing_is_read_and_the_index_is_the_same(
     if many:
         for module in (segments, mask_store):
             monkeypatch.setattr(module, "SHARED_FROM", 1)
+        monkeypatch.setattr(index_store, "MAPPED_FROM", 1)
     data = make_coco(with_masks())
     first, second = load_index(data, max_bad=0.5), load_index(data, max_bad=0.5)
     assert readings == ["coco"]

@@ -91,6 +91,7 @@ def _run(reading: str, arguments: list[str], cache: Path) -> dict[str, float]:
     imports, work = READINGS[reading]
     code = _REPORT.format(imports=imports, work=work)
     environment = os.environ | {"IIFDET_CACHE_DIR": str(cache), "NO_ALBUMENTATIONS_UPDATE": "1"}
+    os.sync()  # what the reading before wrote is not this one's to wait for
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
     )
