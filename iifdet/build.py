@@ -29,7 +29,9 @@ from iifdet.datasets import (
 )
 from iifdet.detectors import Detector, PostprocessOptions
 from iifdet.detectors.anchors import best_possible_recall, fit_anchors, mean_best_iou
+from iifdet.detectors.backbone_weights import fetch_default, load_backbone, read_state
 from iifdet.detectors.darknet_weights import load_darknet
+from iifdet.detectors.torchvision_weights import from_torchvision, is_detection
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS
@@ -125,8 +127,10 @@ def training_counts(config: DataKeys) -> ClassCounts | None:
         return None
 
 
-def build_train_batches(config: TrainConfig, index: DatasetIndex, device: torch.device, task: str) -> EpochBatches:
-    """Augmented, shuffled batches of the train split."""
+def build_train_batches(
+    config: TrainConfig, index: DatasetIndex, device: torch.device, task: str, masks: bool = False
+) -> EpochBatches:
+    """Augmented, shuffled batches of the train split; with ``masks`` each box brings its mask."""
     _check_rect(config, config)
     own: dict[str, Any] = {}
     if config.augment == "default":
@@ -137,7 +141,7 @@ def build_train_batches(config: TrainConfig, index: DatasetIndex, device: torch.
         }
     transform = TRANSFORMS[config.augment](config.imgsz, config.resize, **own)
     mixing = build_mixing(config, index)
-    options = {"mixing": mixing, "cache": config.cache, "max_bad": config.max_bad}
+    options: dict[str, Any] = {"mixing": mixing, "cache": config.cache, "max_bad": config.max_bad, "masks": masks}
     dataset = DATASETS[task](index, transform, config.seed, **options)
     loader = make_loader(
         dataset,
@@ -259,7 +263,9 @@ def load_foreign_model(name: str, weights: str, names: list[str], options: dict[
 
 
 def load_weights(model: Detector, path: str) -> list[str]:
-    """Fill a new model from a Darknet file or from one of our checkpoints, class rows by class name.
+    """Fill a new model from a Darknet file, torchvision's weights or one of our checkpoints, class rows by class name.
+
+    ``default`` is torchvision's ImageNet backbone; .pth and .safetensors files are whole detectors or backbones.
 
     Returns:
         What happened and what did not match, one line each.
@@ -267,6 +273,17 @@ def load_weights(model: Detector, path: str) -> list[str]:
     if is_darknet(path):
         report = load_darknet(_yolo(model), path)
         return [f"{path}: {report.loaded} of {report.total} layers loaded", *report.notes]
+    if path == "default":
+        return load_backbone(model, fetch_default(model))
+    if Path(path).suffix in (".pth", ".safetensors"):
+        state = read_state(path)
+        if not is_detection(state):
+            return load_backbone(model, state)
+        args = {k: v for k, v in model.spec["args"].items() if k != "num_classes"}
+        name, first = model.spec["name"], args.get("backbone", "resnet50_fpn") == "resnet50_fpn"
+        donor = from_torchvision(state, lambda n: create_model(name, n, **args), model.names, published_eps=first)
+        donor.set_class_loss(model.class_loss)
+        return transfer_weights(model, donor)
     return transfer_weights(model, load_model(path))
 
 

@@ -95,8 +95,8 @@ class SSDVGG16(nn.Module):
         self.channels = [c512, c1024, *(block[2] for block in extras)]
         for module in (self.conv4, self.conv5):
             module.apply(_init_vgg)
-        for module in (self.fc, self.extras):
-            module.apply(init_xavier)
+        self.fc.apply(init_xavier)
+        self.extras.apply(init_xavier)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.conv4(x)
