@@ -115,7 +115,7 @@ def _train(
     state = build.build_state(cfg, model, device)
     if content is not None:
         state.load_state_dict(content)
-    batches = build.build_train_batches(cfg, index, device, task)
+    batches = build.build_train_batches(cfg, index, device, task, model.wants_masks)
     val_batches = build.build_val_batches(cfg, cfg, val_index, task, cache=cfg.cache)
     evaluator = build.build_evaluator(cfg, val_index, task)
     # 2. The folder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torchvision.ops import FrozenBatchNorm2d
 
 from iifdet.detectors import Detector
 from iifdet.errors import InputError
@@ -23,7 +24,7 @@ def transfer_weights(model: Detector, source: Detector) -> list[str]:
     learned = _learned(model)
     theirs = source.state_dict()
     ours = {k: v for k, v in model.state_dict().items() if k in learned}
-    class_keys = _class_keys(model)
+    class_keys = _class_keys(model) | set(model.class_tensors())
     copied, matrices, missed = 0, 0, []
     for name, value in ours.items():
         if name in class_keys:
@@ -39,6 +40,10 @@ def transfer_weights(model: Detector, source: Detector) -> list[str]:
             f"weights: expected layers of {model.spec.get('name')}, got a checkpoint of {source.spec.get('name')} "
             "and nothing in it fits; choose the same model"
         )
+    if list(model.names) == list(source.names):  # background's places too, so that nothing but class rows can differ
+        for name in model.class_tensors():
+            if name in theirs and theirs[name].shape == ours[name].shape:
+                ours[name].copy_(theirs[name])
     if model.class_loss != source.class_loss:
         notes = [f"class rows were trained with {source.class_loss}, this run trains with {model.class_loss}"]
     else:
@@ -50,10 +55,14 @@ def transfer_weights(model: Detector, source: Detector) -> list[str]:
 
 
 def _learned(model: Detector) -> set[str]:
-    """Tensors that training makes: parameters and the statistics beside them, but neither anchors nor adjustment."""
+    """Tensors that training makes: parameters and the statistics beside them, but neither anchors nor adjustment.
+
+    Frozen batch norm has no parameters, and what it holds was learned all the same.
+    """
     names = set()
     for prefix, module in model.named_modules():
-        if any(True for _ in module.parameters(recurse=False)) and not prefix.startswith("adjust"):
+        own = isinstance(module, FrozenBatchNorm2d) or any(True for _ in module.parameters(recurse=False))
+        if own and not prefix.startswith("adjust"):
             names |= {f"{prefix}.{name}".removeprefix(".") for name in (*module._parameters, *module._buffers)}
     return names
 
@@ -75,6 +84,10 @@ def _copy_class_rows(model: Detector, source: Detector) -> list[str]:
         if mine.background is not None and other.background is not None:
             for to, value in zip(mine.background, other.background, strict=True):
                 to.copy_(value)
+    other_tensors = source.class_tensors()
+    for name, value in model.class_tensors().items():
+        if name in other_tensors and other_tensors[name].shape[1:] == value.shape[1:]:
+            value[ours] = other_tensors[name][theirs]
     absent = [name for name in model.names if name not in place]
     if not absent:
         return []

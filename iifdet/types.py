@@ -39,6 +39,7 @@ class RawPredictions:
         size: (height, width) of the image tensor; boxes are clipped to it.
         objectness: (N,) logits, or None for detectors without an objectness branch.
         background: (N,) background logits, or None for detectors without a background class.
+        levels: how many of the N rows stand on each feature level, where candidates are counted by level.
     """
 
     boxes: Tensor
@@ -46,6 +47,7 @@ class RawPredictions:
     size: tuple[int, int]
     objectness: Tensor | None = None
     background: Tensor | None = None
+    levels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,8 +87,10 @@ def training_counts(config: DataKeys) -> ClassCounts | None:
         return None
 
 
-def build_train_batches(config: TrainConfig, index: DatasetIndex, device: torch.device, task: str) -> EpochBatches:
-    """Augmented, shuffled batches of the train split."""
+def build_train_batches(
+    config: TrainConfig, index: DatasetIndex, device: torch.device, task: str, masks: bool = False
+) -> EpochBatches:
+    """Augmented, shuffled batches of the train split; with ``masks`` each box brings its mask."""
     _check_rect(config, config)
     own: dict[str, Any] = {}
     if config.augment == "default":
@@ -99,7 +101,7 @@ def build_train_batches(config: TrainConfig, index: DatasetIndex, device: torch.
         }
     transform = TRANSFORMS[config.augment](config.imgsz, config.resize, **own)
     mixing = build_mixing(config, index)
-    options: dict[str, Any] = {"mixing": mixing, "cache": config.cache, "max_bad": config.max_bad}
+    options: dict[str, Any] = {"mixing": mixing, "cache": config.cache, "max_bad": config.max_bad, "masks": masks}
     dataset = DATASETS[task](index, transform, config.seed, **options)
     loader = make_loader(
         dataset,

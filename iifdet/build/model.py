@@ -16,7 +16,9 @@ from iifdet.checkpoint import read_checkpoint, restore_model
 from iifdet.config import InferenceKeys, TrainConfig
 from iifdet.datasets import DatasetIndex
 from iifdet.detectors import Detector, PostprocessOptions
+from iifdet.detectors.backbone_weights import fetch_default, load_backbone, read_state
 from iifdet.detectors.darknet_weights import load_darknet
+from iifdet.detectors.torchvision_weights import from_torchvision, is_detection
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError
 from iifdet.models import MODELS, create_model
@@ -76,7 +78,9 @@ def load_foreign_model(name: str, weights: str, names: list[str], options: dict[
 
 
 def load_weights(model: Detector, path: str) -> list[str]:
-    """Fill a new model from a Darknet file or from one of our checkpoints, class rows by class name.
+    """Fill a new model from a Darknet file, torchvision's weights or one of our checkpoints, class rows by class name.
+
+    ``default`` is torchvision's ImageNet backbone; .pth and .safetensors files are whole detectors or backbones.
 
     Returns:
         What happened and what did not match, one line each.
@@ -84,7 +88,23 @@ def load_weights(model: Detector, path: str) -> list[str]:
     if is_darknet(path):
         report = load_darknet(_yolo(model), path)
         return [f"{path}: {report.loaded} of {report.total} layers loaded", *report.notes]
+    if path == "default":
+        return load_backbone(model, fetch_default(model))
+    if Path(path).suffix in (".pth", ".safetensors"):
+        return _load_torchvision(model, path)
     return transfer_weights(model, load_model(path))
+
+
+def _load_torchvision(model: Detector, path: str) -> list[str]:
+    """A file of torchvision's names: a whole detector, its class rows by name, or a backbone."""
+    state = read_state(path)
+    if not is_detection(state):
+        return load_backbone(model, state)
+    args = {k: v for k, v in model.spec["args"].items() if k != "num_classes"}
+    name, first = model.spec["name"], args.get("backbone", "resnet50_fpn") == "resnet50_fpn"
+    donor = from_torchvision(state, lambda n: create_model(name, n, **args), model.names, published_eps=first)
+    donor.set_class_loss(model.class_loss)
+    return transfer_weights(model, donor)
 
 
 def is_darknet(path: str | Path) -> bool:

@@ -47,6 +47,8 @@ class Detector(nn.Module):
 
     #: Whether the class logits come with a background logit.
     has_background = False
+    #: Whether training needs masks beside the boxes; detections then have them too.
+    wants_masks = False
 
     def __init__(
         self, num_classes: int, *, class_loss: str = "ce", postprocess: PostprocessOptions | None = None
@@ -83,6 +85,10 @@ class Detector(nn.Module):
     def classifier_rows(self) -> Iterator[ClassifierRows]:
         """Views of (C, ...) class rows, one for each anchor of each layer."""
         raise NotImplementedError
+
+    def class_tensors(self) -> dict[str, Tensor]:
+        """What else has a part for each class, boxes or masks: name in the state dict -> (C, ...) view."""
+        return {}
 
     def cam_layers(self) -> dict[str, nn.Module]:
         """The last feature layers before the prediction convolutions, by name."""
@@ -125,7 +131,7 @@ class Detector(nn.Module):
         self, raw: Sequence[RawPredictions], options: PostprocessOptions | None = None
     ) -> tuple[list[Detection], list[Tensor]]:
         """Adjusted predictions to detections, and for each detection the row of ``raw`` that it came from."""
-        chosen = [select(r.boxes, self.scores(r), r.size, options or self.options) for r in raw]
+        chosen = [select(r.boxes, self.scores(r), r.size, options or self.options, r.levels) for r in raw]
         return [detection for detection, _ in chosen], [rows for _, rows in chosen]
 
     def class_losses(self, logits: Tensor, labels: Tensor, background: Tensor | None = None) -> Tensor:

@@ -27,6 +27,8 @@ class PostprocessOptions:
         multi_label: every class of a box above ``conf`` counts; False keeps the best class of each box.
         max_candidates: the best so many enter NMS, which costs the square of it.
         class_candidates: of each class, only the best so many enter NMS; 0 is no limit.
+        level_candidates: of each feature level, only the best so many; 0 is no limit.
+        min_box: boxes narrower or lower than this many pixels are dropped; those without area always are.
     """
 
     conf: float = 0.001
@@ -36,6 +38,8 @@ class PostprocessOptions:
     multi_label: bool = True
     max_candidates: int = 4096
     class_candidates: int = 0
+    level_candidates: int = 0
+    min_box: float = 0.0
 
     def __post_init__(self) -> None:
         if self.nms not in NMS_KINDS:
@@ -48,7 +52,11 @@ class PostprocessOptions:
 
 
 def select(
-    boxes: Tensor, scores: Tensor, size: tuple[int, int], options: PostprocessOptions
+    boxes: Tensor,
+    scores: Tensor,
+    size: tuple[int, int],
+    options: PostprocessOptions,
+    levels: tuple[int, ...] = (),
 ) -> tuple[Detection, Tensor]:
     """Choose the detections of one image.
 
@@ -56,14 +64,18 @@ def select(
         boxes: (N, 4), or (N, C, 4) where boxes are class-specific.
         scores: (N, C) in [0, 1].
         size: (height, width) to clip to.
+        levels: how many of the N rows stand on each feature level, for ``level_candidates``.
 
     Returns:
         The detections, best first, and for each the row (0…N-1) it came from. Ties keep row order.
     """
+    if options.level_candidates and levels:
+        scores = _best_of_each_level(scores, levels, options)
     rows, labels, kept_scores = _candidates(scores, options)
     picked = boxes[rows] if boxes.ndim == 2 else boxes[rows, labels]
     picked = clip(picked.float(), size)
-    solid = ((picked[:, 2:] - picked[:, :2]) > 0).all(dim=1)
+    sides = picked[:, 2:] - picked[:, :2]
+    solid = ((sides > 0) & (sides >= options.min_box)).all(dim=1)
     rows, labels, kept_scores, picked = rows[solid], labels[solid], kept_scores[solid], picked[solid]
     if options.nms == "majority":
         keep, labels = majority_nms(picked, kept_scores, labels, options.iou)
@@ -95,6 +107,17 @@ def _best_of_each_class(scores: Tensor, number: int) -> Tensor:
     """(N, C) scores in which all but the best ``number`` of each column are -1."""
     values, rows = scores.topk(number, dim=0)
     return torch.full_like(scores, -1.0).scatter_(0, rows, values)
+
+
+def _best_of_each_level(scores: Tensor, levels: tuple[int, ...], options: PostprocessOptions) -> Tensor:
+    """(N, C) scores in which all but the best ``level_candidates`` of each level's rows are -1."""
+    kept = []
+    for part in scores.split(levels):
+        flat = part.flatten()
+        above = (flat > options.conf).nonzero().flatten()  # first: few pass, and topk of millions is slow
+        best = above[flat[above].topk(min(options.level_candidates, len(above))).indices]
+        kept.append(torch.full_like(flat, -1.0).scatter_(0, best, flat[best]).view_as(part))
+    return torch.cat(kept)
 
 
 def _apart(boxes: Tensor, labels: Tensor) -> Tensor:

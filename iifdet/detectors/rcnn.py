@@ -1,0 +1,266 @@
+"""Faster and Mask R-CNN (Ren et al., 2015; He et al., 2017): torchvision's networks under the detector contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection as tv
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection.transform import resize_boxes
+
+from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
+from iifdet.detectors.base import ClassifierRows, Detector, Images
+from iifdet.detectors.postprocess import PostprocessOptions
+from iifdet.detectors.roi_heads import PhasedRoIHeads
+from iifdet.types import Detection, RawPredictions, Target
+
+#: torchvision's defaults. Its cap before NMS is none; 19 classes at most can pass 0.05 on each of 1000 proposals.
+OPTIONS = PostprocessOptions(conf=0.05, iou=0.5, max_det=100, max_candidates=20000, min_box=1e-2)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A batch on its way through the network.
+
+    Attributes:
+        features: (B, 256, h, w) by level.
+        proposals: (R, 4) xyxy for each image, in network pixels.
+        sizes: (height, width) of each image inside the network's padded batch.
+        own: (height, width) of each image as it was given.
+        losses: the RPN's, when there were targets.
+        targets: in network pixels, labels counted from 1; None without.
+    """
+
+    features: dict[str, Tensor]
+    proposals: list[Tensor]
+    sizes: list[tuple[int, int]]
+    own: list[tuple[int, int]]
+    losses: dict[str, Tensor]
+    targets: list[dict[str, Any]] | None
+
+
+class FasterRCNN(Detector):
+    """A two-stage detector around any torchvision ``FasterRCNN``. Proposals are those of inference, save in losses.
+
+    The adjustment acts on the class scores of the second stage; proposals and boxes do not depend on it.
+
+    Args:
+        num_classes: C, background excluded.
+        net: torchvision's model for C + 1 classes; its RoI heads are put under :class:`PhasedRoIHeads`.
+        class_loss: ``ce`` (softmax against background), ``bce`` or ``focal`` (a sigmoid for each class).
+    """
+
+    has_background = True
+
+    def __init__(self, num_classes: int, net: tv.FasterRCNN, *, class_loss: str = "ce") -> None:
+        super().__init__(num_classes, class_loss=class_loss, postprocess=OPTIONS)
+        columns = net.roi_heads.box_predictor.cls_score.out_features
+        if columns != num_classes + 1:
+            raise ValueError(f"net: expected {num_classes + 1} columns, background among them, got {columns}")
+        net.roi_heads = PhasedRoIHeads.over(net.roi_heads)
+        self.net = net
+
+    def raw(self, images: Images) -> list[RawPredictions]:
+        """N proposals an image: boxes (N, C, 4), class logits (N, C), background (N,)."""
+        return self._decode(self._encode(images))
+
+    def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """``cls``, ``box`` of the second stage, ``rpn_cls``, ``rpn_box`` of the first; with masks ``mask``."""
+        self.adjust.acts_in("train")  # a folded model refuses before anything is computed
+        scene = self._encode(images, targets)
+        assert scene.targets is not None
+        named = self.net.roi_heads.losses(
+            scene.features, scene.proposals, scene.sizes, scene.targets, self.class_losses
+        )
+        return {
+            **named,
+            "rpn_cls": scene.losses["loss_objectness"],
+            "rpn_box": scene.losses["loss_rpn_box_reg"],
+        }
+
+    def _encode(self, images: Images, targets: Sequence[Target] | None = None) -> Scene:
+        inner = None if targets is None else [shifted(t, self.num_classes, i) for i, t in enumerate(targets)]
+        own = [(int(im.shape[-2]), int(im.shape[-1])) for im in images]
+        with told(targets is not None, self.net.transform, self.net.rpn):
+            batch, inner = self.net.transform(list(images), inner)
+            features = self.net.backbone(batch.tensors)
+            if isinstance(features, Tensor):
+                features = {"0": features}
+            proposals, losses = self.net.rpn(batch, features, inner)
+        return Scene(features, proposals, batch.image_sizes, own, losses, inner)
+
+    def _decode(self, scene: Scene) -> list[RawPredictions]:
+        heads, counts = self.net.roi_heads, [len(p) for p in scene.proposals]
+        logits, offsets = heads.predict(scene.features, scene.proposals, scene.sizes)
+        boxes = heads.box_coder.decode(offsets, scene.proposals)[:, 1:]  # (R, C, 4), background has none
+        found = []
+        for box, logit, size, own in zip(
+            boxes.split(counts), logits.split(counts), scene.sizes, scene.own, strict=True
+        ):
+            scaled = resize_boxes(box.reshape(-1, 4), size, own).view_as(box)
+            found.append(RawPredictions(scaled, logit[:, 1:], own, background=logit[:, 0]))
+        return found
+
+    def classifier_layers(self) -> list[nn.Module]:
+        return [self.net.roi_heads.box_predictor.cls_score]
+
+    def classifier_rows(self) -> Iterator[ClassifierRows]:
+        layer = self.net.roi_heads.box_predictor.cls_score
+        yield ClassifierRows(layer.weight[1:], layer.bias[1:], (layer.weight[0], layer.bias[0]))
+
+    def class_tensors(self) -> dict[str, Tensor]:
+        prefix, columns = "net.roi_heads.box_predictor.bbox_pred", self.num_classes + 1
+        layer = self.net.roi_heads.box_predictor.bbox_pred
+        return {
+            f"{prefix}.weight": layer.weight.view(columns, 4, -1)[1:],
+            f"{prefix}.bias": layer.bias.view(columns, 4)[1:],
+        }
+
+    def cam_layers(self) -> dict[str, nn.Module]:
+        """What every proposal sees: the last map of the backbone, and the same inside the pyramid.
+
+        A finer level is seen only by proposals of its size.
+        """
+        backbone = self.net.backbone
+        return {"backbone": list(backbone.body.children())[-1], "fpn": backbone.fpn.inner_blocks[-1]}
+
+
+class MaskRCNN(FasterRCNN):
+    """Faster R-CNN with a mask for each detection it keeps."""
+
+    wants_masks = True
+
+    def forward(self, images: Images, targets: Sequence[Target] | None = None) -> Any:
+        if self.training:
+            return super().forward(images, targets)
+        scene = self._encode(images)
+        found, _ = self.postprocess(self.adjusted(self._decode(scene)))
+        return self._with_masks(found, scene)
+
+    def class_tensors(self) -> dict[str, Tensor]:
+        prefix, layer = (
+            "net.roi_heads.mask_predictor.mask_fcn_logits",
+            self.net.roi_heads.mask_predictor.mask_fcn_logits,
+        )
+        return {**super().class_tensors(), f"{prefix}.weight": layer.weight[1:], f"{prefix}.bias": layer.bias[1:]}
+
+    def _with_masks(self, found: list[Detection], scene: Scene) -> list[Detection]:
+        """Add (N, H, W) masks in [0, 1], each pasted where its box stands."""
+        boxes = [
+            resize_boxes(d["boxes"], own, size) for d, own, size in zip(found, scene.own, scene.sizes, strict=True)
+        ]
+        labels = [d["labels"] + 1 for d in found]
+        small = self.net.roi_heads.masks(scene.features, boxes, labels, scene.sizes)
+        return [
+            Detection(**d, masks=paste_masks_in_image(m.float(), d["boxes"], own)[:, 0])
+            for d, m, own in zip(found, small, scene.own, strict=True)
+        ]
+
+    def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
+        for i, target in enumerate(targets):
+            shape, expected = target.get("masks", torch.empty(0)).shape, (len(target["boxes"]), *images[i].shape[-2:])
+            if shape != expected:
+                raise ValueError(
+                    f"targets: expected masks {expected} beside the boxes of image {i}, got {tuple(shape)}"
+                )
+        return super().losses(images, targets)
+
+
+def shifted(target: Target, num_classes: int, image: int, by: int = 1) -> dict[str, Any]:
+    """A target as torchvision counts it, background being class 0.
+
+    Raises:
+        ValueError: a box without area, or a label that is not 0…C-1.
+    """
+    boxes, labels = target["boxes"].float(), target["labels"]
+    bad = ~((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & (labels >= 0) & (labels < num_classes))
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"targets: expected boxes with x1 < x2, y1 < y2 and labels 0…{num_classes - 1}, "
+            f"got {boxes[row].tolist()} with label {int(labels[row])} in image {image}; run check on the data"
+        )
+    return {**target, "boxes": boxes, "labels": labels + by}
+
+
+@contextmanager
+def told(training: bool, *modules: nn.Module) -> Iterator[None]:
+    """Tell these modules, and not what is inside them, which phase this is: batch norm keeps the mode it has."""
+    before = [module.training for module in modules]
+    for module in modules:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, before, strict=True):
+            module.training = mode
+
+
+# -- factories ---------------------------------------------------------------------------------------------------------
+
+
+def fasterrcnn(
+    num_classes: int,
+    *,
+    backbone: str = "resnet50_fpn",
+    trainable_backbone_layers: int | None = None,
+    frozen_bn: bool = False,
+    min_size: int | Sequence[int] | None = None,
+    max_size: int | None = None,
+    box_batch_size_per_image: int = 512,
+    rpn_post_nms_top_n_test: int | None = None,
+    class_loss: str = "ce",
+) -> FasterRCNN:
+    """Faster R-CNN with a feature pyramid, random weights.
+
+    Args:
+        backbone: a name in BACKBONES; ``resnet50_fpn_v2`` also has torchvision's larger heads.
+        trainable_backbone_layers: stages of the backbone that learn, from the deepest; None is all.
+        frozen_bn: batch norm of the backbone as fixed numbers. torchvision has it so for pretrained backbones
+            (with 3 trainable stages) and trains it otherwise; with small batches give true to pretrained ones.
+        min_size: the shorter side inside the network, or several of which training draws one an image; torchvision's
+            800 (320 for the 320 backbone) by default.
+        max_size: limit of the longer side, 1333 (640) by default.
+        box_batch_size_per_image: proposals sampled for the second stage's loss.
+        rpn_post_nms_top_n_test: proposals an image in inference, 1000 (150) by default.
+    """
+    return FasterRCNN(
+        num_classes, _network(tv.FasterRCNN, tv.fasterrcnn_resnet50_fpn_v2, locals()), class_loss=class_loss
+    )
+
+
+def maskrcnn(
+    num_classes: int,
+    *,
+    backbone: str = "resnet50_fpn",
+    trainable_backbone_layers: int | None = None,
+    frozen_bn: bool = False,
+    min_size: int | Sequence[int] | None = None,
+    max_size: int | None = None,
+    box_batch_size_per_image: int = 512,
+    rpn_post_nms_top_n_test: int | None = None,
+    class_loss: str = "ce",
+) -> MaskRCNN:
+    """Mask R-CNN with a feature pyramid, random weights; arguments as :func:`fasterrcnn`."""
+    return MaskRCNN(num_classes, _network(tv.MaskRCNN, tv.maskrcnn_resnet50_fpn_v2, locals()), class_loss=class_loss)
+
+
+def _network(kind: Any, second: Any, keys: dict[str, Any]) -> Any:
+    """torchvision's ``kind`` on the wanted backbone; ``second`` builds its v2."""
+    name, trainable, columns = keys["backbone"], keys["trainable_backbone_layers"], keys["num_classes"] + 1
+    plan = check_backbone(name, trainable, keys["frozen_bn"])
+    passed = ("min_size", "max_size", "box_batch_size_per_image", "rpn_post_nms_top_n_test")
+    options = {**(plan.rcnn or {}), **{k: keys[k] for k in passed if keys[k] is not None}}
+    if name.endswith("_v2"):
+        net = second(weights=None, weights_backbone=None, num_classes=columns, **options)
+        freeze_stages(net.backbone, plan.stages if trainable is None else trainable)
+        return net
+    if plan.family == "mobilenet":
+        options["rpn_anchor_generator"] = AnchorGenerator(((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3)
+    return kind(build_backbone(name, trainable=trainable, frozen_bn=keys["frozen_bn"]), columns, **options)
