@@ -12,7 +12,14 @@ from iifdet.build.data import (
     training_counts,
 )
 from iifdet.build.loop import build_schedule, build_state, fit_options, pick_device
-from iifdet.build.model import build_model, is_darknet, load_foreign_model, load_model, postprocess_options
+from iifdet.build.model import (
+    build_model,
+    is_darknet,
+    load_foreign_model,
+    load_model,
+    load_weights,
+    postprocess_options,
+)
 
 __all__ = [
     "EpochBatches",
@@ -30,6 +37,7 @@ __all__ = [
     "is_darknet",
     "load_foreign_model",
     "load_model",
+    "load_weights",
     "pick_device",
     "postprocess_options",
     "set_adjustment",
