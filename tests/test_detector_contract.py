@@ -105,11 +105,22 @@ def detect(model: Detector, images: Any) -> Any:
 def assert_same(a: Any, b: Any, atol: float = 1e-5) -> None:
     assert len(a) == len(b)
     for one, other in zip(a, b, strict=True):
+        torch.testing.assert_close(one["scores"], other["scores"], atol=atol, rtol=1e-4)
+        other = other if atol == 0 else in_the_order_of(one, other, atol)
         assert torch.equal(one["labels"], other["labels"])
         torch.testing.assert_close(one["boxes"], other["boxes"], atol=1e-3, rtol=1e-4)
-        torch.testing.assert_close(one["scores"], other["scores"], atol=atol, rtol=1e-4)
         if "masks" in one and "masks" in other:
             torch.testing.assert_close(one["masks"], other["masks"], atol=1e-3, rtol=1e-3)
+
+
+def in_the_order_of(one: Any, other: Any, atol: float) -> Any:
+    """Rounding may swap detections whose scores are all but equal: the same ones, each beside its twin in ``one``."""
+    apart = (one["boxes"][:, None] - other["boxes"][None]).abs().amax(dim=-1)
+    apart[one["labels"][:, None] != other["labels"][None]] = torch.inf
+    apart[(one["scores"][:, None] - other["scores"][None]).abs() > atol + 1e-4 * one["scores"][:, None]] = torch.inf
+    twin = apart.argmin(dim=1)
+    assert len(twin.unique()) == len(twin), "each detection has a twin of its own"
+    return {name: value[twin] for name, value in other.items()}
 
 
 def test_iif_changes_labels_of_a_detector_with_spread_scores(model: Detector, images: torch.Tensor) -> None:
@@ -251,7 +262,11 @@ def test_sigmoid_losses_give_sigmoid_scores(model: Detector, images: torch.Tenso
     torch.testing.assert_close(scores, expected)
 
 
-@pytest.mark.parametrize("name", SMALL)
+#: So small they are not that 80 steps take seconds.
+SLOW_TO_TRAIN = {"ssd512", "fasterrcnn", "maskrcnn", "retinanet"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW_TO_TRAIN else n for n in SMALL])
 def test_one_batch_can_be_overfitted(name: str) -> None:
     torch.manual_seed(0)
     model = DETECTORS[name](C, **SMALL[name])
@@ -262,7 +277,7 @@ def test_one_batch_can_be_overfitted(name: str) -> None:
             image[:, y1:y2, x1:x2] = torch.tensor([label / C, 1 - label / C, 0.9])[:, None, None]
     optimizer = torch.optim.Adam(model.parameters(), 5e-4 if hasattr(model, "net") else 2e-3)
     totals = []
-    for _ in range(80):
+    for _ in range(120 if hasattr(model, "net") else 80):
         optimizer.zero_grad()
         total = sum(model.train()(images, targets()).values())
         total.backward()

@@ -199,7 +199,7 @@ def test_images_that_go_bad_during_a_run_are_replaced_wherever_they_are_asked_fo
 def test_without_one_readable_image_there_is_an_error_and_no_endless_search(index: DatasetIndex) -> None:
     for file in index.files:
         Path(file).write_bytes(b"")
-    with pytest.raises(OSError, match="not one of 20 images can be read"):
+    with pytest.raises(InputError, match="got 20 of which not one can be read"):
         _ = DetectionDataset(index, TrainTransform(64), mixing=Mixing(mosaic=1))[0, 3]
 
 
