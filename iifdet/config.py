@@ -181,9 +181,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     shear: Annotated[float, Field(ge=0, le=45)] = 0.0
     mosaic: Share = 0.0
     mixup: Share = 0.0
-    close_mosaic: Annotated[int, Field(ge=0)] = (
-        10  # last epochs without mosaic and mixup, if there is mosaic; 0 is none
-    )
+    close_mosaic: Annotated[int, Field(ge=0)] = 10  # last epochs without mosaic and mixup; 0 is none
     copy_paste: Share = 0.0  # pastes objects of rare classes
     cache: Literal[False, "ram", "disk"] = False
     tensorboard: bool = False

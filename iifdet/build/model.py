@@ -53,8 +53,7 @@ def load_model(path: str | Path) -> Any:
     try:
         model = create_model(content["model"]["name"], **content["model"]["args"])
         restore_model(model, content)
-        known = {f.name for f in fields(PostprocessOptions)}
-        model.options = replace(model.options, **{k: v for k, v in content["recipe"].items() if k in known})
+        model.options = _changed(model.options, content["recipe"])
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -121,8 +120,13 @@ def _yolo(model: nn.Module) -> YOLOv3:
 
 def postprocess_options(config: InferenceKeys, own: PostprocessOptions) -> PostprocessOptions:
     """The keys that say how detections are chosen; what no key says stays the model's ``own``."""
-    known = {f.name for f in fields(PostprocessOptions)}
     try:
-        return replace(own, **{k: v for k, v in config.model_dump().items() if k in known})
+        return _changed(own, config.model_dump())
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _changed(own: PostprocessOptions, keys: dict[str, Any]) -> PostprocessOptions:
+    """``own`` with those of the keys that are options."""
+    known = {f.name for f in fields(PostprocessOptions)}
+    return replace(own, **{k: v for k, v in keys.items() if k in known})

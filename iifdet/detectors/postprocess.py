@@ -146,9 +146,8 @@ def majority_nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float
     if not len(keep):
         return keep, labels
     overlap = iou(boxes[:, None], boxes[keep][None])  # (N, K)
-    suppressed = (overlap > threshold).any(
-        dim=1
-    )  # at an exact tie, rounding may let NMS drop a box that no one here owns
+    # At an exact tie rounding may let NMS drop a box that none of these overlaps enough: it votes for no one.
+    suppressed = (overlap > threshold).any(dim=1)
     suppressed[keep] = False
     owner = (overlap > threshold).float().argmax(dim=1)  # first, so best, box that suppresses each
     votes = torch.zeros(len(keep), int(labels.max()) + 1, device=boxes.device)  # (K, C)

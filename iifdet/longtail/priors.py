@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from iifdet.longtail.counts import ClassCounts
+from iifdet.longtail.weights import refuse_zero_counts
 
 
 def log_prior(counts: ClassCounts, by: str = "image") -> Tensor:
@@ -23,15 +24,8 @@ def log_prior(counts: ClassCounts, by: str = "image") -> Tensor:
         >>> log_prior(ClassCounts(["common", "rare"], n, n, num_images=100)).exp().tolist()
         [0.75, 0.25]
     """
+    refuse_zero_counts(counts, by, "a log prior", "adjust=iif variant=smooth")
     n = counts.by(by).double()
-    zero = (n == 0).nonzero().flatten().tolist()
-    if zero:
-        more = f" (and {len(zero) - 1} more classes)" if len(zero) > 1 else ""
-        unit = "images" if by == "image" else "instances"
-        raise ValueError(
-            f"class {zero[0]} '{counts.names[zero[0]]}'{more} has 0 training {unit}, and a log prior is undefined "
-            "there; use adjust=iif variant=smooth, or drop it from names"
-        )
     return (n / n.sum()).log()
 
 

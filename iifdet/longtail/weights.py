@@ -69,20 +69,21 @@ def iif_weights(
     n = counts.by(by).double()
     total = float(counts.num_images) if by == "image" and normalizer == "images" else float(n.sum())
     if variant != "smooth":
-        _refuse_zero_counts(counts, n, by, variant)
+        refuse_zero_counts(counts, by, f"variant={variant}", "variant=smooth")
     weights = VARIANTS[variant](n, total)
     _refuse_bad_weights(counts, weights, variant, normalizer, on_nonpositive)
     return weights
 
 
-def _refuse_zero_counts(counts: ClassCounts, n: Tensor, by: str, variant: str) -> None:
-    zero = (n == 0).nonzero().flatten().tolist()
+def refuse_zero_counts(counts: ClassCounts, by: str, what: str, way_out: str) -> None:
+    """Raise a ValueError where a class never appears, for formulas (``what``) that have no value there."""
+    zero = (counts.by(by) == 0).nonzero().flatten().tolist()
     if zero:
         c, more = zero[0], f" (and {len(zero) - 1} more classes)" if len(zero) > 1 else ""
         unit = "images" if by == "image" else "instances"
         raise ValueError(
-            f"class {c} '{counts.names[c]}'{more} has 0 training {unit}, and variant={variant} is undefined there; "
-            "use variant=smooth, or drop it from names"
+            f"class {c} '{counts.names[c]}'{more} has 0 training {unit}, and {what} is undefined there; "
+            f"use {way_out}, or drop it from names"
         )
 
 
