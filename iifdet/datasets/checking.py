@@ -86,6 +86,7 @@ def lookup(keys: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int
     if not len(keys):
         return np.full(len(values), -1, dtype=np.int64)
     order = np.argsort(keys)
-    place = np.searchsorted(keys, values, sorter=order).clip(max=len(keys) - 1)
+    ordered = keys[order]  # once, and not with ``sorter`` at each comparison of each value
+    place = np.searchsorted(ordered, values).clip(max=len(keys) - 1)
     found = order[place]
     return np.where(keys[found] == values, found, -1).astype(np.int64)

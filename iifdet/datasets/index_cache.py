@@ -3,7 +3,8 @@
 One file for each question (format, places, class names, masks or not, version of the readers), so that an index that
 has gone stale is replaced and not added to. The file says what it was made from; :mod:`iifdet.datasets.watching` tells
 whether that is still so. Files are written beside and renamed: whoever reads gets a whole one, whoever writes last
-wins. What cannot be read is made anew, what cannot be written is not kept; neither is an error.
+wins. Large ones are written in the background. What cannot be read is made anew, what cannot be written is not kept;
+neither is an error.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from iifdet.datasets.description import DataDescription, Split
 from iifdet.datasets.index import DatasetIndex
 from iifdet.datasets.index_store import StoredArrays, read_extra, read_index, write_index
-from iifdet.datasets.watching import WATCH, digest_of_bytes, glance, same, take_record
+from iifdet.datasets.watching import WATCH, digest_of_bytes, glance, same, take_record, voc_parts
 from iifdet.files import atomic_write
 
 logger = logging.getLogger("iifdet")
 
+#: An index of at least so many bytes is written while its reader already goes on; that is seconds where disks are slow.
+BESIDE_FROM = 1 << 25
 #: Changes whenever a reader gives another index for the same files.
 VERSION = 1
 
@@ -38,12 +41,20 @@ def cached_index(
     if found is not None:
         return found
     before = glance(split)
-    with ThreadPoolExecutor(1) as pool:  # hashing lets go of the interpreter, so it goes on beside the reading
-        digest = None if split.annotations is None else pool.submit(digest_of_bytes, str(split.annotations))
+    beside = ThreadPoolExecutor(1, "index-cache")  # hashing and writing let go of the interpreter
+    try:
+        digest = None if split.annotations is None else beside.submit(digest_of_bytes, str(split.annotations))
         index = read()
-    if glance(split) == before:
-        _store(file, index, description, split, {} if digest is None else {str(split.annotations): digest.result()})
+        kept = beside.submit(_store, file, index, description, split, digest, before)
+        if _bytes_of(index) < BESIDE_FROM:
+            kept.result()
+    finally:
+        beside.shutdown(wait=False)  # what is still being written is waited for when the program ends
     return index
+
+
+def _bytes_of(index: DatasetIndex) -> int:
+    return index.boxes.nbytes + (0 if index.segments is None else index.segments.points.nbytes)
 
 
 def cache_folder() -> Path:
@@ -54,7 +65,8 @@ def cache_folder() -> Path:
 def cache_file(description: DataDescription, split: Split, *, segments: bool) -> Path:
     """The file of one question."""
     places = [str(path) for path in (*split.images, split.annotations)]
-    question = repr((VERSION, description.format, str(description.root), places, description.names, segments))
+    parts = [repr(part) for part in voc_parts(description, split)]
+    question = repr((VERSION, description.format, str(description.root), places, parts, description.names, segments))
     return cache_folder() / f"{hashlib.sha256(question.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npz"
 
 
@@ -76,11 +88,19 @@ def _load(file: Path) -> DatasetIndex | None:
 
 
 def _store(
-    file: Path, index: DatasetIndex, description: DataDescription, split: Split, digests: Mapping[str, str]
+    file: Path,
+    index: DatasetIndex,
+    description: DataDescription,
+    split: Split,
+    digest: Future[str] | None,
+    before: list[list[int] | None],
 ) -> None:
+    """Keep an index, unless the data have changed since ``before``: then nobody knows what it was made from."""
     try:
-        record = take_record(WATCH[description.format](split, index), digests)
-        with atomic_write(file, sync=False) as out:
-            write_index(out, index, {"record": record})
+        known = {} if digest is None else {str(split.annotations): digest.result()}
+        record = take_record(WATCH[description.format](description, split, index), known)
+        if glance(split) == before:
+            with atomic_write(file, sync=False) as out:
+                write_index(out, index, {"record": record})
     except (OSError, ValueError) as error:
         logger.info("index cache: %s cannot be written (%s)", file, error)

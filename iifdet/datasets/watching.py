@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iifdet.datasets.description import Split
+from iifdet.datasets.description import DataDescription, Split, VocPart
 from iifdet.datasets.index import DatasetIndex
 from iifdet.datasets.listing import matches
 from iifdet.datasets.yolo_txt import label_file
@@ -41,13 +41,13 @@ class Watched:
     how: str
 
 
-def watch_coco(split: Split, index: DatasetIndex) -> list[Watched]:
+def watch_coco(_: DataDescription, split: Split, index: DatasetIndex) -> list[Watched]:
     """The JSON, and the folders of the images it names; sizes of files too where one was read from an image."""
     how = "stats" if index.measured else "names"
     return [Watched(str(split.annotations), "bytes"), *(Watched(f, how) for f in _image_folders(split, index))]
 
 
-def watch_yolo(split: Split, index: DatasetIndex) -> list[Watched]:
+def watch_yolo(_: DataDescription, split: Split, index: DatasetIndex) -> list[Watched]:
     """Folders of images and labels with all below; for lists of images the list and the folders it leads to.
 
     A pattern such as ``images/*/a*.jpg`` counts as the folder before its first wildcard.
@@ -64,11 +64,28 @@ def watch_yolo(split: Split, index: DatasetIndex) -> list[Watched]:
     return found
 
 
+def watch_voc(description: DataDescription, split: Split, _: DatasetIndex) -> list[Watched]:
+    """The folders of XML files, images and lists with all below, and lists that lie elsewhere."""
+    parts = voc_parts(description, split)
+    folders = {path for part in parts for path in (part.path, part.images, part.annotations) if path is not None}
+    lists = {part.path / part.list for part in parts if part.list is not None and part.list.endswith(".txt")}
+    return [Watched(f, "tree") for f in sorted(map(str, folders))] + [
+        Watched(f, "bytes") for f in sorted(map(str, lists))
+    ]
+
+
+def voc_parts(description: DataDescription, split: Split) -> list[VocPart]:
+    """The parts of a VOC split and, where nobody names the classes, those that they are taken from."""
+    train = description.splits.get("train")
+    return [*split.parts, *(train.parts if train is not None and description.names is None else ())]
+
+
 #: format -> what its index depends on. A format that is not named here is read anew each time.
-WATCH: dict[str, Callable[[Split, DatasetIndex], list[Watched]]] = {
+WATCH: dict[str, Callable[[DataDescription, Split, DatasetIndex], list[Watched]]] = {
     "coco": watch_coco,
     "lvis": watch_coco,
     "yolo": watch_yolo,
+    "voc": watch_voc,
 }
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from dataset_helpers import Document, MakeCoco, MakeYolo, document
+from dataset_helpers import Document, MakeCoco, MakeYolo, document, index_of, painted_piece
+from dataset_writers import write_voc
 
-from iifdet.datasets import READERS, DatasetIndex, index_store, load_index, mask_store, segments, watching
+from iifdet.datasets import READERS, DatasetIndex, index_cache, index_store, load_index, mask_store, segments, watching
 from iifdet.datasets.index_cache import cache_folder
 from iifdet.errors import InputError
 
@@ -243,6 +245,58 @@ def test_data_that_change_during_the_reading_are_not_kept(
     monkeypatch.setitem(READERS, "coco", slow)
     load_index(data)
     assert not cache.exists()
+
+
+def test_a_large_index_is_kept_in_the_background_and_only_if_the_data_are_still_the_same(
+    make_coco: MakeCoco, tmp_path: Path, cache: Path, readings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_cache, "BESIDE_FROM", 0)
+    data, hold, write = make_coco(with_masks()), threading.Event(), index_cache.take_record
+
+    def late(*args: Any) -> Any:
+        assert hold.wait(60)
+        return write(*args)
+
+    monkeypatch.setattr(index_cache, "take_record", late)
+
+    def load_and_let_go(between: Callable[[], Any]) -> DatasetIndex:
+        hold.clear()
+        index = load_index(data, max_bad=0.5)
+        between()
+        hold.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("index-cache"):
+                thread.join()
+        return index
+
+    load_and_let_go(lambda: (tmp_path / "train.json").write_text(json.dumps(with_masks(), indent=1)))
+    assert not cache.exists()
+    first = load_and_let_go(lambda: None)
+    assert_equal(load_index(data, max_bad=0.5), first)
+    assert readings == ["coco", "coco"]
+
+
+@pytest.mark.parametrize("names", [["dog", "cat"], None])
+def test_voc_folders_are_watched(tmp_path: Path, readings: list[str], names: list[str] | None) -> None:
+    content, rng = index_of([painted_piece(seed) for seed in range(2)], names=3), np.random.default_rng(0)
+    content = replace(content, root=str(tmp_path), files=[str(tmp_path / f"{n}.png") for n in range(2)])
+    for file, (height, width) in zip(content.files, content.sizes.tolist(), strict=True):
+        cv2.imwrite(file, rng.integers(0, 255, (height, width, 3), np.uint8))
+    for split in ("train", "val"):
+        write_voc(content, tmp_path / split)
+    data = {"format": "voc", "path": str(tmp_path), "train": "train", "val": {"path": "val", "list": "train"}}
+    data |= {} if names is None else {"names": ["c0", "c1", "c2"]}
+    xml = tmp_path / "val" / "Annotations" / "0.xml"
+    first = load_index(data, "val")
+    assert_equal(load_index(data, "val"), first)
+    assert readings == ["voc"]
+    xml.write_text(xml.read_text().replace("<name>c0</name>", "<name>c2</name>"))
+    os.utime(xml, ns=(0, 0))
+    assert load_index(data, "val").labels.tolist() != first.labels.tolist()
+    other = tmp_path / "train" / "Annotations" / "0.xml"
+    other.write_text(other.read_text().replace("<name>c0</name>", "<name>extra</name>"))
+    assert load_index(data, "val").names == (["c0", "c1", "c2"] if names else ["c0", "c1", "c2", "extra"])
+    assert len(readings) == (2 if names else 3)
 
 
 # -- what must not matter ----------------------------------------------------------------------------------------------
