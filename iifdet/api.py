@@ -117,7 +117,7 @@ def _train(
         state.load_state_dict(content)
     batches = build.build_train_batches(cfg, index, device, task, model.wants_masks)
     val_batches = build.build_val_batches(cfg, cfg, val_index, task, cache=cfg.cache)
-    evaluator = build.build_evaluator(cfg, val_index, task)
+    evaluator = build.build_evaluator(cfg, val_index, task, model.wants_masks)
     # 2. The folder.
     run = run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok)
     with run.lock(), build.ending_workers(batches, val_batches):
@@ -228,8 +228,10 @@ class _Validation:
         return self.summary, self.evaluator.fitness(self.result)
 
     def _keep_first(self, batch: Any, outputs: Any) -> None:
-        if self.first is None:
-            self.first = (batch, outputs)
+        if self.first is None and self.cfg.plots:
+            from iifdet import pictures
+
+            self.first = (batch, pictures.PICTURES[self.task].keep(outputs, self.model.options))
 
     def leave(self, state: Any = None) -> dict[str, Any]:
         """Write metrics.json, per_class.csv, predictions.json and the pictures of the last validation."""
@@ -254,6 +256,8 @@ class _Validation:
         pictures.quietly(draw.result, folder, self.result, self.evaluator, self.model.counts, self.metrics)
         if self.first is not None:
             batch, outputs = self.first
+            if getattr(self.evaluator, "masks", False):
+                batch = self.batches.dataset.with_masks(batch)
             pictures.quietly(draw.batch, batch, names, folder / "val_batch0_labels.jpg")
             pictures.quietly(draw.batch, batch, names, folder / "val_batch0_pred.jpg", outputs)
 
@@ -280,7 +284,8 @@ def val(**keys: Any) -> RunResult:
             raise InputError("adjust: expected training counts in the checkpoint or in data's train split, got none")
         build.set_adjustment(model, cfg, cfg.adjust, model.counts, strategy="post_process")
     task = "detect" if not model.spec else MODELS[model.spec["name"]].task
-    batches, evaluator = build.build_val_batches(cfg, cfg, index, task), build.build_evaluator(cfg, index, task)
+    batches = build.build_val_batches(cfg, cfg, index, task)
+    evaluator = build.build_evaluator(cfg, index, task, model.wants_masks)
     run = RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok)
     with run.lock(), build.ending_workers(batches):
         run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
@@ -296,7 +301,7 @@ def _of_recipe(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says about how to look at images and how to choose detections."""
     look = ("imgsz", "resize", "rect", "data", *WeightKeys.model_fields)
     select = ("classes", "single_cls")  # not 'fraction': it is about training, and val split=train looks at all of it
-    choose = ("conf", "iou", "max_det", "nms", "multi_label", "group_limits")
+    choose = ("conf", "iou", "max_det", "nms", "multi_label", "mask_threshold", "group_limits")
     keep = (*look, *select, *choose)
     return {k: v for k, v in (content.get("recipe") or {}).items() if k in keep}
 

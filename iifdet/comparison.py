@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FIGURES = ("AP", "AP50", "AP75", "tail5", "tail10", "tail20")
+#: Figures by the overlap of masks, shown where one of the runs has them.
+MASK_FIGURES = ("mask_AP", "mask_tail5", "mask_tail10", "mask_tail20")
 #: Settings worth a word beside a run's name, where runs differ in them.
 SETTINGS = ("model", "adjust", "strategy", "variant", "by", "normalizer", "center", "when", "seed", "epochs")
 
@@ -28,7 +30,7 @@ class Row:
     Attributes:
         name: the run folder's name, with its parents where names repeat.
         settings: the settings in which it differs from another run, as ``key=value``.
-        values: FIGURES in percent, None where unknown.
+        values: FIGURES, and with masks MASK_FIGURES, in percent; None where unknown.
         differences: values minus those of the first run, None where either is unknown.
     """
 
@@ -108,10 +110,10 @@ class Comparison:
         text = ["run", "settings"][: self._text_columns]
         lines = [
             [row.name, row.settings][: self._text_columns]
-            + [_cell(row.values[f], None if i == 0 else row.differences[f]) for f in FIGURES]
+            + [_cell(value, None if i == 0 else row.differences[name]) for name, value in row.values.items()]
             for i, row in enumerate(self.rows)
         ]
-        return [[*text, *FIGURES], *lines]
+        return [[*text, *self.rows[0].values], *lines]
 
 
 def compare_runs(folders: Sequence[str | Path], by: str = "image") -> Comparison:
@@ -133,8 +135,9 @@ def compare_runs(folders: Sequence[str | Path], by: str = "image") -> Comparison
     paths = [Path(folder) for folder in folders]
     metrics = [_read_metrics(path) for path in paths]
     notices = _check_same_data(paths, metrics)
-    values = [{figure: _percent(m, figure, by) for figure in FIGURES} for m in metrics]
-    differences = [{f: _difference(row[f], values[0][f]) for f in FIGURES} for row in values]
+    figures = FIGURES + (MASK_FIGURES if any("segm" in m for m in metrics) else ())
+    values = [{figure: _percent(m, figure, by) for figure in figures} for m in metrics]
+    differences = [{f: _difference(row[f], values[0][f]) for f in figures} for row in values]
     settings = _differing_settings([_read_settings(path) for path in paths])
     rows = [Row(*parts) for parts in zip(_names(paths), settings, values, differences, strict=True)]
     return Comparison(rows, by, notices)
@@ -183,6 +186,8 @@ def _check_same_data(paths: list[Path], metrics: list[dict[str, Any]]) -> list[s
 
 
 def _percent(metrics: dict[str, Any], figure: str, by: str) -> float | None:
+    if figure.startswith("mask_"):
+        metrics, figure = metrics.get("segm", {}), figure.removeprefix("mask_")
     value = metrics.get(figure)
     if isinstance(value, dict):  # tail figures come in both orders
         value = value.get(by)

@@ -126,6 +126,7 @@ class InferenceKeys(BaseModel):
     max_det: Annotated[int, Field(ge=1)] = 300
     nms: Literal["class", "agnostic", "majority"] = "class"
     multi_label: bool = True
+    mask_threshold: Share = 0.5  # probability above which a pixel belongs to a mask
     engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
     rect: bool = False  # batches of like-shaped images, padded no further than they need
     group_limits: Annotated[tuple[int, int], Pair, Ascending] = (10, 100)

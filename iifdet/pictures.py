@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from iifdet import plots
+from iifdet.detectors import PostprocessOptions
 from iifdet.longtail import ClassCounts
 from iifdet.types import Batch, Detection, Target
 
@@ -26,20 +27,40 @@ MIN_SIDE = 320
 def draw_batch(
     batch: Batch, names: Sequence[str], path: Path, detections: Sequence[Detection | Target] | None = None
 ) -> None:
-    """Write one picture of a batch with its targets, or with ``detections`` above MIN_SCORE."""
+    """Write one picture of a batch with its targets, or with ``detections`` above MIN_SCORE; masks where there are."""
     drawn = []
-    for image, found in list(zip(batch.images, detections or batch.targets, strict=True))[:MOST_IMAGES]:
+    for image, found in list(zip(batch.images, detections or batch.targets, strict=False))[:MOST_IMAGES]:
         canvas = np.ascontiguousarray(_to_uint8(image).permute(1, 2, 0).cpu().numpy())
         zoom = max(1, MIN_SIDE // max(canvas.shape[:2]))
-        canvas = canvas.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        canvas = _enlarged(canvas, zoom)
         scores: Any = found.get("scores")
         keep: Any = slice(None) if scores is None else scores >= MIN_SCORE
         shown = None if scores is None else scores[keep].cpu().numpy()
         boxes, labels = found["boxes"][keep].cpu().numpy() * zoom, found["labels"][keep].cpu().numpy()
-        canvas = plots.draw_boxes(canvas, boxes, labels, names, shown)
+        masks = None if "masks" not in found else [_enlarged(m, zoom) for m in found["masks"][keep].cpu().numpy()]
+        canvas = plots.draw_boxes(canvas, boxes, labels, names, shown, masks)
         nothing = shown is not None and not len(shown)
         drawn.append(plots.write_note(canvas, f"nothing above {MIN_SCORE}") if nothing else canvas)
     plots.mosaic_grid(drawn, path)
+
+
+def keep_drawn(detections: Sequence[Detection], options: PostprocessOptions) -> list[Detection]:
+    """What :func:`draw_batch` needs of a batch's detections: the sure ones of the first images, masks as 0 and 1.
+
+    The probability masks of a batch are gigabytes, which must not stay until the picture is drawn.
+    """
+    kept = []
+    for found in detections[:MOST_IMAGES]:
+        sure = found["scores"] >= MIN_SCORE
+        few = Detection(boxes=found["boxes"][sure], labels=found["labels"][sure], scores=found["scores"][sure])
+        if "masks" in found:
+            few["masks"] = (found["masks"][sure] > options.mask_threshold).byte().cpu()
+        kept.append(few)
+    return kept
+
+
+def _enlarged(picture: np.ndarray, zoom: int) -> np.ndarray:
+    return picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
 def _to_uint8(image: Tensor) -> Tensor:
@@ -52,6 +73,9 @@ def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts |
 
     curves = result.pr_curves(0.5)
     plots.plot_pr_curve(curves.recall, curves.precision.T, result.names, result.ap50, folder / "pr_curve.png")
+    if result.masks is not None:
+        curves, ap50 = result.masks.pr_curves(0.5), result.masks.ap50
+        plots.plot_pr_curve(curves.recall, curves.precision.T, result.names, ap50, folder / "mask_pr_curve.png")
     order = None if counts is None else plots.by_frequency(counts).tolist()
     plots.plot_confusion(evaluator.confusion_matrix(), result.names, folder / "confusion_matrix.png", order)
     r = evaluator.reliability()
@@ -64,13 +88,14 @@ def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts |
 
 @dataclass(frozen=True)
 class TaskPictures:
-    """What a task draws: one batch, and one evaluation result."""
+    """What a task draws: one batch, one evaluation result; and what to keep of a batch's outputs to draw it later."""
 
     batch: Callable[..., None]
     result: Callable[..., None]
+    keep: Callable[..., Any]
 
 
-PICTURES = {"detect": TaskPictures(draw_batch, draw_result)}
+PICTURES = {"detect": TaskPictures(draw_batch, draw_result, keep_drawn)}
 
 
 def quietly(draw: Any, *args: Any) -> None:

@@ -43,4 +43,5 @@ def run_validation(
         evaluator.update(outputs, batch)
         if on_batch is not None:
             on_batch(batch, outputs)
+        del outputs  # masks of a batch are large: not two of them at once
     return evaluator.compute()

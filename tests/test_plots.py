@@ -242,11 +242,12 @@ def test_best_score_lies_on_top() -> None:
     assert tuple(draw_boxes(image, box, [0, 1], ["a", "b"])[35, 10]) == class_colour(0)
 
 
-def test_masks_are_blended() -> None:
+def test_masks_are_blended_and_outlined() -> None:
     image, mask = np.full((60, 80, 3), 100, np.uint8), torch.zeros(1, 60, 80)
     mask[0, 30:40, 30:40] = 1
     drawn = draw_boxes(image, [[10, 20, 60, 50]], [0], ["a"], masks=mask)
-    assert np.allclose(drawn[35, 35], 0.55 * 100 + 0.45 * np.array(class_colour(0)), atol=1)
+    assert np.allclose(drawn[35, 35], 0.65 * 100 + 0.35 * np.array(class_colour(0)), atol=1)
+    assert tuple(drawn[35, 30]) == class_colour(0) and (drawn[35, 29] == 255).all()  # the outline, seen on any ground
     assert (drawn[45, 45] == 100).all()
 
 

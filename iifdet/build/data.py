@@ -145,6 +145,7 @@ def build_val_batches(
     return make_loader(dataset, inference.batch, inference.workers, rect=inference.rect)
 
 
-def build_evaluator(config: InferenceKeys, index: DatasetIndex, task: str) -> Any:
-    """The task's evaluator over a split."""
-    return EVALUATORS[task](index, engine=config.engine)
+def build_evaluator(config: InferenceKeys, index: DatasetIndex, task: str, masks: bool = False) -> Any:
+    """The task's evaluator over a split; with ``masks`` it scores those of the detections too."""
+    options: dict[str, Any] = {"masks": True, "mask_threshold": config.mask_threshold} if masks else {}
+    return EVALUATORS[task](index, engine=config.engine, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, NamedTuple, cast
 
 import cv2
@@ -96,6 +97,15 @@ class DetectionDataset(Dataset[Sample]):
         if out.masks is not None:
             target["masks"] = torch.from_numpy(out.masks)
         return Sample(channels_first(out.image), target, self._info(row, piece.image, out.scale, out.offset))
+
+    def with_masks(self, batch: Batch) -> Batch:
+        """A batch of this data set once more, its targets with masks: for pictures. Only where nothing is drawn by lot.
+
+        Masks of whole images are too large to come with every batch for the sake of one picture.
+        """
+        dataset, shape = copy(self), (batch.images.shape[-2], batch.images.shape[-1])
+        dataset.masks = True
+        return collate([dataset[SampleKey(0, info.index, shape=shape)] for info in batch.infos])
 
     def piece(self, row: int) -> tuple[int, Piece]:
         """The row that was really read, and its image with boxes, labels and masks, before any transform."""

@@ -49,6 +49,17 @@ class Segments:
         slot = self._slot(box)
         return slot in self.rles or bool(self.parts[slot + 1] > self.parts[slot])
 
+    def missing(self) -> int:
+        """How many boxes have no mask of their own.
+
+        Example:
+            >>> Segments(np.zeros((3, 2)), np.array([0, 3]), np.array([0, 0, 1])).missing()
+            1
+        """
+        bare = np.diff(self.parts) == 0
+        bare[list(self.rles)] = False
+        return int((bare if self.order is None else bare[self.order]).sum())
+
     def coco(self, box: int) -> list[list[float]] | RLE | None:
         """The mask in COCO's form: list of flat polygons, RLE dict, or None where there is none."""
         slot = self._slot(box)

@@ -29,6 +29,8 @@ class PostprocessOptions:
         class_candidates: of each class, only the best so many enter NMS; 0 is no limit.
         level_candidates: of each feature level, only the best so many; 0 is no limit.
         min_box: boxes narrower or lower than this many pixels are dropped; those without area always are.
+        mask_threshold: probability above which a pixel belongs to a mask. Detections carry the probabilities; whoever
+            scores or draws them asks here.
     """
 
     conf: float = 0.001
@@ -40,11 +42,12 @@ class PostprocessOptions:
     class_candidates: int = 0
     level_candidates: int = 0
     min_box: float = 0.0
+    mask_threshold: float = 0.5
 
     def __post_init__(self) -> None:
         if self.nms not in NMS_KINDS:
             raise ValueError(f"nms: expected one of {', '.join(NMS_KINDS)}, got '{self.nms}'")
-        for name in ("conf", "iou"):
+        for name in ("conf", "iou", "mask_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
         if self.max_det < 1 or self.max_candidates < self.max_det:

@@ -4,8 +4,9 @@
 ``fitness(result) -> float``, ``summary(metrics) -> dict``, ``reset()``.
 """
 
-from iifdet.evaluation.detection import DetectionEvaluator, EvalResult
+from iifdet.evaluation.detection import DetectionEvaluator
 from iifdet.evaluation.engine import evaluate
+from iifdet.evaluation.result import EvalResult
 from iifdet.evaluation.tail import align_counts, frequency_groups, group_ap, tail_classes, tail_k
 
 EVALUATORS = {"detect": DetectionEvaluator}

@@ -16,6 +16,8 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 #: Longest side of a grid of pictures, pixels.
 MAX_GRID = 2560
 GOLDEN = 0.61803398875
+#: Of a mask's filling: masks lie on one another, and the picture is to be seen through three of them.
+OPACITY = 0.35
 
 Colour = tuple[int, int, int]
 
@@ -46,7 +48,7 @@ def draw_boxes(
         labels: (N,) classes, 0…C-1.
         names: the C class names.
         scores: (N,); the best score lies on top. Without scores the first box does.
-        masks: (N, H, W), drawn where > 0.5.
+        masks: (N, H, W), drawn where > 0.5: filled, and with an outline.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -57,8 +59,11 @@ def draw_boxes(
     ranks = np.arange(len(boxes), 0, -1) if sure is None else sure
     order = [i for i in np.argsort(ranks, kind="stable") if np.isfinite(boxes[i]).all()]
     if masks is not None:
+        shapes = {i: (as_array(masks[i]) > 0.5).astype(np.uint8) for i in order}
         for i in order:
-            _blend_mask(canvas, as_array(masks[i]) > 0.5, class_colour(labels[i]))
+            _blend_mask(canvas, shapes[i], class_colour(labels[i]))
+        for i in order:  # after all fillings, which would cover them
+            _draw_outline(canvas, shapes[i], class_colour(labels[i]))
     for i in order:
         _draw_frame(canvas, boxes[i], class_colour(labels[i]))
     for i in order:  # after all frames, so that no line runs through a text
@@ -104,7 +109,14 @@ def mosaic_grid(images: Sequence[np.ndarray], path: str | Path, columns: int = 4
 
 
 def _blend_mask(canvas: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
-    canvas[mask] = (0.55 * canvas[mask] + 0.45 * np.array(colour)).astype(np.uint8)
+    inside = mask > 0
+    canvas[inside] = ((1 - OPACITY) * canvas[inside] + OPACITY * np.array(colour)).astype(np.uint8)
+
+
+def _draw_outline(canvas: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)  # holes too
+    cv2.drawContours(canvas, contours, -1, (255, 255, 255), 3)
+    cv2.drawContours(canvas, contours, -1, colour, 1)
 
 
 def _corners(canvas: np.ndarray, box: np.ndarray) -> list[int]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PANELS: dict[str, Callable[[str], bool]] = {
     "loss": lambda name: "loss" in name,
     "learning rate": lambda name: name.startswith("lr"),
-    "AP": lambda name: name.startswith(("ap", "map", "top", "acc")),
+    "AP": lambda name: name.startswith(("ap", "map", "mask", "top", "acc")),
     "tail": lambda name: name.startswith("tail"),
 }
 
