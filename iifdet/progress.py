@@ -58,7 +58,9 @@ class ProgressReport(Callback):
     def on_epoch_end(self, state: TrainState, row: Mapping[str, Any]) -> None:
         self.said = time.monotonic()
         parts = [f"epoch {row['epoch']}/{self.epochs}", f"loss {row['loss']:.3f}", f"lr {row['lr']:.2g}"]
-        parts += [f"{k} {row[k]:.3f}" for k in ("AP", "mask_AP", "AP50", "tail10", "accuracy") if row.get(k) is not None]
+        parts += [
+            f"{k} {row[k]:.3f}" for k in ("AP", "mask_AP", "AP50", "tail10", "accuracy") if row.get(k) is not None
+        ]
         log.info("%s", ", ".join([*parts, f"{row['images_per_s']:.1f} images/s", f"{row['seconds']:.0f} s"]))
 
     def on_end(self, state: TrainState) -> None:

@@ -60,6 +60,17 @@ def test_missing_figures_stay_unknown(run):
     assert row.differences["tail5"] is None
 
 
+def test_figures_of_masks_stand_beside_where_a_run_has_them(both, run):
+    masks = {"segm": {"AP": 0.2, "tail5": {"image": 0.1, "instance": 0.05}}}
+    rows = compare_runs([both[0], run("masks", IIF | masks), run("better", IIF | {"segm": {"AP": 0.21}})]).rows
+    assert [row.values["mask_AP"] for row in rows] == pytest.approx([None, 20, 21])
+    assert rows[1].values["mask_tail5"] == pytest.approx(10) and rows[1].differences["mask_AP"] is None
+    lines = compare_runs([run("a", IIF | masks), both[0]], by="instance").markdown().splitlines()
+    assert lines[0].endswith("| tail20 | mask_AP | mask_tail5 | mask_tail10 | mask_tail20 |")
+    assert lines[2].endswith("| – | 20.0 | 5.0 | – | – |")
+    assert "mask_AP" not in compare_runs(both).rows[0].values
+
+
 def test_markdown(both):
     assert compare_runs(both).markdown().splitlines() == [
         "| run | settings | AP | AP50 | AP75 | tail5 | tail10 | tail20 |",

@@ -117,9 +117,9 @@ def test_resuming_a_finished_run_still_gives_its_summary(tiny_keys: Keys, tmp_pa
 
 
 def test_a_loaded_model_chooses_detections_as_its_run_did(tiny_keys: Keys, tmp_path: Path) -> None:
-    run = iifdet.train(**tiny_keys(tmp_path, epochs=1, conf=0.2, nms="majority", iou=0.5))
+    run = iifdet.train(**tiny_keys(tmp_path, epochs=1, conf=0.2, nms="majority", iou=0.5, mask_threshold=0.4))
     options = iifdet.load(run.folder / "weights" / "last.pt").options
-    assert (options.conf, options.nms, options.iou) == (0.2, "majority", 0.5)
+    assert (options.conf, options.nms, options.iou, options.mask_threshold) == (0.2, "majority", 0.5, 0.4)
 
 
 @pytest.mark.parametrize("part", ["counts", "model", "weights", "recipe"])

@@ -166,7 +166,9 @@ class DetectionEvaluator:
         """The figures of :meth:`EvalResult.metrics` that fit on a line: for results.csv and the terminal."""
         masks = {f"mask_{name}": metrics["segm"][name] for name in MASK_SUMMARY} if "segm" in metrics else {}
         tails = {
-            name: value["image"] for name, value in metrics.items() if name.startswith("tail") and "image" in value
+            name: value["image"]
+            for name, value in metrics.items()
+            if name.startswith("tail") and isinstance(value, dict) and "image" in value
         }
         return {name: metrics[name] for name in ("AP", "AP50", "AP75")} | masks | tails | metrics["groups"]
 

@@ -19,6 +19,13 @@ def index(make_coco: MakeCoco) -> DatasetIndex:
     return load_index(make_coco(content))
 
 
+def test_masks_that_are_missing_are_counted_however_they_are_kept(index: DatasetIndex) -> None:
+    assert index.segments is not None and [index.segments.has(m) for m in range(3)] == [True, True, False]
+    assert index.segments.missing() == 1
+    index.segments.order = np.array([2, 0, 2])  # slots of big files
+    assert index.segments.missing() == 2
+
+
 def test_boxes_of_gives_each_images_boxes(index: DatasetIndex) -> None:
     assert [index.boxes_of(i) for i in range(3)] == [slice(0, 2), slice(2, 3), slice(3, 3)]
 

@@ -144,6 +144,14 @@ def test_batches_keep_the_contract(index: DatasetIndex) -> None:
     assert batch.to("cpu").images.max() <= 1.0
 
 
+def test_a_batch_of_any_shape_is_had_again_with_masks(index: DatasetIndex) -> None:
+    plain, full = (DetectionDataset(index, EvalTransform(96), masks=masks) for masks in (False, True))
+    batches, expected = (list(make_loader(dataset, batch=8, rect=True)) for dataset in (plain, full))
+    assert len({batch.images.shape for batch in batches}) > 1 and "masks" not in batches[0].targets[0]
+    assert_equal([plain.with_masks(batch) for batch in batches], expected)
+    assert "masks" not in plain[0, 0].target
+
+
 def test_crowds_are_never_targets(make_coco: MakeCoco) -> None:
     dataset = DetectionDataset(load_index(make_coco(document())), EvalTransform(64))
     assert dataset[0, 0].target["labels"].tolist() == [0]

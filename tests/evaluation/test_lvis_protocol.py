@@ -127,7 +127,7 @@ def test_the_evaluator_takes_the_protocol_and_the_groups_from_the_index(index: D
 
 
 def test_figures_are_those_of_lvis_own_tool(index: DatasetIndex, tmp_path: Path, monkeypatch: Any) -> None:
-    """``pip install --no-deps lvis==0.5.3``; its other requirements would bring a second OpenCV."""
+    """``make install`` adds it without its requirements, which would bring a second OpenCV."""
     if not hasattr(np, "float"):
         monkeypatch.setattr(np, "float", float, raising=False)  # what it was written for
     lvis = pytest.importorskip("lvis")
