@@ -32,6 +32,7 @@ from iifdet.models import MODELS
 from iifdet.online import OnlineIIF
 from iifdet.rundir import RunDir
 from iifdet.training import AMP_TYPES, Callback, averaged, fit
+from iifdet.types import Batch
 from iifdet.validation import run_validation
 
 if TYPE_CHECKING:
@@ -256,10 +257,14 @@ class _Validation:
         pictures.quietly(draw.result, folder, self.result, self.evaluator, self.model.counts, self.metrics)
         if self.first is not None:
             batch, outputs = self.first
-            if getattr(self.evaluator, "masks", False):
-                batch = self.batches.dataset.with_masks(batch)
-            pictures.quietly(draw.batch, batch, names, folder / "val_batch0_labels.jpg")
+            pictures.quietly(self._draw_labels, draw.batch, batch, folder / "val_batch0_labels.jpg")
             pictures.quietly(draw.batch, batch, names, folder / "val_batch0_pred.jpg", outputs)
+
+    def _draw_labels(self, draw: Any, batch: Batch, path: Path) -> None:
+        """Masks are read again for this one picture: no batch brings them for nothing."""
+        if getattr(self.evaluator, "masks", False):
+            batch = self.batches.dataset.with_masks(batch)
+        draw(batch, self.model.names, path)
 
 
 # -- val ---------------------------------------------------------------------------------------------------------------

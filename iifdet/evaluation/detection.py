@@ -52,6 +52,9 @@ class DetectionEvaluator:
 
     A federated index (LVIS) is scored by LVIS's protocol, with the groups of its ``frequency`` field where it has one.
 
+    What it holds are plain values, a row of numbers and a run-length mask a detection: parts of a split that were seen
+    elsewhere are joined by joining the lists.
+
     Evaluators of other tasks offer the same ``update``, ``compute``, ``fitness``, ``summary`` and ``reset``.
     """
 

@@ -51,11 +51,11 @@ def encode_masks(
         down, across = _Axis.over(top, bottom, sy, dy, height), _Axis.over(left, right, sx, dx, width)
         crop = masks[row, down.source, across.source].float().cpu().numpy()
         soft = across.sample(down.sample(crop).T).T
-        found.append(run_lengths(soft > threshold, down.first, across.first, height, width))
+        found.append(encode_crop(soft > threshold, down.first, across.first, height, width))
     return found
 
 
-def run_lengths(inside: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> RLE:
+def encode_crop(inside: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> RLE:
     """Compressed COCO run lengths of a (height, width) mask that is False outside of ``inside``, placed at (top, left).
 
     COCO counts down the columns, so each column's runs become positions in one long line; a run that reaches the lower

@@ -31,12 +31,13 @@ from iifdet.types import Batch, Detection, ImageInfo, Target
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 SIDE = 96
+SIZE = (50, 80)
 
 
-def info_of(size: tuple[int, int], side: int = SIDE, image_id: int = 1) -> ImageInfo:
-    """Where the letterbox puts an image of this (height, width)."""
+def info_of(size: tuple[int, int], side: int = SIDE, image_id: int = 1, square: bool = False) -> ImageInfo:
+    """Where the letterbox, or the square resize, puts an image of this (height, width)."""
     height, width = size
-    new_height, new_width = letterbox_shape(height, width, side)
+    new_height, new_width = (side, side) if square else letterbox_shape(height, width, side)
     offset = float((side - new_width) // 2), float((side - new_height) // 2)
     return ImageInfo(image_id, 0, "a.png", size, (new_width / width, new_height / height), offset)
 
@@ -61,10 +62,15 @@ def rle_of(mask: np.ndarray) -> dict[str, Any]:
     return {"size": rle["size"], "counts": rle["counts"].decode()}
 
 
+length = st.integers(1, 70)
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 70), st.integers(1, 70), st.integers(8, 96), st.integers(0, 10**6), st.floats(0.2, 0.8))
-def test_masks_come_back_as_by_resizing_all_of_them(height: int, width: int, side: int, seed: int, t: float) -> None:
-    info, masks = info_of((height, width), side), soft_masks(seed, 3, side)
+@given(st.tuples(length, length), st.integers(8, 96), st.booleans(), st.integers(0, 10**6), st.floats(0.2, 0.8))
+def test_masks_come_back_as_by_resizing_all_of_them(
+    size: tuple[int, int], side: int, square: bool, seed: int, t: float
+) -> None:
+    info, masks = info_of(size, side, square=square), soft_masks(seed, 3, side)
     masks[1, :, : side // 2] = 0
     masks[2] = 0
     for rle, expected in zip(encode_masks(masks, info, t), plainly(masks, info), strict=True):
@@ -75,10 +81,12 @@ def test_masks_come_back_as_by_resizing_all_of_them(height: int, width: int, sid
 
 
 def test_chosen_masks_are_encoded_in_the_order_asked_for() -> None:
-    info, masks = info_of((50, 80)), soft_masks(0, 4)
+    info, masks = info_of(SIZE), soft_masks(0, 4)
     every = encode_masks(masks, info)
     assert encode_masks(masks, info, rows=[2, 0]) == [every[2], every[0]]
-    assert encode_masks(masks.half()[:0], info) == []
+    assert encode_masks(masks[:0], info) == []
+    binary = masks > 0.5
+    assert encode_masks(binary.half(), info) == encode_masks(binary.byte(), info) == encode_masks(binary.float(), info)
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
@@ -142,7 +150,7 @@ def as_batch(infos: list[ImageInfo]) -> Batch:
 
 
 def letterboxed(index: DatasetIndex) -> list[tuple[ImageInfo, Detection]]:
-    """For each image its own masks in letterboxed tensors, spoilt by smooth noise, with strays; scores without ties."""
+    """For each image its own masks in letterboxed tensors, spoilt by smooth noise, with strays, one of them empty."""
     rng = np.random.default_rng(1)
     found = []
     for row, size in enumerate(index.sizes.tolist()):
@@ -156,6 +164,7 @@ def letterboxed(index: DatasetIndex) -> list[tuple[ImageInfo, Detection]]:
         inner = F.interpolate(torch.from_numpy(truth)[:, None].float(), size=(height, width), mode="bilinear")[:, 0]
         part = masks[: len(truth), top : top + height, left : left + width]
         part.copy_(0.3 * part + 0.7 * inner)
+        masks[-1] = 0
         labels = torch.from_numpy(np.concatenate([index.labels[where], rng.integers(0, 3, len(truth))]))
         scores = torch.from_numpy(rng.permutation(len(labels)) / 97 + row / 997).float()
         boxes = torch.tensor([[0.0, 0.0, SIDE, SIDE]]).repeat(len(labels), 1)
@@ -206,6 +215,19 @@ def test_predictions_carry_masks_that_give_the_same_figures(make_index: Make) ->
     assert masks is not None and np.array_equal(again.precision, masks.precision)
     evaluator.reset()
     assert evaluator.predictions() == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_detection_at_all_is_an_ap_of_0(make_index: Make, engine: str) -> None:
+    index = make_index()
+    evaluator = DetectionEvaluator(index, engine, masks=True)
+    nothing = Detection(
+        boxes=torch.zeros(0, 4), labels=torch.zeros(0).long(), scores=torch.zeros(0), masks=torch.zeros(0, SIDE, SIDE)
+    )
+    for row in range(len(index)):
+        evaluator.update([nothing], as_batch([info_of(SIZE, image_id=int(index.image_ids[row]))]))
+    metrics = evaluator.compute().metrics()
+    assert metrics["AP"] == metrics["segm"]["AP"] == metrics["segm"]["AR100"] == 0 and evaluator.predictions() == []
 
 
 def test_the_threshold_is_the_one_asked_for_and_the_best_are_kept(make_index: Make) -> None:
