@@ -20,6 +20,8 @@ from iifdet.datasets import DetectionDataset, EvalTransform, collate, load_index
 from iifdet.evaluation import DetectionEvaluator
 from iifdet.types import Detection
 
+pytestmark = pytest.mark.slow
+
 SIZE = (80, 104)
 #: Classes of each frequency group in LVIS v1: rare, common, frequent.
 GROUPS = {"r": 337, "c": 461, "f": 405}
@@ -139,7 +141,6 @@ def pixels(found: dict[str, Any]) -> int:
     return int(coco_mask.area(found["segmentation"]))
 
 
-@pytest.mark.slow
 def test_mask_rcnn_trains_a_step_and_is_validated(write: Callable[[dict[str, int]], Path], tmp_path: Path) -> None:
     data = write({"train": 4, "val": 3})
     sizes = {"min_size": 64, "max_size": 96, "box_batch_size_per_image": 16, "rpn_post_nms_top_n_test": 10}
