@@ -6,7 +6,7 @@ import importlib.util
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,14 @@ from iifdet.config import (
     resolve,
     validate,
 )
+from iifdet.config.prediction import PredictConfig
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS
 from iifdet.inspection import CheckReport, find_faults, read_splits
 from iifdet.longtail import VARIANTS, ClassCounts, effective_imbalance, iif_weights
 from iifdet.models import MODELS
 from iifdet.online import OnlineIIF
+from iifdet.prediction import PredictionSummary, Result
 from iifdet.rundir import RunDir
 from iifdet.training import AMP_TYPES, Callback, averaged, fit
 from iifdet.types import Batch
@@ -326,6 +328,40 @@ def _model_for_val(cfg: ValConfig, index: Any) -> Any:
     return model
 
 
+# -- predict -----------------------------------------------------------------------------------------------------------
+
+
+def predict(
+    source: Any = None, *, model: Detector | str | None = None, stream: bool = False, **keys: Any
+) -> list[Result] | Iterator[Result]:
+    """Detect in pictures of any origin; the keys of ``iifdet predict``, but no file is written unless asked for.
+
+    Args:
+        source: a file, folder, glob, .txt list, video, camera number or URL; a numpy array (H, W, 3) in RGB (what cv2
+            reads is BGR), a tensor (3, H, W) or (B, 3, H, W), a PIL image; or a list of these.
+        model: a loaded detector, which stays as it is, instead of ``weights``; or the architecture beside foreign ones.
+        stream: give results one by one as they are found, with their pixels, in the memory of one batch.
+        **keys: ``save``, ``save_json``, ``save_txt`` and ``save_csv`` are off here; each makes a run folder.
+
+    Raises:
+        InputError: bad keys, weights or source; nothing could be read. Single bad files are logged and left out.
+    """
+    job = _prediction({"save": False, "save_json": False, **keys}, source, model)
+    return job.stream() if stream else job.collect()
+
+
+def predict_to_folder(**keys: Any) -> PredictionSummary:
+    """``iifdet predict``: results go into files, and none of them is kept."""
+    return _prediction(keys, keys.pop("source", None), keys.pop("model", None)).run()
+
+
+def _prediction(keys: dict[str, Any], source: Any, model: Any) -> Any:
+    if model is None or not isinstance(model, str | Path):
+        return build.build_prediction(keys, source, model)
+    is_weights = str(model).endswith(".pt") and not keys.get("weights")
+    return build.build_prediction({**keys, "weights" if is_weights else "model": str(model)}, source)
+
+
 # -- stats, check, compare ---------------------------------------------------------------------------------------------
 
 
@@ -424,10 +460,18 @@ def compare(runs: Sequence[str | Path] = (), **keys: Any) -> Comparison:
     return compare_runs(cfg.runs, by=cfg.by)
 
 
-VERBS = {"train": train, "val": val, "stats": stats, "check": check, "compare": compare}
+VERBS = {
+    "train": train,
+    "val": val,
+    "predict": predict_to_folder,
+    "stats": stats,
+    "check": check,
+    "compare": compare,
+}
 CONFIGS: dict[str, type[Any]] = {
     "train": config.TrainConfig,
     "val": config.ValConfig,
+    "predict": PredictConfig,
     "stats": config.StatsConfig,
     "check": config.CheckConfig,
     "compare": config.CompareConfig,

@@ -13,6 +13,7 @@ from iifdet.errors import InputError, suggest
 VERBS = {
     "train": "train a detector, validate it each epoch        iifdet train model=yolov3-nano data=demo adjust=iif",
     "val": "evaluate a checkpoint                            iifdet val weights=runs/train/x/weights/last.pt",
+    "predict": "detect in images, videos, a camera               iifdet predict weights=last.pt source=photos",
     "stats": "class counts, imbalance and weight curves        iifdet stats data=demo",
     "check": "everything wrong in a data set                   iifdet check data=demo",
     "compare": "runs side by side, with the tail                 iifdet compare runs/train/a runs/train/b",
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"iifdet: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("iifdet: interrupted; resume=<run folder> goes on from the last checkpoint", file=sys.stderr)
+        kept = "what was found so far is kept" if words[:1] == ["predict"] else ""
+        print(f"iifdet: interrupted; {kept or 'resume=<run folder> goes on from the last checkpoint'}", file=sys.stderr)
         return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
@@ -79,7 +81,7 @@ def _run(words: list[str]) -> int:
     if verb == "check":
         result.print(limit=None if keys.get("verbose") else int(keys.get("limit", known["limit"].default)))
         return 2 if result.errors else 0
-    {"stats": _print_stats}.get(verb, _print_metrics)(result)
+    {"stats": _print_stats, "predict": _print_predictions}.get(verb, _print_metrics)(result)
     return 0
 
 
@@ -147,6 +149,12 @@ def _print_metrics(result: Any) -> None:
     if figures:
         print("  ".join(f"{name} {'-' if value is None else format(100 * value, '.1f')}" for name, value in figures))
     print(f"pictures and tables: {result.folder}")
+
+
+def _print_predictions(summary: Any) -> None:
+    print(summary.describe())
+    if summary.folder is not None:
+        print(f"pictures and tables: {summary.folder}")
 
 
 def _print_stats(result: Any) -> None:

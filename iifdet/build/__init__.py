@@ -20,6 +20,7 @@ from iifdet.build.model import (
     load_weights,
     postprocess_options,
 )
+from iifdet.build.predictor import build_prediction
 
 __all__ = [
     "EpochBatches",
@@ -27,6 +28,7 @@ __all__ = [
     "build_index",
     "build_mixing",
     "build_model",
+    "build_prediction",
     "build_schedule",
     "build_state",
     "build_train_batches",

@@ -91,7 +91,7 @@ def build_train_batches(
     config: TrainConfig, index: DatasetIndex, device: torch.device, task: str, masks: bool = False
 ) -> EpochBatches:
     """Augmented, shuffled batches of the train split; with ``masks`` each box brings its mask."""
-    _check_rect(config, config)
+    check_rect(config.rect, config.resize)
     own: dict[str, Any] = {}
     if config.augment == "default":
         own = {
@@ -130,16 +130,17 @@ def build_mixing(config: TrainConfig, index: DatasetIndex) -> Mixing:
     return Mixing(mosaic, mixup, config.copy_paste, paste, epochs=config.epochs, close=config.close_mosaic)
 
 
-def _check_rect(config: DataKeys, inference: InferenceKeys) -> None:
-    if inference.rect and config.resize != "letterbox":
-        raise InputError(f"rect: expected resize=letterbox with it, got resize={config.resize}; use rect=false")
+def check_rect(rect: bool, resize: str) -> None:
+    """Refuse ``rect`` beside a resize that fills the square anyway."""
+    if rect and resize != "letterbox":
+        raise InputError(f"rect: expected resize=letterbox with it, got resize={resize}; use rect=false")
 
 
 def build_val_batches(
     config: DataKeys, inference: InferenceKeys, index: DatasetIndex, task: str, cache: str | bool = False
 ) -> Any:
     """Every image of a split once: in order, or with ``rect`` from wide to tall."""
-    _check_rect(config, inference)
+    check_rect(inference.rect, config.resize)
     transform = EvalTransform(config.imgsz, config.resize)
     dataset = DATASETS[task](index, transform, config.seed, cache=cache, max_bad=config.max_bad)
     return make_loader(dataset, inference.batch, inference.workers, rect=inference.rect)

@@ -13,7 +13,7 @@ from torch import nn
 from iifdet.build.adjustment import adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
 from iifdet.checkpoint import read_checkpoint, restore_model
-from iifdet.config import InferenceKeys, TrainConfig
+from iifdet.config import DetectionKeys, TrainConfig
 from iifdet.datasets import DatasetIndex
 from iifdet.detectors import Detector, PostprocessOptions
 from iifdet.detectors.backbone_weights import fetch_default, load_backbone, read_state
@@ -54,6 +54,7 @@ def load_model(path: str | Path) -> Any:
         model = create_model(content["model"]["name"], **content["model"]["args"])
         restore_model(model, content)
         model.options = _changed(model.options, content["recipe"])
+        model.recipe = dict(content["recipe"])
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -118,7 +119,7 @@ def _yolo(model: nn.Module) -> YOLOv3:
     return model
 
 
-def postprocess_options(config: InferenceKeys, own: PostprocessOptions) -> PostprocessOptions:
+def postprocess_options(config: DetectionKeys, own: PostprocessOptions) -> PostprocessOptions:
     """The keys that say how detections are chosen; what no key says stays the model's ``own``."""
     try:
         return _changed(own, config.model_dump())

@@ -1,7 +1,7 @@
 """Data sets: descriptions, readers into one index, transforms, loaders, and the embedded demo data."""
 
 from iifdet.datasets.copy_paste import CopyPaste
-from iifdet.datasets.description import DataDescription, find_description
+from iifdet.datasets.description import DataDescription, described_names, find_description
 from iifdet.datasets.images import ImageError, read_image
 from iifdet.datasets.index import DatasetIndex, Problem
 from iifdet.datasets.loader import DetectionDataset, Sample, collate, make_loader
@@ -52,6 +52,7 @@ __all__ = [
     "TrainTransform",
     "Transformed",
     "collate",
+    "described_names",
     "find_description",
     "letterbox",
     "load_index",

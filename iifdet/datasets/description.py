@@ -38,7 +38,16 @@ from iifdet.datasets.places import (
 )
 from iifdet.errors import InputError, suggest
 
-__all__ = ["FORMATS", "DataDescription", "Split", "VocPart", "expand", "find_description", "parse_description"]
+__all__ = [
+    "FORMATS",
+    "DataDescription",
+    "Split",
+    "VocPart",
+    "described_names",
+    "expand",
+    "find_description",
+    "parse_description",
+]
 
 SPLITS = ("train", "val", "test")
 FORMATS = ("coco", "lvis", "yolo", "voc")
@@ -97,18 +106,38 @@ def find_description(data: str | Path | Mapping[str, Any] | DataDescription) -> 
         return data
     if isinstance(data, Mapping):
         return parse_description(data, name="data", folder=Path.cwd())
+    return read_description(_find_file(data))
+
+
+def described_names(data: str | Path) -> list[str] | None:
+    """The class names that a description gives, whether or not its files are there; None where it gives none.
+
+    Raises:
+        InputError: no description is found, or its names make no sense.
+    """
+    file = _find_file(data)
+    content = _read(file)
+    names = _names(content["names"], file.stem) if content.get("names") is not None else None
+    return _check_nc(content.get("nc"), names, _format(content, file.stem), file.stem)
+
+
+def _find_file(data: str | Path) -> Path:
     file = Path(os.path.expanduser(data))
     if file.is_file():
-        return read_description(file)
+        return file
     packaged = resources.resource_path("data", str(data))
     if packaged is None:
         known = resources.resource_names("data")
         raise InputError(f"data: expected a YAML file or a known name, got '{data}'{suggest(str(data), known)}")
-    return read_description(packaged)
+    return packaged
 
 
 def read_description(file: Path) -> DataDescription:
     """Read a data YAML; a relative ``path`` in it is relative to the file's own folder."""
+    return parse_description(_read(file), name=file.stem, folder=file.resolve().parent)
+
+
+def _read(file: Path) -> dict[Any, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -117,7 +146,7 @@ def read_description(file: Path) -> DataDescription:
     if not isinstance(content, dict):
         got = "nothing" if content is None else type(content).__name__
         raise InputError(f"{file}: expected 'key: value' lines such as path, train, val, names, got {got}")
-    return parse_description(content, name=file.stem, folder=file.resolve().parent)
+    return content
 
 
 def parse_description(content: Mapping[Any, Any], *, name: str, folder: Path) -> DataDescription:

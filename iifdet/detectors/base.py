@@ -67,6 +67,8 @@ class Detector(nn.Module):
         self.counts: ClassCounts | None = None
         #: Factory name and keywords, so that a checkpoint can build this model again; set by create_model.
         self.spec: dict[str, Any] = {}
+        #: The keys of the run that trained it, from its checkpoint: how it is used to seeing images.
+        self.recipe: dict[str, Any] = {}
 
     # -- what a subclass provides ------------------------------------------------------------------------------------
 

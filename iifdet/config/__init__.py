@@ -114,7 +114,7 @@ class WeightKeys(BaseModel):
     on_nonpositive: Literal["raise", "allow"] = "raise"
 
 
-class InferenceKeys(BaseModel):
+class DetectionKeys(BaseModel):
     """Keys about how a model runs and how detections are chosen."""
 
     batch: Annotated[int, Field(ge=1)] = 16
@@ -127,8 +127,13 @@ class InferenceKeys(BaseModel):
     nms: Literal["class", "agnostic", "majority"] = "class"
     multi_label: bool = True
     mask_threshold: Share = 0.5  # probability above which a pixel belongs to a mask
-    engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
     rect: bool = False  # batches of like-shaped images, padded no further than they need
+
+
+class InferenceKeys(DetectionKeys):
+    """The same and how detections are scored against the truth."""
+
+    engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
     group_limits: Annotated[tuple[int, int], Pair, Ascending] = (10, 100)
 
 
