@@ -109,11 +109,11 @@ class PredictionJob:
         return self.summary
 
     def _light(self, result: Result) -> Result:
-        kept = result.frame is None and not isinstance(self.entries[result.source].value, str)
+        kept = result.frame is None and not self.entries[result.source].is_file
         return result if kept else result.without_pixels()
 
     def _open(self) -> Writer:
-        files = (entry.value for entry in self.entries if isinstance(entry.value, str))
+        files = (entry.value for entry in self.entries if entry.is_file)
         run = make_folder(**self.place, sources=files)
         run.write_yaml("args.yaml", self.args)
         run.write_environment()

@@ -37,6 +37,11 @@ class Entry(NamedTuple):
     stem: str
     path: str
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file on this machine."""
+        return isinstance(self.value, str) and not is_url(self.value)
+
 
 @dataclass(slots=True)
 class Item:
@@ -46,7 +51,6 @@ class Item:
         path, stem: of its entry.
         source: number of the entry, from 0; all frames of a video have the same.
         frame, fps: of a video or camera; None and 0 otherwise.
-        lasting: whether the pixels can be read from ``path`` again.
     """
 
     path: str
@@ -55,7 +59,6 @@ class Item:
     source: int = 0
     frame: int | None = None
     fps: float = 0.0
-    lasting: bool = False
 
 
 def list_source(source: Any) -> list[Entry]:
@@ -88,12 +91,12 @@ def read_source(entries: Sequence[Entry], stride: int = 1, most: int = 0) -> Ite
     for number, entry in enumerate(entries):
         value = entry.value
         common: dict[str, Any] = {"path": entry.path, "stem": entry.stem, "source": number}
-        if isinstance(value, int) or (isinstance(value, str) and is_video(value) and not is_url(value)):
+        if isinstance(value, int) or (entry.is_file and is_video(value)):
             yield from _frames(value, stride, most, common)
-        elif isinstance(value, str) and is_url(value):
-            yield Item(**common, read=partial(fetch_image, value))
+        elif entry.is_file:
+            yield Item(**common, read=partial(read_image, value))
         elif isinstance(value, str):
-            yield Item(**common, read=partial(read_image, value), lasting=True)
+            yield Item(**common, read=partial(fetch_image, value))
         else:
             yield Item(**common, read=partial(as_image, value))
 
