@@ -123,6 +123,7 @@ class PredictionJob:
     def _end(self) -> None:
         bad = self.summary.unreadable
         if not self.summary.images:
-            raise InputError(f"source: expected readable images, got none in {len(bad)} ({bad[0]}, …)")
+            more = ", …" if len(bad) > 1 else ""
+            raise InputError(f"source: expected readable images, got none in {len(bad)} ({bad[0]}{more})")
         if bad:
             log.warning("%d of %d could not be read", len(bad), len(bad) + self.summary.images)

@@ -79,8 +79,9 @@ def _open(source: str | int) -> Any:
         capture = cv2.VideoCapture(source) if isinstance(source, int) else cv2.VideoCapture(source, cv2.CAP_FFMPEG)
     if not capture.isOpened():
         capture.release()
-        missing = isinstance(source, str) and not os.path.exists(source)
-        raise ImageError(f"{_name(source)}: " + ("no such file" if missing else "cannot be opened as a video"))
+        if isinstance(source, int):
+            raise ImageError(f"{_name(source)}: cannot be opened; check its number and that no other program has it")
+        raise ImageError(f"{source}: " + ("not a video" if os.path.exists(source) else "no such file"))
     return capture
 
 

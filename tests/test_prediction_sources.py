@@ -21,6 +21,8 @@ from iifdet.datasets import read_image
 from iifdet.errors import InputError
 from iifdet.prediction import Result, fetching, videos
 
+pytest_plugins = ["prediction_fixtures"]
+
 Look = Callable[..., list[Result]]
 Spot = Callable[..., np.ndarray]
 WriteImage = Callable[[Path, np.ndarray], Path]
@@ -131,8 +133,9 @@ def test_bad_files_are_skipped_in_one_line_each_and_counted(
 # -- videos and cameras ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("frames", "batch"), [(200, 6), (20, 1)])
 def test_a_video_is_streamed_with_no_more_than_a_batch_of_frames_alive(
-    bright: Any, write_video: WriteVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bright: Any, write_video: WriteVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int, batch: int
 ) -> None:
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     most, read = 0, videos.next_frame
@@ -151,8 +154,8 @@ def test_a_video_is_streamed_with_no_more_than_a_batch_of_frames_alive(
         return frame
 
     monkeypatch.setattr(videos, "next_frame", counted)
-    source = write_video(tmp_path / "v.avi", 200)
-    keys: dict[str, Any] = {"model": bright, "imgsz": 64, "batch": 6, "save": True, "project": str(tmp_path)}
+    source = write_video(tmp_path / "v.avi", frames)
+    keys: dict[str, Any] = {"model": bright, "imgsz": 64, "batch": batch, "save": True, "project": str(tmp_path)}
     gc.disable()  # what is let go must be gone at once
     try:
         seen = []
@@ -161,8 +164,8 @@ def test_a_video_is_streamed_with_no_more_than_a_batch_of_frames_alive(
             del result
     finally:
         gc.enable()
-    assert seen == [(i, 2) for i in range(200)] and most == 6 and not alive
-    assert _frames_of(tmp_path / "predict" / "pictures" / "v.mp4") == 200
+    assert seen == [(i, 2) for i in range(frames)] and most == batch and not alive
+    assert _frames_of(tmp_path / "predict" / "pictures" / "v.mp4") == frames
 
 
 def _frames_of(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""A detector that sees one bright rectangle and nothing else, and pictures that have one."""
+"""For the tests of prediction: a detector that sees bright pixels and nothing else, pictures and videos for it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from iifdet.prediction import Result
 from iifdet.types import Detection
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def own_handlers() -> Iterator[None]:
     """The command line gives the logger a handler on its own stderr; the next test has another stderr."""
     log = logging.getLogger("iifdet")

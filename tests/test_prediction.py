@@ -18,6 +18,8 @@ from iifdet.longtail import iif_weights
 from iifdet.models import create_model
 from iifdet.prediction import Result
 
+pytest_plugins = ["prediction_fixtures"]
+
 Look = Callable[..., list[Result]]
 Spot = Callable[..., np.ndarray]
 
