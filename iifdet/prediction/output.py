@@ -128,7 +128,7 @@ class Writer:
         assert self._csv is not None
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(values)
-        self._csv.write(line.getvalue().encode())
+        self._csv.write(line.getvalue().encode(errors="surrogateescape"))  # file names need not be UTF-8
 
 
 class CocoStream:
