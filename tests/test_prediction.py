@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import iifdet
+from iifdet.checkpoint import save_checkpoint
 from iifdet.datasets import described_names
 from iifdet.errors import InputError
 from iifdet.longtail import iif_weights
@@ -22,6 +23,8 @@ pytest_plugins = ["prediction_fixtures"]
 
 Look = Callable[..., list[Result]]
 Spot = Callable[..., np.ndarray]
+RETINA: dict[str, Any] = {"backbone": "mobilenet_v3_large_320_fpn", "min_size": 64, "max_size": 128}
+MOBILE = {**RETINA, "rpn_post_nms_top_n_test": 20}
 
 
 # -- the same as val ---------------------------------------------------------------------------------------------------
@@ -47,6 +50,25 @@ def test_predict_on_the_val_images_gives_exactly_val_s_detections(
     assert got == expected
 
 
+def test_masks_are_exactly_val_s_too(tiny_copy: Path, tmp_path: Path) -> None:
+    truth = json.loads((tiny_copy / "val.json").read_text())
+    for annotation in truth["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (tiny_copy / "val.json").write_text(json.dumps(truth))
+    torch.manual_seed(0)
+    model = create_model("maskrcnn", 4, **MOBILE)
+    model.names = [category["name"] for category in truth["categories"]]
+    recipe = {"data": str(tiny_copy / "data.yaml"), "imgsz": 96, "max_det": 1, "iou": 0.5}
+    save_checkpoint(tmp_path / "m.pt", model, recipe=recipe)
+    keys = {"weights": tmp_path / "m.pt", "conf": 0.0, "batch": 6, "mask_threshold": 0.45, "project": str(tmp_path)}
+    val = iifdet.val(**keys, workers=0, plots=False, device="cpu")
+    expected = json.loads((val.folder / "predictions.json").read_text())
+    found = [row for r in iifdet.predict(tiny_copy / "val", **keys, device="cpu") for row in r.to_coco()]
+    assert len(found) == 12 and [f["segmentation"] for f in found] == [e["segmentation"] for e in expected]
+    assert [(f["bbox"], f["score"]) for f in found] == [(e["bbox"], e["score"]) for e in expected]
+
+
 def test_conf_is_0_25_whatever_the_checkpoint_says_and_the_resize_is_its_own(tiny_checkpoint: str, spot: Spot) -> None:
     low = iifdet.predict(spot(), weights=tiny_checkpoint, conf=0.0)[0]
     assert len(low) and float(low.scores.max()) < 0.25
@@ -61,8 +83,8 @@ def test_conf_is_0_25_whatever_the_checkpoint_says_and_the_resize_is_its_own(tin
     [
         ("yolov3-tiny", {"width": 0.0625}),
         ("ssd300", {"width": 0.0625}),
-        ("maskrcnn", {"backbone": "mobilenet_v3_large_320_fpn", "min_size": 64, "max_size": 128}),
-        ("retinanet", {"backbone": "mobilenet_v3_large_320_fpn", "min_size": 64, "max_size": 128}),
+        ("maskrcnn", MOBILE),
+        ("retinanet", RETINA),
     ],
 )
 def test_every_family_of_detectors_predicts(name: str, args: dict[str, Any], spot: Spot) -> None:

@@ -23,7 +23,7 @@ from iifdet.training import AMP_TYPES
 #: Keys that a checkpoint's recipe fills in, and those that a model's own options do.
 FROM_RECIPE, FROM_OPTIONS = (
     ("imgsz", "resize", "rect", *WeightKeys.model_fields),
-    ("iou", "max_det", "nms", "multi_label"),
+    ("iou", "max_det", "nms", "multi_label", "mask_threshold"),
 )
 #: Keys that no recipe fills in: its values are meant for training and validation.
 OWN = ("conf", "batch", "adjust")
@@ -66,6 +66,7 @@ def build_prediction(keys: dict[str, Any], source: Any, model: Detector | None =
         rect=config.rect,
         labels=labels,
         max_det=config.max_det,
+        mask_threshold=config.mask_threshold,
     )
     return PredictionJob(
         entries,

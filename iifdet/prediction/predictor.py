@@ -18,8 +18,8 @@ from iifdet.datasets.loader import channels_first
 from iifdet.datasets.rect import STRIDE
 from iifdet.datasets.resizing import pair
 from iifdet.errors import InputError
+from iifdet.evaluation.masks import encode_masks
 from iifdet.prediction.arrays import Image
-from iifdet.prediction.masks import to_original
 from iifdet.prediction.results import Result
 from iifdet.prediction.sources import Item
 from iifdet.types import Batch, ImageInfo
@@ -43,6 +43,7 @@ class Predictor:
         rect: pad each picture no further than it needs instead of to a square; like shapes are stacked.
         labels: (K,) the only classes that count, after NMS; None for all.
         max_det: at most so many detections a picture, after ``labels``.
+        mask_threshold: probability above which a pixel belongs to a mask.
         unreadable: paths of the pictures that could not be read so far.
     """
 
@@ -55,6 +56,7 @@ class Predictor:
     rect: bool = False
     labels: Tensor | None = None
     max_det: int = 300
+    mask_threshold: float = 0.5
     unreadable: list[str] = field(default_factory=list)
 
     def __call__(self, items: Iterable[Item]) -> Iterator[Result]:
@@ -137,7 +139,7 @@ class Predictor:
             source=item.source,
             frame=item.frame,
             fps=item.fps,
-            rles=to_original(found["masks"], info) if "masks" in found else None,
+            rles=encode_masks(found["masks"], info, self.mask_threshold) if "masks" in found else None,
             pixels=image,
         )
 
