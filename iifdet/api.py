@@ -273,12 +273,12 @@ class _Validation:
 
 
 def val(**keys: Any) -> RunResult:
-    """Evaluate a checkpoint (or a full Darknet file) on a split; ``adjust=iif`` adds post-process IIF."""
+    """Evaluate a checkpoint, or a whole file of Darknet's or torchvision's; ``adjust=iif`` adds post-process IIF."""
     if not keys.get("weights") and str(keys.get("model", "")).endswith(".pt"):
         keys = {**keys, "weights": keys["model"], "model": None}
     if not keys.get("weights"):
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
-    content = {} if build.is_darknet(keys["weights"]) else read_checkpoint(keys["weights"])
+    content = {} if build.is_foreign(keys["weights"]) else read_checkpoint(keys["weights"])
     cfg = resolve(ValConfig, {**_of_recipe(content), **keys})
     device = build.pick_device(cfg.device)
     index = build.build_index(cfg, cfg.split)
@@ -315,9 +315,11 @@ def _of_recipe(content: dict[str, Any]) -> dict[str, Any]:
 
 def _model_for_val(cfg: ValConfig, index: Any) -> Any:
     assert cfg.weights is not None
-    if build.is_darknet(cfg.weights):
+    if build.is_foreign(cfg.weights):
         if cfg.model is None:
-            raise InputError(f"model: expected the architecture of {cfg.weights}, got none; give model=yolov3-tiny")
+            raise InputError(
+                f"model: expected the architecture of {cfg.weights}, got none; give model=<{'|'.join(MODELS)}>"
+            )
         return build.load_foreign_model(cfg.model, cfg.weights, index.names, cfg.model_args)
     model = build.load_model(cfg.weights)
     if list(model.names) != list(index.names):

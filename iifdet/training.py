@@ -298,23 +298,30 @@ def averaged(state: TrainState) -> Iterator[nn.Module]:
 
 
 def rescale(batch: Batch, size: int | None) -> Batch:
-    """Resize a batch's longer side to ``size`` pixels, boxes and masks with it; None leaves it as it is."""
-    height, width = batch.images.shape[-2:]
-    if size is None or size == max(height, width):
+    """Resize each image's longer side to ``size`` pixels, boxes and masks with it; None leaves all as it is."""
+    old = [(int(image.shape[-2]), int(image.shape[-1])) for image in batch.images]
+    if size is None or all(max(shape) == size for shape in old):
         return batch
-    factor = size / max(height, width)
-    new = (round(height * factor), round(width * factor))
-    images = F.interpolate(batch.images, size=new, mode="bilinear", align_corners=False)
-    ratio = torch.tensor([new[1] / width, new[0] / height] * 2, device=batch.images.device)
-    return Batch(images, [_rescale_target(t, ratio, new) for t in batch.targets], batch.infos)
+    new = [(round(h * size / max(h, w)), round(w * size / max(h, w))) for h, w in old]
+    images: Tensor | list[Tensor]
+    if isinstance(batch.images, Tensor):
+        images = _resize(batch.images, new[0])
+    else:
+        images = [_resize(image[None], shape)[0] for image, shape in zip(batch.images, new, strict=True)]
+    targets = [_rescale_target(*each) for each in zip(batch.targets, old, new, strict=True)]
+    return Batch(images, targets, batch.infos)
 
 
-def _rescale_target(target: Target, ratio: Tensor, size: tuple[int, int]) -> Target:
+def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
+def _rescale_target(target: Target, old: tuple[int, int], new: tuple[int, int]) -> Target:
     scaled = target.copy()
     if "boxes" in scaled:  # a classifier's target has none
-        scaled["boxes"] = target["boxes"] * ratio
+        scaled["boxes"] = target["boxes"] * target["boxes"].new_tensor([new[1] / old[1], new[0] / old[0]] * 2)
     if "masks" in target:
-        scaled["masks"] = F.interpolate(target["masks"][:, None].float(), size=size)[:, 0].to(target["masks"].dtype)
+        scaled["masks"] = F.interpolate(target["masks"][:, None].float(), size=new)[:, 0].to(target["masks"].dtype)
     return scaled
 
 

@@ -5,6 +5,7 @@ Boxes are ``xyxy`` in pixels of the tensor they belong to; labels run from 0 to 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NotRequired, TypedDict
 
@@ -29,6 +30,19 @@ class Detection(TypedDict):
     masks: NotRequired[Tensor]  #: (N, H, W) float32 in [0, 1]
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkBoxes:
+    """The boxes of a :class:`RawPredictions` as the network has them, in an image that the detector resized inside.
+
+    Attributes:
+        boxes: (N, 4) or (N, C, 4) xyxy in pixels of the resized image, not clipped.
+        size: (height, width) of the resized image.
+    """
+
+    boxes: Tensor
+    size: tuple[int, int]
+
+
 @dataclass(slots=True)
 class RawPredictions:
     """Everything a detector says about one image before adjustment, activation and NMS. Differentiable.
@@ -40,6 +54,7 @@ class RawPredictions:
         objectness: (N,) logits, or None for detectors without an objectness branch.
         background: (N,) background logits, or None for detectors without a background class.
         levels: how many of the N rows stand on each feature level, where candidates are counted by level.
+        network: the same boxes as the network has them, where clipping and NMS act there and not on ``boxes``.
     """
 
     boxes: Tensor
@@ -48,6 +63,7 @@ class RawPredictions:
     objectness: Tensor | None = None
     background: Tensor | None = None
     levels: tuple[int, ...] = ()
+    network: NetworkBoxes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +100,12 @@ class Batch:
     """One batch as a loader yields it.
 
     Attributes:
-        images: (B, 3, H, W) uint8 RGB, or float in [0, 1].
+        images: (B, 3, H, W) uint8 RGB, or float in [0, 1]; a list of (3, H, W) where sizes differ.
         targets: one Target an image.
         infos: one ImageInfo an image.
     """
 
-    images: Tensor
+    images: Tensor | list[Tensor]
     targets: list[Target]
     infos: list[ImageInfo] = field(default_factory=list)
 
@@ -98,16 +114,22 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Copy to a device; uint8 becomes float in [0, 1] there, so that workers hand over a quarter of the bytes."""
-        images = self.images.to(device, non_blocking=non_blocking)
-        if images.dtype == torch.uint8:
-            images = images.float().div_(255)
-        targets = [
-            Target(**{k: v.to(device, non_blocking=non_blocking) for k, v in t.items()})  # type: ignore[typeddict-item,attr-defined]
-            for t in self.targets
-        ]
-        return Batch(images, targets, self.infos)
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return self._map(lambda images: _as_float(move(images)), move)
 
     def pin_memory(self) -> Batch:
         """Called by DataLoader(pin_memory=True)."""
-        targets = [Target(**{k: v.pin_memory() for k, v in t.items()}) for t in self.targets]  # type: ignore[typeddict-item,attr-defined]
-        return Batch(self.images.pin_memory(), targets, self.infos)
+        return self._map(Tensor.pin_memory, Tensor.pin_memory)
+
+    def _map(self, image: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with each tensor of images and targets put through a function."""
+        images = image(self.images) if isinstance(self.images, Tensor) else [image(i) for i in self.images]
+        targets = [Target(**{k: target(v) for k, v in t.items()}) for t in self.targets]  # type: ignore[typeddict-item,arg-type]
+        return Batch(images, targets, self.infos)
+
+
+def _as_float(images: Tensor) -> Tensor:
+    return images.float().div_(255) if images.dtype == torch.uint8 else images

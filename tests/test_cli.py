@@ -260,3 +260,18 @@ def test_help_and_first_mistakes_import_no_torch(words: list[str]) -> None:
 def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "iifdet", "trian"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("iifdet: verb: ") and not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["weights=x.pth"], "model: expected the architecture of x.pth, got none; give model="),
+        (["model=ssd300", "weights=none.pth"], "expected a file, got none.pth, which is not there"),
+        (["model=ssd300", "weights=x.pth"], "expected one of torchvision's detectors, got something else: x.pth"),
+    ],
+)
+def test_val_says_what_is_wrong_with_a_file_of_another_program(
+    refused: Callable[..., str], tiny_data: str, tmp_path: Path, words: list[str], said: str
+) -> None:
+    torch.save({"layer.weight": torch.ones(1)}, tmp_path / "x.pth")
+    assert said in refused("val", f"data={tiny_data}", "device=cpu", *words)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from iifdet import build
+from iifdet.checkpoint import save_checkpoint
+from iifdet.config import WeightKeys
 from iifdet.detectors import DETECTORS, Detector, PostprocessOptions
+from iifdet.detectors.yolov3 import YOLOv3
+from iifdet.errors import InputError
 from iifdet.longtail import ClassCounts, iif_weights
+from iifdet.models import create_model
 
 C, SIZE = 8, 96
 RCNN: dict[str, Any] = {"backbone": "mobilenet_v3_large_320_fpn", "min_size": SIZE, "max_size": 2 * SIZE}
@@ -32,6 +39,16 @@ COUNTS = ClassCounts(
     num_images=500,
 )
 WEIGHTS = iif_weights(COUNTS, "smooth")
+SHIFT = torch.linspace(-1, 1, C)
+ADJUSTMENTS: dict[str, dict[str, Any]] = {
+    "identity": {"scale": torch.ones(C), "shift": torch.zeros(C)},
+    "iif": {"scale": WEIGHTS},
+    "additive": {"shift": SHIFT},
+    "train-only": {"scale": WEIGHTS, "when": "train"},
+    "infer-only": {"scale": WEIGHTS, "when": "infer"},
+    "mean-centred": {"scale": WEIGHTS, "shift": SHIFT, "center": "mean"},
+    "bg-centred": {"scale": WEIGHTS, "shift": SHIFT, "center": "bg"},
+}
 
 
 def test_every_detector_is_under_this_contract() -> None:
@@ -42,7 +59,8 @@ def test_every_detector_is_under_this_contract() -> None:
 def base(request: pytest.FixtureRequest) -> Detector:
     """A detector with spread-out class logits: some batch norm statistics, and class rows that are not tiny."""
     torch.manual_seed(0)
-    model = DETECTORS[request.param](C, **SMALL[request.param])
+    model: Detector = create_model(request.param, C, **SMALL[request.param])
+    model.names, model.counts = COUNTS.names, COUNTS
     model.train()
     with torch.no_grad():
         for _ in range(3):
@@ -50,7 +68,7 @@ def base(request: pytest.FixtureRequest) -> Detector:
         for rows in model.classifier_rows():
             rows.weight.normal_(std=0.5)
             rows.bias.normal_(std=0.5)
-    model.options = PostprocessOptions(conf=0.0005, max_det=20 if request.param.endswith("rcnn") else 300)
+    model.options = PostprocessOptions(conf=0.0005, max_det=12 if request.param.endswith("rcnn") else 300)
     return settle(model.eval()) if model.has_background else model.eval()
 
 
@@ -78,6 +96,12 @@ def images() -> torch.Tensor:
     return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.fixture(scope="module")
+def plain(base: Detector, images: torch.Tensor) -> tuple[Any, Any]:
+    """Detections and losses without an adjustment."""
+    return detect(base, images), losses(base, images)
+
+
 def empty_target() -> Any:
     return with_masks({"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)})
 
@@ -89,9 +113,9 @@ def targets() -> list[Any]:
     ]
 
 
-def with_masks(target: Any) -> Any:
+def with_masks(target: Any, size: tuple[int, int] = (SIZE, SIZE)) -> Any:
     """Masks that fill their boxes; a detector that wants none must not mind them."""
-    masks = torch.zeros(len(target["boxes"]), SIZE, SIZE, dtype=torch.uint8)
+    masks = torch.zeros(len(target["boxes"]), *size, dtype=torch.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, target["boxes"].int().tolist(), strict=True):
         mask[y1:y2, x1:x2] = 1
     return {**target, "masks": masks}
@@ -100,6 +124,17 @@ def with_masks(target: Any) -> Any:
 def detect(model: Detector, images: Any) -> Any:
     with torch.inference_mode():
         return model(images)
+
+
+def losses(model: Detector, images: Any) -> Any:
+    """Of a fresh copy, since train mode moves batch norm statistics; R-CNNs draw which proposals count."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return copy.deepcopy(model).train()(images, targets())
+
+
+def identical(a: Any, b: Any) -> bool:
+    return all(torch.equal(one[k], other[k]) for one, other in zip(a, b, strict=True) for k in one)
 
 
 def assert_same(a: Any, b: Any, atol: float = 1e-5) -> None:
@@ -137,47 +172,85 @@ def test_iif_changes_labels_of_a_detector_with_spread_scores(model: Detector, im
     assert not torch.equal(plain[0]["labels"], adjusted[0]["labels"])
 
 
-def test_identity_changes_nothing(model: Detector, images: torch.Tensor) -> None:
-    before = detect(model, images)
-    model.set_adjustment(torch.ones(C), torch.zeros(C))
-    after = detect(model, images)
-    for one, other in zip(before, after, strict=True):
-        assert all(torch.equal(one[k], other[k]) for k in ("boxes", "labels", "scores"))
-
-
-@pytest.mark.parametrize("center", ["none", "mean"])
-@pytest.mark.parametrize("when", ["both", "infer", "train"])
-def test_folded_equals_adjusted(model: Detector, images: torch.Tensor, center: str, when: str) -> None:
-    model.set_adjustment(WEIGHTS, torch.linspace(-1, 1, C), when=when, center=center)
-    expected = detect(model, images)
+@pytest.mark.parametrize("name", ADJUSTMENTS)
+def test_an_adjustment_acts_in_its_phases_alone_and_folds_into_the_class_rows(
+    model: Detector, images: torch.Tensor, plain: tuple[Any, Any], name: str
+) -> None:
+    keys = ADJUSTMENTS[name]
+    if keys.get("center") == "bg" and not model.has_background:
+        with pytest.raises(ValueError, match="no background"):
+            model.set_adjustment(**keys)
+        return
+    model.set_adjustment(**keys)
+    found, trained = detect(model, images), losses(model, images)
+    assert identical(found, plain[0]) == (name in ("identity", "train-only"))
+    assert {k for k in trained if trained[k] != plain[1][k]} == set() if name in ("identity", "infer-only") else {"cls"}
     model.fold()
-    assert_same(detect(model, images), expected)
-    model.train()
+    assert_same(detect(model, images), found)
+
+
+def test_a_folded_model_refuses_to_train_and_to_be_adjusted(model: Detector, images: torch.Tensor) -> None:
+    model.fold()
     with pytest.raises(RuntimeError, match="folded"):
-        model(images, targets())
+        losses(model, images)
     with pytest.raises(RuntimeError, match="folded"):
         model.set_adjustment()
 
 
-def test_end_to_end_equals_post_process_on_the_same_weights(model: Detector, images: torch.Tensor) -> None:
-    model.set_adjustment(WEIGHTS, when="both")
-    both = detect(model, images)
-    model.set_adjustment(WEIGHTS, when="infer")
-    assert_same(detect(model, images), both, atol=0)
+def test_a_softmax_checkpoint_adjusted_in_val_equals_a_model_that_had_iif_from_the_start(
+    model: Detector, images: torch.Tensor, plain: tuple[Any, Any], tmp_path: Path
+) -> None:
+    def saved(name: str) -> Detector:
+        save_checkpoint(tmp_path / name, model)
+        loaded: Detector = build.load_model(tmp_path / name)
+        loaded.options = model.options
+        return loaded
+
+    after = saved("softmax.pt")
+    model.set_adjustment(WEIGHTS)
+    from_start = saved("iif.pt")
+    build.set_adjustment(after, WeightKeys(variant="smooth"), "iif", after.counts, strategy="post_process")
+    found = detect(after, images)
+    assert identical(found, detect(from_start, images)) and not identical(found, plain[0])
 
 
-def test_phases_reach_only_what_they_name(model: Detector, images: torch.Tensor) -> None:
-    def loss() -> float:
-        # A fresh copy, since a step in train mode moves batch norm statistics; R-CNNs draw which proposals count.
-        torch.manual_seed(0)
-        return sum(copy.deepcopy(model).train()(images, targets()).values()).item()
+def test_iif_around_the_background_flips_no_class_over_it_and_an_additive_shift_does(
+    model: Detector, images: torch.Tensor
+) -> None:
+    """The paper's claim: multiplied, a class that loses against background still loses, if zero lies there."""
+    with torch.inference_mode():
+        raw = model.raw(images)
+    if not model.has_background:
+        assert all(r.background is None for r in raw)
+        return
 
-    plain, plain_loss = detect(model, images), loss()
-    model.set_adjustment(WEIGHTS, when="train")
-    assert_same(detect(model, images), plain, atol=0)
-    assert loss() != plain_loss
-    model.set_adjustment(WEIGHTS, when="infer")
-    assert loss() == plain_loss
+    def sides() -> torch.Tensor:
+        """(rows, C): does the class beat background?"""
+        return torch.cat([r.class_logits > r.background[:, None] for r in model.adjusted(raw)])  # type: ignore[index]
+
+    before = sides()
+    assert before.any() and not before.all()
+    model.set_adjustment(WEIGHTS, center="bg")
+    assert torch.equal(sides(), before)
+    model.set_adjustment(shift=3 * SHIFT)
+    lost, won = before & ~sides(), ~before & sides()
+    assert lost.any() and won.any()
+    assert not lost[:, SHIFT > 0].any() and not won[:, SHIFT < 0].any(), "a class moves the way it is shifted"
+
+
+def test_boxes_and_objectness_are_bit_identical_under_any_adjustment(model: Detector, images: torch.Tensor) -> None:
+    with torch.inference_mode():
+        raw = model.raw(images)
+    for name, keys in ADJUSTMENTS.items():
+        if keys.get("center") == "bg" and not model.has_background:
+            continue
+        model.set_adjustment(**keys)
+        for one, other in zip(raw, model.adjusted(raw), strict=True):
+            assert torch.equal(one.boxes, other.boxes)
+            assert torch.equal(one.class_logits, other.class_logits) == (name in ("identity", "train-only"))
+            assert (one.objectness is None) == (other.objectness is None) == (not isinstance(model, YOLOv3))
+            if one.objectness is not None and other.objectness is not None:
+                assert torch.equal(one.objectness, other.objectness)
 
 
 def test_forward_is_postprocess_of_adjusted_raw_and_rows_name_their_source(
@@ -195,18 +268,6 @@ def test_forward_is_postprocess_of_adjusted_raw_and_rows_name_their_source(
         boxes = r.boxes[row] if r.boxes.ndim == 2 else r.boxes[row, detection["labels"]]
         torch.testing.assert_close(boxes.clamp(0, SIZE), detection["boxes"])
         assert (detection["scores"].diff() <= 0).all()
-
-
-def test_boxes_and_objectness_are_bit_identical_under_any_adjustment(model: Detector, images: torch.Tensor) -> None:
-    with torch.inference_mode():
-        plain = model.adjusted(model.raw(images))
-        model.set_adjustment(WEIGHTS * 3, torch.linspace(-5, 5, C), center="mean")
-        adjusted = model.adjusted(model.raw(images))
-    for one, other in zip(plain, adjusted, strict=True):
-        assert torch.equal(one.boxes, other.boxes)
-        assert not torch.equal(one.class_logits, other.class_logits)
-        if one.objectness is not None and other.objectness is not None:
-            assert torch.equal(one.objectness, other.objectness)
 
 
 def test_detections_have_masks_exactly_where_the_detector_wants_them(model: Detector, images: torch.Tensor) -> None:
@@ -227,11 +288,40 @@ def test_empty_targets_give_a_finite_loss_with_gradients(model: Detector, images
 
 
 def test_images_of_any_size_give_boxes_in_their_own_pixels(model: Detector) -> None:
-    sizes = [(50, 70), (96, 33)]
-    for found, (height, width) in zip(detect(model, [torch.rand(3, h, w) for h, w in sizes]), sizes, strict=True):
+    """The last one is smaller than any default box."""
+    sizes = [(50, 70), (96, 33), (4, 3)]
+    images = [torch.rand(3, h, w) for h, w in sizes]
+    with torch.inference_mode():
+        assert [r.size for r in model.raw(images)] == sizes
+    for found, (height, width) in zip(detect(model, images), sizes, strict=True):
         boxes = found["boxes"]
         assert len(boxes) and (boxes >= 0).all()
         assert boxes[:, [0, 2]].max() <= width and boxes[:, [1, 3]].max() <= height
+
+
+def test_a_list_of_images_is_the_same_as_a_tensor_of_them(
+    model: Detector, images: torch.Tensor, plain: tuple[Any, Any]
+) -> None:
+    assert identical(detect(model, list(images)), plain[0])
+    assert losses(model, list(images)) == plain[1]
+
+
+def test_a_list_of_images_of_different_sizes_trains(model: Detector) -> None:
+    sizes = [(50, 70), (4, 3)]
+    wanted = [with_masks({"boxes": torch.tensor([[1.0, 1, 3, 4]]), "labels": torch.tensor([2])}, s) for s in sizes]
+    named = model.train()([torch.rand(3, h, w) for h, w in sizes], wanted)
+    sum(named.values()).backward()
+    assert all(value.isfinite() for value in named.values()) and named["cls"] > 0
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("box", "label"), [([5.0, 5, 50, 5], 0), ([5.0, 5, 50, 50], C)])
+def test_boxes_without_height_and_unknown_labels_are_refused_by_name(
+    model: Detector, images: torch.Tensor, box: list[float], label: int
+) -> None:
+    bad = with_masks({"boxes": torch.tensor([box]), "labels": torch.tensor([label])})
+    with pytest.raises(InputError, match=rf"targets: expected .*labels 0…{C - 1}, got .*label {label} in image 1"):
+        model.train()(images, [empty_target(), bad])
 
 
 def test_raw_is_differentiable_down_to_the_cam_layers(model: Detector, images: torch.Tensor) -> None:
@@ -240,14 +330,6 @@ def test_raw_is_differentiable_down_to_the_cam_layers(model: Detector, images: t
         layer.register_forward_hook(lambda _, __, out, name=name: kept.__setitem__(name, out))
     model.raw(images)[0].class_logits.sum().backward(inputs=list(kept.values()))
     assert kept and all(t.grad is not None and t.grad.abs().sum() > 0 for t in kept.values())
-
-
-def test_centre_on_background_needs_a_background(model: Detector) -> None:
-    if model.has_background:
-        model.set_adjustment(WEIGHTS, center="bg")
-    else:
-        with pytest.raises(ValueError, match="no background"):
-            model.set_adjustment(WEIGHTS, center="bg")
 
 
 def test_sigmoid_losses_give_sigmoid_scores(model: Detector, images: torch.Tensor) -> None:

@@ -14,7 +14,7 @@ from iifdet.build.data import (
 from iifdet.build.loop import build_schedule, build_state, fit_options, pick_device
 from iifdet.build.model import (
     build_model,
-    is_darknet,
+    is_foreign,
     load_foreign_model,
     load_model,
     load_weights,
@@ -36,7 +36,7 @@ __all__ = [
     "class_weights",
     "ending_workers",
     "fit_options",
-    "is_darknet",
+    "is_foreign",
     "load_foreign_model",
     "load_model",
     "load_weights",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from iifdet.build.adjustment import adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
@@ -25,6 +25,9 @@ from iifdet.models import MODELS, create_model
 from iifdet.transfer import transfer_weights
 
 log = logging.getLogger("iifdet")
+
+#: Suffixes of files with torchvision's names.
+TORCHVISION = (".pth", ".safetensors")
 
 
 def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> tuple[Any, str]:
@@ -64,16 +67,30 @@ def load_model(path: str | Path) -> Any:
 
 
 def load_foreign_model(name: str, weights: str, names: list[str], options: dict[str, Any]) -> Any:
-    """A named architecture filled from a full file of another program (Darknet), for evaluation as it is."""
+    """A named architecture filled from a full file of Darknet's or torchvision's, for evaluation as it is.
+
+    Columns go by class name where the file's are COCO's, else by order; those that the data do not name are left out.
+    """
     model = create_model(name, len(names), **options)
     model.names = list(names)
-    if not is_darknet(weights):
-        raise InputError(f"weights: expected a Darknet .weights file beside model={name}, got {weights}")
-    report = load_darknet(_yolo(model), weights)
-    if not report.full:
+    if is_darknet(weights):
+        report = load_darknet(_yolo(model), weights)
+        if not report.full:
+            raise InputError(
+                f"weights: expected a full file for {len(names)} classes, got one that is not: {report.notes[0]}"
+            )
+        return model.eval()
+    donor = _torchvision_donor(model, weights, read_state(weights))
+    absent = [known for known in names if known not in donor.names]
+    if absent:
         raise InputError(
-            f"weights: expected a full file for {len(names)} classes, got one that is not: {report.notes[0]}"
+            f"weights: expected a column for each class of the data, got none for {', '.join(absent[:5])}; "
+            "leave them out with classes=, or train from this file first"
         )
+    transfer_weights(model, donor)
+    unused = set(donor.names) - {*names, "N/A"}
+    if unused:
+        log.info("%s: %d of its classes are not in the data and left out", weights, len(unused))
     return model.eval()
 
 
@@ -90,7 +107,7 @@ def load_weights(model: Detector, path: str) -> list[str]:
         return [f"{path}: {report.loaded} of {report.total} layers loaded", *report.notes]
     if path == "default":
         return load_backbone(model, fetch_default(model))
-    if Path(path).suffix in (".pth", ".safetensors"):
+    if Path(path).suffix in TORCHVISION:
         return _load_torchvision(model, path)
     return transfer_weights(model, load_model(path))
 
@@ -100,11 +117,23 @@ def _load_torchvision(model: Detector, path: str) -> list[str]:
     state = read_state(path)
     if not is_detection(state):
         return load_backbone(model, state)
+    return transfer_weights(model, _torchvision_donor(model, path, state))
+
+
+def _torchvision_donor(model: Detector, path: str, state: dict[str, Tensor]) -> Detector:
+    """The same architecture with the weights of a file, and the names of the file's columns."""
+    if not is_detection(state):
+        raise InputError(f"weights: expected one of torchvision's detectors, got something else: {path}")
     args = {k: v for k, v in model.spec["args"].items() if k != "num_classes"}
     name, first = model.spec["name"], args.get("backbone", "resnet50_fpn") == "resnet50_fpn"
     donor = from_torchvision(state, lambda n: create_model(name, n, **args), model.names, published_eps=first)
     donor.set_class_loss(model.class_loss)
-    return transfer_weights(model, donor)
+    return donor
+
+
+def is_foreign(path: str | Path) -> bool:
+    """Whether a file is another program's by its name, and says nothing of the model that it belongs to."""
+    return is_darknet(path) or Path(path).suffix in TORCHVISION
 
 
 def is_darknet(path: str | Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iifdet.detectors.postprocess import PostprocessOptions, select
+from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels, select
 from iifdet.longtail import ACTIVATIONS, CLASS_LOSSES, ClassCounts, LogitAdjustment
 from iifdet.types import Detection, RawPredictions, Target
 
@@ -133,8 +133,19 @@ class Detector(nn.Module):
         self, raw: Sequence[RawPredictions], options: PostprocessOptions | None = None
     ) -> tuple[list[Detection], list[Tensor]]:
         """Adjusted predictions to detections, and for each detection the row of ``raw`` that it came from."""
-        chosen = [select(r.boxes, self.scores(r), r.size, options or self.options, r.levels) for r in raw]
-        return [detection for detection, _ in chosen], [rows for _, rows in chosen]
+        chosen = self.choose(raw, options)
+        found = [in_own_pixels(detection, r) for (detection, _), r in zip(chosen, raw, strict=True)]
+        return found, [rows for _, rows in chosen]
+
+    def choose(
+        self, raw: Sequence[RawPredictions], options: PostprocessOptions | None = None
+    ) -> list[tuple[Detection, Tensor]]:
+        """Detections where the network has them (``RawPredictions.network``), and their rows, image by image."""
+        found = []
+        for r in raw:
+            boxes, size = (r.boxes, r.size) if r.network is None else (r.network.boxes, r.network.size)
+            found.append(select(boxes, self.scores(r), size, options or self.options, r.levels))
+        return found
 
     def class_losses(self, logits: Tensor, labels: Tensor, background: Tensor | None = None) -> Tensor:
         """(..., C) raw class logits and (...) labels -> (...) adjusted classification losses.

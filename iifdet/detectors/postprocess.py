@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import nms
 
 from iifdet.boxes import clip, iou
-from iifdet.types import Detection
+from iifdet.types import Detection, RawPredictions
 
 NMS_KINDS = ("class", "agnostic", "majority")
 
@@ -87,6 +88,15 @@ def select(
         keep = nms(apart, kept_scores.double(), options.iou)
     keep = keep[: options.max_det]
     return Detection(boxes=picked[keep], labels=labels[keep], scores=kept_scores[keep]), rows[keep]
+
+
+def in_own_pixels(found: Detection, raw: RawPredictions) -> Detection:
+    """Detections chosen among ``raw.network`` in pixels of the image as it was given; others are there already."""
+    if raw.network is None:
+        return found
+    # The factor is rounded, and may carry a box at the border beyond it.
+    boxes = clip(resize_boxes(found["boxes"], list(raw.network.size), list(raw.size)), raw.size)
+    return Detection(boxes=boxes, labels=found["labels"], scores=found["scores"])
 
 
 def _candidates(scores: Tensor, options: PostprocessOptions) -> tuple[Tensor, Tensor, Tensor]:

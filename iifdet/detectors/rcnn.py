@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import detection as tv
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -16,9 +15,10 @@ from torchvision.models.detection.transform import resize_boxes
 
 from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
 from iifdet.detectors.base import ClassifierRows, Detector, Images
-from iifdet.detectors.postprocess import PostprocessOptions
+from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels
 from iifdet.detectors.roi_heads import PhasedRoIHeads
-from iifdet.types import Detection, RawPredictions, Target
+from iifdet.detectors.targets import check_targets
+from iifdet.types import Detection, NetworkBoxes, RawPredictions, Target
 
 #: torchvision's defaults. Its cap before NMS is none; 19 classes at most can pass 0.05 on each of 1000 proposals.
 OPTIONS = PostprocessOptions(conf=0.05, iou=0.5, max_det=100, max_candidates=20000, min_box=1e-2)
@@ -85,8 +85,12 @@ class FasterRCNN(Detector):
         }
 
     def _encode(self, images: Images, targets: Sequence[Target] | None = None) -> Scene:
-        inner = None if targets is None else [shifted(t, self.num_classes, i) for i, t in enumerate(targets)]
         own = [(int(im.shape[-2]), int(im.shape[-1])) for im in images]
+        inner: Any = None
+        if targets is not None:
+            check_targets(targets, own, self.num_classes, masks=self.wants_masks)
+            # torchvision counts background as class 0
+            inner = [{**t, "boxes": t["boxes"].float(), "labels": t["labels"] + 1} for t in targets]
         with told(targets is not None, self.net.transform, self.net.rpn):
             batch, inner = self.net.transform(list(images), inner)
             features = self.net.backbone(batch.tensors)
@@ -103,8 +107,8 @@ class FasterRCNN(Detector):
         for box, logit, size, own in zip(
             boxes.split(counts), logits.split(counts), scene.sizes, scene.own, strict=True
         ):
-            scaled = resize_boxes(box.reshape(-1, 4), size, own).view_as(box)
-            found.append(RawPredictions(scaled, logit[:, 1:], own, background=logit[:, 0]))
+            scaled, network = resize_boxes(box.reshape(-1, 4), size, own).view_as(box), NetworkBoxes(box, size)
+            found.append(RawPredictions(scaled, logit[:, 1:], own, background=logit[:, 0], network=network))
         return found
 
     def classifier_layers(self) -> list[nn.Module]:
@@ -140,8 +144,16 @@ class MaskRCNN(FasterRCNN):
         if self.training:
             return super().forward(images, targets)
         scene = self._encode(images)
-        found, _ = self.postprocess(self.adjusted(self._decode(scene)))
-        return self._with_masks(found, scene)
+        raw = self.adjusted(self._decode(scene))
+        chosen = [found for found, _ in self.choose(raw)]
+        labels = [found["labels"] + 1 for found in chosen]
+        # (N, 1, 28, 28) each, pasted where the boxes stand in the image as it was given
+        small = self.net.roi_heads.masks(scene.features, [found["boxes"] for found in chosen], labels, scene.sizes)
+        found = [in_own_pixels(detection, r) for detection, r in zip(chosen, raw, strict=True)]
+        return [
+            Detection(**d, masks=paste_masks_in_image(m.float(), d["boxes"], r.size)[:, 0])
+            for d, m, r in zip(found, small, raw, strict=True)
+        ]
 
     def class_tensors(self) -> dict[str, Tensor]:
         prefix, layer = (
@@ -149,44 +161,6 @@ class MaskRCNN(FasterRCNN):
             self.net.roi_heads.mask_predictor.mask_fcn_logits,
         )
         return {**super().class_tensors(), f"{prefix}.weight": layer.weight[1:], f"{prefix}.bias": layer.bias[1:]}
-
-    def _with_masks(self, found: list[Detection], scene: Scene) -> list[Detection]:
-        """Add (N, H, W) masks in [0, 1], each pasted where its box stands."""
-        boxes = [
-            resize_boxes(d["boxes"], own, size) for d, own, size in zip(found, scene.own, scene.sizes, strict=True)
-        ]
-        labels = [d["labels"] + 1 for d in found]
-        small = self.net.roi_heads.masks(scene.features, boxes, labels, scene.sizes)
-        return [
-            Detection(**d, masks=paste_masks_in_image(m.float(), d["boxes"], own)[:, 0])
-            for d, m, own in zip(found, small, scene.own, strict=True)
-        ]
-
-    def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
-        for i, target in enumerate(targets):
-            shape, expected = target.get("masks", torch.empty(0)).shape, (len(target["boxes"]), *images[i].shape[-2:])
-            if shape != expected:
-                raise ValueError(
-                    f"targets: expected masks {expected} beside the boxes of image {i}, got {tuple(shape)}"
-                )
-        return super().losses(images, targets)
-
-
-def shifted(target: Target, num_classes: int, image: int, by: int = 1) -> dict[str, Any]:
-    """A target as torchvision counts it, background being class 0.
-
-    Raises:
-        ValueError: a box without area, or a label that is not 0…C-1.
-    """
-    boxes, labels = target["boxes"].float(), target["labels"]
-    bad = ~((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & (labels >= 0) & (labels < num_classes))
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise ValueError(
-            f"targets: expected boxes with x1 < x2, y1 < y2 and labels 0…{num_classes - 1}, "
-            f"got {boxes[row].tolist()} with label {int(labels[row])} in image {image}; run check on the data"
-        )
-    return {**target, "boxes": boxes, "labels": labels + by}
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from torchvision.ops import box_iou
 from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
 from iifdet.detectors.base import ClassifierRows, Detector, Images
 from iifdet.detectors.postprocess import PostprocessOptions
-from iifdet.detectors.rcnn import shifted, told
+from iifdet.detectors.rcnn import told
+from iifdet.detectors.targets import check_targets
 from iifdet.longtail import ACTIVATIONS
-from iifdet.types import RawPredictions, Target
+from iifdet.types import NetworkBoxes, RawPredictions, Target
 
 #: torchvision's defaults; the best 1000 of each of five levels enter NMS.
 OPTIONS = PostprocessOptions(conf=0.05, iou=0.5, max_det=300, max_candidates=8192, level_candidates=1000)
@@ -52,9 +53,8 @@ class RetinaNet(Detector):
         found = []
         for i, (size, image) in enumerate(zip(batch.image_sizes, own, strict=True)):
             boxes = self.net.box_coder.decode_single(outputs["bbox_regression"][i], anchors[i])
-            found.append(
-                RawPredictions(resize_boxes(boxes, size, image), outputs["cls_logits"][i], image, levels=levels)
-            )
+            scaled, network = resize_boxes(boxes, size, image), NetworkBoxes(boxes, size)
+            found.append(RawPredictions(scaled, outputs["cls_logits"][i], image, levels=levels, network=network))
         return found
 
     def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -72,7 +72,10 @@ class RetinaNet(Detector):
         return {"cls": torch.stack(cls).mean(), "box": box}
 
     def _predict(self, images: Images, targets: Sequence[Target] | None) -> tuple[Any, Any, Any, Any, tuple[int, ...]]:
-        inner = None if targets is None else [shifted(t, self.num_classes, i, by=0) for i, t in enumerate(targets)]
+        inner: Any = None
+        if targets is not None:
+            check_targets(targets, [(int(im.shape[-2]), int(im.shape[-1])) for im in images], self.num_classes)
+            inner = [{**t, "boxes": t["boxes"].float()} for t in targets]
         with told(targets is not None, self.net.transform):
             batch, inner = self.net.transform(list(images), inner)
         features = list(self.net.backbone(batch.tensors).values())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
 
@@ -64,7 +65,7 @@ class PhasedRoIHeads(RoIHeads):
         # 2. predict
         logits, offsets = self.predict(features, proposals, sizes)
         # 3. supervise
-        cls = class_losses(logits[:, 1:], torch.cat(labels) - 1, logits[:, 0]).mean()
+        cls = _mean(class_losses(logits[:, 1:], torch.cat(labels) - 1, logits[:, 0]))
         _, box = fastrcnn_loss(logits, offsets, labels, wanted)
         named = {"cls": cls, "box": box}
         if self.has_mask():
@@ -93,3 +94,8 @@ class PhasedRoIHeads(RoIHeads):
     def _mask_logits(self, features: Features, boxes: list[Tensor], sizes: Sizes) -> Tensor:
         pooled = self.mask_roi_pool(features, boxes, sizes)
         return self.mask_predictor(self.mask_head(pooled))
+
+
+def _mean(losses: Tensor) -> Tensor:
+    """Mean of (R,) losses, added up in the order of ``F.cross_entropy``: so the identity is torchvision to the bit."""
+    return F.nll_loss(-losses[:, None], torch.zeros_like(losses, dtype=torch.int64))

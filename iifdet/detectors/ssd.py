@@ -12,6 +12,7 @@ from iifdet.detectors.base import ClassifierRows, Detector, Images
 from iifdet.detectors.default_boxes import PLANS, BoxPlan, decode
 from iifdet.detectors.multibox_loss import multibox_losses
 from iifdet.detectors.postprocess import PostprocessOptions
+from iifdet.detectors.targets import check_targets
 from iifdet.detectors.vgg import SSDVGG16, init_xavier
 from iifdet.longtail import LogitAdjustment
 from iifdet.types import RawPredictions, Target
@@ -100,8 +101,7 @@ class SSD(Detector):
 
     def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
         offsets, logits, sizes = self._predict(images)
-        if len(targets) != len(sizes):
-            raise ValueError(f"targets: expected {len(sizes)}, one an image, got {len(targets)}")
+        check_targets(targets, sizes, self.num_classes)
         scaled = [
             Target(boxes=t["boxes"].to(offsets.device) / self._stretch(size), labels=t["labels"])
             for t, size in zip(targets, sizes, strict=True)

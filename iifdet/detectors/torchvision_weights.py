@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
+from iifdet.detectors import ssd
 from iifdet.detectors.base import Detector
 from iifdet.errors import InputError
 
-RCNN_ROWS = "roi_heads.box_predictor.cls_score.weight"
-RETINA_ROWS = "head.classification_head.cls_logits.weight"
-#: Anchors of a cell in torchvision's RetinaNet: three shapes in three sizes.
-RETINA_ANCHORS = 9
+#: The biases that tell one of torchvision's detectors: (kind, of how many boxes of a cell, columns of background).
+CLASS_BIASES = {
+    "roi_heads.box_predictor.cls_score.bias": ("R-CNN", 1, 1),
+    "head.classification_head.cls_logits.bias": ("RetinaNet", 9, 0),
+    "head.classification_head.module_list.0.bias": ("SSD", 4, 1),
+}
 
 
 def is_detection(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is that of torchvision's Faster R-CNN, Mask R-CNN or RetinaNet."""
-    return RCNN_ROWS in state or RETINA_ROWS in state
+    """Whether a state dict is that of torchvision's Faster R-CNN, Mask R-CNN, RetinaNet or SSD."""
+    return any(name in state for name in CLASS_BIASES)
 
 
 def coco_categories() -> list[str]:
@@ -33,7 +37,8 @@ def from_torchvision(
 ) -> Detector:
     """A detector of ours with torchvision's weights, whose class rows carry names; strict.
 
-    Files of 91 columns are taken for COCO's, others must have a column for each of ``names``, in order.
+    Files of 91 columns are taken for COCO's if they know a class of the data, others must have a column for each of
+    ``names``, in order.
 
     Args:
         build: number of classes -> the same architecture.
@@ -44,25 +49,29 @@ def from_torchvision(
     Raises:
         InputError: another architecture, or other columns.
     """
-    first = 1 if RCNN_ROWS in state else 0
-    rows = state[RCNN_ROWS].shape[0] if first else state[RETINA_ROWS].shape[0] // RETINA_ANCHORS
-    categories = coco_categories()
-    if rows == len(categories):
-        classes = categories[first:]
-    elif rows == len(names) + first:
-        classes = list(names)
-    else:
-        raise InputError(f"weights: expected 91 columns (COCO) or {len(names) + first}, got {rows}; pass another file")
+    bias, (kind, boxes, background) = next((b, k) for b, k in CLASS_BIASES.items() if b in state)
+    columns, categories = len(state[bias]) // boxes, coco_categories()
+    coco = columns == len(categories) and not set(names).isdisjoint(categories)
+    if not coco and columns != len(names) + background:
+        raise InputError(
+            f"weights: expected 91 columns (COCO) or {len(names) + background}, got {columns}"
+            + " and no class of the data among COCO's" * (columns == len(categories))
+            + "; pass another file"
+        )
+    classes = categories[background:] if coco else list(names)
     donor = build(len(classes))
-    net = getattr(donor, "net", None)
-    if net is None:
-        raise InputError(f"weights: a file of torchvision's R-CNN or RetinaNet does not fit {type(donor).__name__}")
+    net: Any = getattr(donor, "net", None)
+    if not (isinstance(donor, ssd.SSD) if kind == "SSD" else net is not None):
+        raise InputError(f"weights: a file of torchvision's {kind} does not fit {type(donor).__name__}")
     try:
-        net.load_state_dict(dict(state))
-    except RuntimeError as error:
+        if isinstance(donor, ssd.SSD):
+            donor.load_state_dict(ssd.from_torchvision(state))
+        else:
+            net.load_state_dict(dict(state))
+    except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"weights: expected torchvision's model of this backbone; {said[:400]}") from error
-    if published_eps and rows == len(categories):
+    if published_eps and coco and kind != "SSD":
         for module in net.backbone.body.modules():
             if hasattr(module, "running_var"):
                 module.running_var -= module.eps

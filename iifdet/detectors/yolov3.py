@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from iifdet.detectors.base import ClassifierRows, Detector, Images
 from iifdet.detectors.darknet import ConvBNAct, Darknet, TinyDarknet, scale_channels
 from iifdet.detectors.postprocess import PostprocessOptions
+from iifdet.detectors.targets import check_targets
 from iifdet.detectors.yolo_loss import Grid, YOLOLossOptions, yolo_losses
 from iifdet.types import RawPredictions, Target
 
@@ -159,9 +160,8 @@ class YOLOv3(Detector):
         return [RawPredictions(boxes[i], class_logits[i], size, objectness=t[i, :, 4]) for i, size in enumerate(sizes)]
 
     def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
-        t, class_logits, grid, _ = self._predict(images)
-        if len(targets) != len(t):
-            raise ValueError(f"targets: expected {len(t)}, one an image, got {len(targets)}")
+        t, class_logits, grid, sizes = self._predict(images)
+        check_targets(targets, sizes, self.num_classes)
         return yolo_losses(t, class_logits, targets, grid, self.loss_options, self.class_losses)
 
     def _predict(self, images: Images) -> tuple[Tensor, Tensor, Grid, list[tuple[int, int]]]:

@@ -12,7 +12,7 @@ from torchvision import models as tv
 
 from iifdet import build
 from iifdet.detectors.backbone_weights import IMAGENET
-from iifdet.detectors.ssd import MEAN, STD
+from iifdet.detectors.ssd import MEAN, SSD, STD, to_torchvision
 from iifdet.detectors.torchvision_weights import coco_categories
 from iifdet.errors import InputError
 from iifdet.models import create_model
@@ -28,12 +28,30 @@ def ours(name: str, **options: Any) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn", "maskrcnn", "retinanet"])
-def test_coco_s_columns_become_classes_by_name(name: str, tmp_path: Path) -> None:
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fasterrcnn": SMALL,
+    "maskrcnn": SMALL,
+    "retinanet": SMALL,
+    "ssd300": {"width": 0.0625},
+}
+
+
+def torchvision_file(model: Any, path: Path) -> str:
+    """A model's weights under torchvision's names."""
+    torch.save(to_torchvision(model.state_dict()) if isinstance(model, SSD) else model.net.state_dict(), path)
+    return str(path)
+
+
+def published_coco(name: str) -> Any:
     torch.manual_seed(0)
-    published = create_model(name, 91 if name == "retinanet" else 90, **SMALL)
-    torch.save(published.net.state_dict(), tmp_path / "coco.pth")
-    model = ours(name, **SMALL)
+    return create_model(name, 91 if name == "retinanet" else 90, **OPTIONS[name])
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_coco_s_columns_become_classes_by_name(name: str, tmp_path: Path) -> None:
+    published = published_coco(name)
+    torchvision_file(published, tmp_path / "coco.pth")
+    model = ours(name, **OPTIONS[name])
     random = [rows.weight[1].clone() for rows in model.classifier_rows()]
     notes = build.load_weights(model, str(tmp_path / "coco.pth"))
     assert any("1 classes start from random rows: unicorn" in note for note in notes)
@@ -45,9 +63,45 @@ def test_coco_s_columns_become_classes_by_name(name: str, tmp_path: Path) -> Non
         assert torch.equal(mine.weight[1], kept)
     for key, value in model.class_tensors().items():
         assert torch.equal(value[0], published.class_tensors()[key][zebra])
-    assert torch.equal(
-        model.net.backbone.fpn.inner_blocks[0][0].weight, published.net.backbone.fpn.inner_blocks[0][0].weight
-    )
+    shared = {
+        key: value for key, value in published.named_parameters() if value.shape == model.get_parameter(key).shape
+    }
+    assert len(shared) > 40 and all(torch.equal(model.get_parameter(key), value) for key, value in shared.items())
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_val_reads_coco_s_columns_by_name_and_refuses_classes_that_have_none(name: str, tmp_path: Path) -> None:
+    published = published_coco(name)
+    file = torchvision_file(published, tmp_path / "coco.pth")
+    model = build.load_foreign_model(name, file, ["zebra", "person"], OPTIONS[name])
+    columns = [coco_categories().index(n) - (name != "retinanet") for n in ("zebra", "person")]
+    image = [torch.rand(3, 64, 64)]
+    with torch.inference_mode():
+        got, expected = model.raw(image)[0], published.eval().raw(image)[0]
+    torch.testing.assert_close(got.class_logits, expected.class_logits[:, columns], rtol=1e-4, atol=1e-4)
+    if got.background is not None and expected.background is not None:
+        torch.testing.assert_close(got.background, expected.background, rtol=1e-4, atol=1e-4)
+    with pytest.raises(
+        InputError, match=r"expected a column for each class of the data, got none for unicorn; .*classes="
+    ):
+        build.load_foreign_model(name, file, NAMES, OPTIONS[name])
+    with pytest.raises(InputError, match=r"got 91 and no class of the data among COCO's; pass another file"):
+        build.load_foreign_model(name, file, ["unicorn"], OPTIONS[name])
+
+
+def test_val_refuses_a_backbone_and_a_detector_of_another_kind(tmp_path: Path) -> None:
+    torch.save({"features.0.weight": torch.ones(1)}, tmp_path / "backbone.pth")
+    with pytest.raises(InputError, match="expected one of torchvision's detectors, got something else"):
+        build.load_foreign_model("ssd300", str(tmp_path / "backbone.pth"), NAMES, OPTIONS["ssd300"])
+    file = torchvision_file(create_model("ssd300", 3, width=0.0625), tmp_path / "ssd.pth")
+    with pytest.raises(InputError, match="torchvision's SSD does not fit FasterRCNN"):
+        build.load_foreign_model("fasterrcnn", file, NAMES, SMALL)
+    with pytest.raises(InputError, match="torchvision's SSD does not fit YOLOv3"):
+        build.load_foreign_model("yolov3-nano", file, NAMES, {})
+    with pytest.raises(InputError, match=r"expected torchvision's model of this backbone; .*size mismatch"):
+        build.load_foreign_model("ssd300", file, NAMES, {"width": 0.125})
+    with pytest.raises(InputError, match=r"expected torchvision's model of this backbone; .*Missing key"):
+        build.load_foreign_model("ssd512", file, NAMES, {"width": 0.0625})
 
 
 def test_a_detector_of_another_backbone_or_other_columns_is_refused(tmp_path: Path) -> None:

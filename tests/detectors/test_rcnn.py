@@ -10,6 +10,7 @@ import pytest
 import torch
 from torchvision.models import detection as tv
 
+from iifdet.boxes import clip
 from iifdet.detectors import DETECTORS
 from iifdet.detectors.backbones import BACKBONES, build_backbone
 from iifdet.detectors.rcnn import FasterRCNN
@@ -104,6 +105,9 @@ def pair(request: pytest.FixtureRequest) -> tuple[Any, Any]:
 
 
 def assert_same_losses(theirs: Any, ours: Any) -> None:
+    """Bit by bit, save RetinaNet's classification: our one-vs-rest losses are summed over classes and then over
+    anchors, torchvision's over both at once, and the order of 10^5 additions shows in the last digits.
+    """
     first = 1 if ours.has_background else 0
     counted = [{**t, "labels": t["labels"] + first} for t in targets()]
     torch.manual_seed(3)
@@ -112,30 +116,37 @@ def assert_same_losses(theirs: Any, ours: Any) -> None:
     got = ours.train()(images(), targets())
     assert set(got) == {NAMES[name] for name in expected}
     for name, value in expected.items():
-        torch.testing.assert_close(got[NAMES[name]], value, rtol=1e-5, atol=1e-7)
+        if name == "classification":
+            torch.testing.assert_close(got["cls"], value, rtol=1e-6, atol=0)
+        else:
+            assert torch.equal(got[NAMES[name]], value), name
 
 
 def assert_same_detections(theirs: Any, ours: Any) -> None:
+    """Bit by bit. Two things are ours: a box at the border is clipped again after it was scaled to the image, and NMS
+    compares overlaps in float64, so that a pair within rounding of the threshold (none here) may fare differently.
+    """
     if not ours.has_background:  # RetinaNet's boxes without area, which ours leaves out, may use up its places
         theirs.detections_per_img = 10_000
     with torch.inference_mode():
         expected, got = theirs.eval()(images()), ours.eval()(images())
-    first = 1 if ours.has_background else 0
-    for a, b in zip(expected, got, strict=True):
+    for a, b, size in zip(expected, got, SIZES, strict=True):
         solid = (a["boxes"][:, 2:] > a["boxes"][:, :2]).all(dim=1)
         a = {name: value[solid][: len(b["labels"])] for name, value in a.items()}
+        a["boxes"], a["labels"] = clip(a["boxes"], size), a["labels"] - int(ours.has_background)
         assert len(b["labels"]) == len(a["labels"]) > 20
-        torch.testing.assert_close(b["scores"], a["scores"], rtol=1e-5, atol=1e-6)
-        # Equal scores may stand in either order, and either may be the last to be kept: pair by label and box.
-        distance = (a["boxes"][:, None] - b["boxes"][None]).abs().amax(dim=-1)
-        distance[(a["labels"] - first)[:, None] != b["labels"][None]] = torch.inf
-        near, partner = distance.min(dim=1)
-        sure = a["scores"] > a["scores"][-1] + 1e-5
-        assert sure.float().mean() > 0.8 and near[sure].max() < 1e-3
-        assert len(partner[sure].unique()) == int(sure.sum())
-        torch.testing.assert_close(b["scores"][partner[sure]], a["scores"][sure], rtol=1e-5, atol=1e-6)
+        assert torch.equal(a["scores"], b["scores"])
+        a, b = settled(a), settled(b)
+        assert torch.equal(a["labels"], b["labels"]) and torch.equal(a["boxes"], b["boxes"])
         if "masks" in a:
-            torch.testing.assert_close(b["masks"][partner[sure]], a["masks"][sure][:, 0], rtol=1e-4, atol=1e-4)
+            assert torch.equal(a["masks"][:, 0], b["masks"])
+
+
+def settled(found: Any) -> Any:
+    """Detections of one score, whose order topk leaves open, in the order of their labels and boxes."""
+    keys = zip((-found["scores"]).tolist(), found["labels"].tolist(), found["boxes"].tolist(), strict=True)
+    order = [i for _, i in sorted((key, i) for i, key in enumerate(keys))]
+    return {name: value[order] for name, value in found.items()}
 
 
 def test_losses_are_torchvision_s(pair: tuple[Any, Any]) -> None:
@@ -189,23 +200,6 @@ def test_raw_and_losses_follow_the_caller_and_not_the_mode(pair: tuple[Any, Any]
     assert all(torch.equal(a.class_logits, b.class_logits) for a, b in zip(raw, expected, strict=True))
 
 
-def test_iif_around_the_background_keeps_every_class_on_its_side_of_it(pair: tuple[Any, Any]) -> None:
-    ours = copy.deepcopy(pair[1]).eval()
-    if not ours.has_background:
-        pytest.skip("RetinaNet has no background logit")
-
-    def sides() -> torch.Tensor:
-        with torch.inference_mode():
-            return torch.cat([r.class_logits > r.background[:, None] for r in ours.adjusted(ours.raw(images()))])
-
-    plain = sides()
-    assert plain.any() and not plain.all()
-    ours.set_adjustment(torch.linspace(0.2, 5, C), center="bg")
-    assert torch.equal(sides(), plain)
-    ours.set_adjustment(shift=torch.linspace(-5, 5, C))
-    assert not torch.equal(sides(), plain)
-
-
 @pytest.mark.parametrize("class_loss", ["bce", "focal"])
 def test_sigmoid_losses_reach_the_second_stage(class_loss: str) -> None:
     torch.manual_seed(0)
@@ -234,17 +228,6 @@ def test_class_weights_leave_background_alone() -> None:
 def test_retinanet_refuses_softmax() -> None:
     with pytest.raises(ValueError, match="no background"):
         DETECTORS["retinanet"](C, **SMALL, class_loss="ce")
-
-
-@pytest.mark.parametrize("name", ["fasterrcnn", "retinanet"])
-@pytest.mark.parametrize(
-    ("box", "label"), [([5.0, 5, 50, 5], 0), ([5.0, 5, 5, 50], 0), ([5.0, 5, 50, 50], C), ([5.0, 5, 50, 50], -1)]
-)
-def test_bad_targets_are_refused_by_name(name: str, box: list[float], label: int) -> None:
-    model = DETECTORS[name](C, **SMALL)
-    bad: Any = [{"boxes": torch.tensor([box]), "labels": torch.tensor([label])}] * 2
-    with pytest.raises(ValueError, match=r"targets: expected boxes .* in image 0"):
-        model(images(), bad)
 
 
 def test_masks_that_do_not_fit_their_image_are_refused() -> None:
