@@ -103,9 +103,11 @@ class DetectionDataset(Dataset[Sample]):
 
         Masks of whole images are too large to come with every batch for the sake of one picture.
         """
-        dataset, shape = copy(self), (batch.images.shape[-2], batch.images.shape[-1])
+        dataset = copy(self)
         dataset.masks = True
-        return collate([dataset[SampleKey(0, info.index, shape=shape)] for info in batch.infos])
+        shapes = [(image.shape[-2], image.shape[-1]) for image in batch.images]
+        rows = [info.index for info in batch.infos]
+        return collate([dataset[SampleKey(0, row, shape=s)] for row, s in zip(rows, shapes, strict=True)])
 
     def piece(self, row: int) -> tuple[int, Piece]:
         """The row that was really read, and its image with boxes, labels and masks, before any transform."""

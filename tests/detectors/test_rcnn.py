@@ -17,7 +17,7 @@ from iifdet.detectors.rcnn import FasterRCNN
 
 C = 6
 SMALL = {"backbone": "mobilenet_v3_large_320_fpn", "min_size": 128, "max_size": 256}
-#: The first is resized to (86, 256) inside, and 256 times the factor back is less than 286: rounding shows at the border.
+#: The first is (86, 256) inside, and 256 times the factor back is less than 286: rounding shows at the border.
 SIZES = [(97, 286), (150, 110)]
 #: model -> torchvision's factory of the same network, with columns for C classes
 SLOW = {
