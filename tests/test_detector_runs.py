@@ -67,8 +67,8 @@ def test_the_decoupled_stage_moves_class_rows_alone(
 
 
 @pytest.mark.parametrize("name", ["ssd300", "fasterrcnn"])
-def test_val_takes_a_whole_file_of_torchvision_s_as_it_is(
-    tiny_keys: Keys, tiny_data: str, tmp_path: Path, name: str
+def test_val_and_predict_take_a_whole_file_of_torchvision_s_as_it_is(
+    tiny_root: Path, tiny_data: str, tmp_path: Path, name: str
 ) -> None:
     """Against the same weights in one of our checkpoints; a column for each class, in the order of the data."""
     torch.manual_seed(0)
@@ -88,4 +88,9 @@ def test_val_takes_a_whole_file_of_torchvision_s_as_it_is(
     theirs = iifdet.val(model=name, model_args=ARGS[name], weights=file, name="theirs", **common)
     found = [json.loads((run.folder / "predictions.json").read_text()) for run in (ours, theirs)]
     assert len(found[0]) > 100 and found[0] == found[1]
+    source = [str(tiny_root / "val" / "000.png")]
+    keys = {"device": "cpu", "imgsz": 64, "conf": 0.01, "iou": 0.5, "max_det": 20, "rect": False, "resize": "letterbox"}
+    one = iifdet.predict(source, weights=tmp_path / "ours.pt", **keys)[0]
+    other = iifdet.predict(source, model=name, model_args=ARGS[name], weights=file, data=tiny_data, **keys)[0]
+    assert len(one.labels) and torch.equal(one.boxes, other.boxes) and torch.equal(one.labels, other.labels)
     assert theirs.metrics["tail5"] is not None, "counts come from the data's training split"

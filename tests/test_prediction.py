@@ -188,7 +188,7 @@ def test_a_description_names_classes_without_its_files(monkeypatch: pytest.Monke
         ({"adjust": "iif"}, "adjust: expected training counts"),
         ({"model": 3}, "model: expected a detector"),
         ({"model": None}, "weights: expected a checkpoint, got none"),
-        ({"model": None, "weights": "x.weights"}, "give model=yolov3-tiny"),
+        ({"model": None, "weights": "x.weights"}, "give model=<yolov3"),
         ({"model": "yolov3-tiny", "weights": "x.weights"}, "data: expected a description that names the classes"),
     ],
 )

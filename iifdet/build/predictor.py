@@ -11,12 +11,13 @@ import torch
 from iifdet.build.adjustment import set_adjustment
 from iifdet.build.data import check_rect
 from iifdet.build.loop import pick_device
-from iifdet.build.model import is_darknet, load_foreign_model, load_model, postprocess_options
+from iifdet.build.model import is_foreign, load_foreign_model, load_model, postprocess_options
 from iifdet.config import WeightKeys, resolve
 from iifdet.config.prediction import PredictConfig
 from iifdet.datasets import EvalTransform, described_names, find_description, load_index
 from iifdet.detectors import Detector
 from iifdet.errors import InputError, suggest
+from iifdet.models import MODELS
 from iifdet.prediction import Outputs, PredictionJob, Predictor, list_source
 from iifdet.training import AMP_TYPES
 
@@ -97,10 +98,12 @@ def borrow(model: Detector, device: torch.device | None) -> Detector:
 def _load(config: PredictConfig) -> Detector:
     if not config.weights:
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
-    if not is_darknet(config.weights):
+    if not is_foreign(config.weights):
         return load_model(config.weights)
     if config.model is None:
-        raise InputError(f"model: expected the architecture of {config.weights}, got none; give model=yolov3-tiny")
+        raise InputError(
+            f"model: expected the architecture of {config.weights}, got none; give model=<{'|'.join(MODELS)}>"
+        )
     if config.data is None:
         raise InputError(f"data: expected a description that names the classes of {config.weights}, got none")
     return load_foreign_model(config.model, config.weights, _class_names(config.data), config.model_args)
@@ -108,7 +111,7 @@ def _load(config: PredictConfig) -> Detector:
 
 def _habits(model: Detector, config: PredictConfig) -> dict[str, Any]:
     """How a model is used to seeing pictures and choosing detections; the weights of another program know nothing."""
-    if config.weights and is_darknet(config.weights):
+    if config.weights and is_foreign(config.weights):
         return {}
     looks = {key: model.recipe[key] for key in FROM_RECIPE if key in model.recipe}
     return {**looks, **{key: getattr(model.options, key) for key in FROM_OPTIONS}}
