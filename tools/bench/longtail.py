@@ -1,0 +1,170 @@
+"""Ways to rebalance on real long-tailed data: the same weights, seeds and budget for each.
+
+CPU, short:   python tools/bench/longtail.py --imgsz 160 --epochs 8
+CUDA, whole:  the lines of tools/bench/cuda_jobs.txt
+
+Needs IIFDET_DATA_DIR and, for yolov3-tiny, what tools/fetch_tiny_weights.py fetches. Runs that an earlier call finished
+or began are taken up in ``--folder``; figures that a JSON file has already (``--known``) are not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from common import arguments, write
+
+import iifdet
+from iifdet.longtail import iif_weights
+from iifdet.training import Callback, TrainState
+
+FIGURES = ("AP", "AP50", "AP75", "tail5", "tail10", "tail20", "rare", "common", "frequent")
+
+#: What is trained, beside the common keys. The repeat threshold is the median class's share of images in FOD-LT.
+TRAINED: dict[str, dict[str, Any]] = {
+    "softmax": {"adjust": "none"},
+    "iif": {"adjust": "iif", "temperature": 1.0},
+    "iif mean-1": {"adjust": "iif", "temperature": "mean"},
+    "rfs": {"adjust": "none", "sampling": "rfs", "repeat_threshold": 0.014},
+    "rfs + iif mean-1": {"adjust": "iif", "temperature": "mean", "sampling": "rfs", "repeat_threshold": 0.014},
+    "la": {"adjust": "la"},
+    "bsce": {"adjust": "bsce"},  # without a background logit the same loss as la: they differ by rounding
+    "equal weights": {"adjust": "none"},  # every class has the mean of the IIF weights: their size without their ratios
+}
+#: What is tried on the softmax run without training.
+POST: dict[str, dict[str, Any]] = {
+    "iif post-process": {"adjust": "iif", "temperature": 1.0},
+    "iif mean-1 post-process": {"adjust": "iif", "temperature": "mean"},
+    "la post-process": {"adjust": "la"},
+}
+
+
+class EqualWeights(Callback):
+    """All classes get the mean of the IIF weights."""
+
+    def on_start(self, state: TrainState) -> None:
+        model: Any = state.model
+        weights = iif_weights(model.counts)
+        model.set_adjustment(torch.full_like(weights, float(weights.mean())))
+
+
+CALLBACKS: dict[str, Callback] = {"equal weights": EqualWeights()}
+
+#: method -> seed -> figures in percent
+Runs = dict[str, dict[str, dict[str, float]]]
+
+
+def main() -> None:
+    args = arguments(
+        __doc__,
+        model="yolov3-tiny",
+        weights="~/.cache/iifdet/weights/yolov3-tiny.weights",
+        data="fod_lt",
+        imgsz=160,
+        epochs=8,
+        keys="batch=16 lr=0.001",
+        seeds="0",
+        workers=0,
+        methods="softmax,iif,iif mean-1,rfs,rfs + iif mean-1,la",
+        folder="runs/longtail",
+        known="",
+    )
+    runs: Runs = json.loads(Path(args.known).read_text())["runs"] if args.known and Path(args.known).is_file() else {}
+    for seed in args.seeds.split(","):
+        for name in args.methods.split(","):
+            _measure(args, seed, name, runs)
+            _write(args, runs)  # after each, so that an interrupted bench keeps what it has
+
+
+def _measure(args: Any, seed: str, name: str, runs: Runs) -> None:
+    wanted = [name, *(POST if name == "softmax" else ())]
+    if all(seed in runs.get(method, {}) for method in wanted):
+        return
+    metrics, folder = train(args, int(seed), name)
+    runs.setdefault(name, {})[seed] = flat(metrics)
+    for post in wanted[1:]:
+        runs.setdefault(post, {})[seed] = flat(post_process(args, seed, post, folder))
+    for method in wanted:
+        print(f"seed {seed} {method}: {runs[method][seed]}", flush=True)
+
+
+def _write(args: Any, runs: Runs) -> None:
+    hidden = ("out", "weights", "folder", "methods", "known", "seeds")
+    setting = {k: v for k, v in vars(args).items() if k not in hidden}
+    keys = {name: {**TRAINED, **POST}[name] for name in runs}
+    percent = {name: spread(list(by_seed.values())) for name, by_seed in runs.items()}
+    write(f"{args.data}_{args.model}", args.out, {"setting": setting, "keys": keys, "percent": percent, "runs": runs})
+
+
+def train(args: Any, seed: int, name: str) -> tuple[dict[str, Any], Path]:
+    """One run, resumed if it was begun before."""
+    folder = Path(args.folder) / f"{args.data}-{args.model}-{name.replace(' ', '')}-{seed}"
+    callbacks = [CALLBACKS[name]] if name in CALLBACKS else []
+    if (folder / "weights" / "last.pt").is_file():
+        return iifdet.train(callbacks, resume=str(folder)).metrics, folder
+    common = {
+        "model": args.model,
+        "weights": os.path.expandvars(os.path.expanduser(args.weights)) or None,
+        "data": args.data,
+        "imgsz": args.imgsz,
+        "epochs": args.epochs,
+        "seed": seed,
+        "workers": args.workers,
+        "cache": "ram",
+        "val_every": max(1, args.epochs // 4),
+        "project": args.folder,
+        "name": folder.name,
+        "exist_ok": True,
+    }
+    result = iifdet.train(callbacks, **{**common, **_keys(args.keys), **TRAINED[name]})
+    return result.metrics, result.folder
+
+
+def _keys(text: str) -> dict[str, Any]:
+    """``batch=16 lr=0.001`` as on the command line; values are YAML."""
+    return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in text.split())}
+
+
+def post_process(args: Any, seed: str, name: str, run: Path) -> dict[str, Any]:
+    """The softmax run under another adjustment."""
+    return iifdet.val(
+        weights=str(run / "weights" / "last.pt"),
+        workers=args.workers,
+        project=args.folder,
+        name=f"{run.name}-{name.replace(' ', '')}",
+        exist_ok=True,
+        plots=False,
+        **POST[name],
+    ).metrics
+
+
+def flat(metrics: dict[str, Any]) -> dict[str, float]:
+    """Percentages; tails by image counts. Those of masks are named ``mask AP`` and so on."""
+    found = {**metrics, **metrics["groups"], **{k: metrics[k]["image"] for k in ("tail5", "tail10", "tail20")}}
+    figures = {name: round(100 * found[name], 2) for name in FIGURES if found[name] is not None}
+    masks = flat(metrics["segm"]) if metrics.get("segm") else {}
+    return figures | {f"mask {name}": value for name, value in masks.items()}
+
+
+def spread(runs: list[dict[str, float]]) -> dict[str, Any]:
+    """Mean over seeds, and the standard deviation where there is more than one."""
+    rows: dict[str, Any] = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        rows[name] = {"mean": round(statistics.mean(values), 2)}
+        if len(values) > 1:
+            rows[name]["std"] = round(statistics.stdev(values), 2)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
