@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision import models as tv
 
+from iifdet.detectors.backbones import plan_of
 from iifdet.detectors.base import Detector
 from iifdet.detectors.ssd import MEAN, SSD, STD
 from iifdet.errors import InputError
@@ -62,7 +63,7 @@ def fetch_default(model: Detector) -> dict[str, Tensor]:
     name = "ssd" if isinstance(model, SSD) else model.spec.get("args", {}).get("backbone", "resnet50_fpn")
     if not (isinstance(model, SSD) or hasattr(model, "net")):
         raise InputError("weights: 'default' fits SSD, R-CNN and RetinaNet models; for YOLOv3 pass a Darknet file")
-    entry = PUBLISHED[name]
+    entry = PUBLISHED.get(name) or tv.get_model_weights(plan_of(name).layers).DEFAULT
     try:
         return dict(entry.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:  # no network, or a file that was cut short
@@ -99,7 +100,7 @@ def load_backbone(model: Detector, state: Mapping[str, Tensor]) -> list[str]:
     left = [name for name in state if name not in wanted and not name.endswith("num_batches_tracked")]
     if left:
         notes.append(f"left over in the file: {_some(left)}")
-    if "features.0.weight" in wanted and _for_imagenet(state):
+    if _sees_255(model) and _for_imagenet(state):
         _rescale(wanted["features.0.weight"], wanted["features.0.bias"])
         notes.append("first layer rescaled from unit variance to the 0…255 that this VGG16 sees")
     return notes
@@ -120,6 +121,14 @@ def _wanted(model: Detector) -> dict[str, Tensor]:
     prefix = "" if "layer4" in body else "features."
     tensors = body.state_dict(keep_vars=True)
     return {prefix + name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
+
+
+def _sees_255(model: Detector) -> bool:
+    """Whether the network sees values from -124 to 151, as Caffe's VGG16 did, instead of unit variance."""
+    if isinstance(model, SSD):
+        return True
+    net: Any = getattr(model, "net", None)
+    return net is not None and net.transform.image_std[0] < 0.01
 
 
 def _for_imagenet(state: Mapping[str, Tensor]) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+import torchvision
 from torch import nn
-from torchvision.models import vgg16
+from torchvision.models import get_model, list_models, vgg16
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, mobilenet_backbone, resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
@@ -20,7 +22,7 @@ class Plan:
     """How one backbone is made.
 
     Attributes:
-        family: ``resnet``, ``mobilenet`` or ``vgg``.
+        family: ``resnet``, ``mobilenet``, ``vgg``, or ``features`` for other networks of that part.
         layers: torchvision's name of the network.
         stages: how many stages can be frozen.
         rcnn: what it brings to the models beside features, as keywords of torchvision's classes.
@@ -40,7 +42,7 @@ _SMALL = {
     "rpn_score_thresh": 0.05,
 }
 
-#: ``backbone`` -> how it is made. The keywords of the 320 one are torchvision's.
+#: ``backbone`` -> how it is made. The keywords of the 320 one are torchvision's. :func:`plan_of` knows others too.
 BACKBONES: dict[str, Plan] = {
     "resnet50_fpn": Plan("resnet", "resnet50"),
     "resnet50_fpn_v2": Plan("resnet", "resnet50"),
@@ -56,6 +58,24 @@ _RESNET_STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", 
 _VGG_STAGES = tuple(tuple(map(str, range(*ends))) for ends in ((24, 30), (17, 23), (10, 16), (5, 9), (0, 4)))
 
 
+def plan_of(name: str) -> Plan:
+    """How to make ``name``: one of BACKBONES, or ``<network>_fpn`` for any of torchvision's that fits.
+
+    These are the ResNets (``resnet18_fpn``, ``wide_resnet50_2_fpn``, …) and what has a ``features`` part that reaches
+    stride 32 (``convnext_tiny_fpn``, ``efficientnet_b0_fpn``, ``densenet121_fpn``, ``vgg16_bn_fpn``, …).
+
+    Raises:
+        ValueError: unknown name.
+    """
+    network = name.removesuffix("_fpn")
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if name == network or network not in list_models(torchvision.models):
+        known = ", ".join(BACKBONES)
+        raise ValueError(f"backbone: expected one of {known}, or <network>_fpn of torchvision's, got '{name}'")
+    return Plan("resnet" if network.startswith(("resnet", "resnext", "wide_resnet")) else "features", network)
+
+
 def check_backbone(name: str, trainable: int | None, frozen_bn: bool) -> Plan:
     """The plan of ``name``.
 
@@ -63,13 +83,12 @@ def check_backbone(name: str, trainable: int | None, frozen_bn: bool) -> Plan:
         ValueError: unknown name, a number of stages it does not have, or frozen batch norm where there is none to
             freeze by torchvision's rules.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got '{name}'")
-    plan = BACKBONES[name]
+    plan = plan_of(name)
     if trainable is not None and not 0 <= trainable <= plan.stages:
         raise ValueError(f"trainable_backbone_layers: expected 0…{plan.stages} for {name}, got {trainable}")
-    if frozen_bn and (plan.family == "vgg" or name.endswith("_v2")):
-        raise ValueError(f"frozen_bn: {name} {'has no batch norm' if plan.family == 'vgg' else 'trains its own'}")
+    if frozen_bn and (plan.family in ("vgg", "features") or name.endswith("_v2")):
+        why = "trains its own" if name.endswith("_v2") else "has no batch norm that torchvision freezes"
+        raise ValueError(f"frozen_bn: {name} {why}")
     return plan
 
 
@@ -93,6 +112,8 @@ def build_backbone(name: str, *, trainable: int | None, frozen_bn: bool, retina:
     if plan.family == "mobilenet":
         returned = [2, 3, 5] if retina else None
         return mobilenet_backbone(backbone_name=plan.layers, fpn=True, returned_layers=returned, **keys)
+    if plan.family == "features":
+        return features_fpn(plan.layers, extra, trainable, retina)
     backbone = vgg16_fpn(extra, retina)
     freeze_stages(backbone, trainable)
     return backbone
@@ -106,6 +127,43 @@ def vgg16_fpn(extra: nn.Module, retina: bool = False) -> BackboneWithFPN:
         levels.pop("15")
     names = {layer: str(level) for level, layer in enumerate(levels)}
     return BackboneWithFPN(features, names, list(levels.values()), 256, extra_blocks=extra)
+
+
+def features_fpn(network: str, extra: nn.Module, trainable: int, retina: bool = False) -> BackboneWithFPN:
+    """The last map of each stride (4, 8, 16, 32) of a network's ``features`` under a feature pyramid.
+
+    Args:
+        trainable: stages that learn, counted from the deepest; a stage is what has the same stride.
+
+    Raises:
+        ValueError: there is no such part, or it does not reach stride 32.
+    """
+    features = getattr(get_model(network, weights=None), "features", None)
+    if not isinstance(features, nn.Sequential):
+        raise ValueError(f"backbone: expected a network with a 'features' part, got {network}; choose another")
+    maps = _maps_of(features)
+    last = {stride: (child, channels) for child, stride, channels in maps}
+    strides = [8, 16, 32] if retina else [4, 8, 16, 32]
+    if not set(strides) <= set(last):
+        raise ValueError(f"backbone: expected maps of strides {strides}, {network} has {sorted(last)}; choose another")
+    learning = [2, 4, 8, 16, 32][5 - trainable :]  # what has stride 1 goes with stride 2
+    for child, stride, _ in maps:
+        if max(2, stride) not in learning:
+            features.get_submodule(child).requires_grad_(False)
+    names = {last[stride][0]: str(level) for level, stride in enumerate(strides)}
+    return BackboneWithFPN(features, names, [last[stride][1] for stride in strides], 256, extra_blocks=extra)
+
+
+@torch.no_grad()
+def _maps_of(features: nn.Sequential, side: int = 64) -> list[tuple[str, int, int]]:
+    """(child, stride, channels) of what each child gives."""
+    x, found, mode = torch.zeros(1, 3, side, side), [], features.training
+    features.eval()  # running statistics must not move
+    for name, child in features.named_children():
+        x = child(x)
+        found.append((name, side // x.shape[-1], int(x.shape[1])))
+    features.train(mode)
+    return found
 
 
 def freeze_stages(backbone: BackboneWithFPN, trainable: int) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torchvision.models import detection as tv
+from torchvision.models import mobilenet_v2
 
 from iifdet.boxes import clip
 from iifdet.detectors import DETECTORS, roi_heads
-from iifdet.detectors.backbones import BACKBONES, build_backbone
+from iifdet.detectors.backbone_weights import load_backbone
+from iifdet.detectors.backbones import BACKBONES, build_backbone, plan_of
 from iifdet.detectors.rcnn import FasterRCNN
+from iifdet.models import create_model
 
 C = 6
 SMALL = {"backbone": "mobilenet_v3_large_320_fpn", "min_size": 128, "max_size": 256}
@@ -274,9 +277,12 @@ def test_an_image_without_detections_has_no_masks() -> None:
     assert [tuple(d["masks"].shape) for d in found] == [(0, *size) for size in SIZES]
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "resnext101_fpn"])
+OTHERS = ("resnet18_fpn", "convnext_tiny_fpn", "densenet121_fpn", "mobilenet_v2_fpn", "vgg11_bn_fpn")
+
+
+@pytest.mark.parametrize("name", [*(name for name in BACKBONES if name != "resnext101_fpn"), *OTHERS])
 def test_backbones_freeze_what_they_are_told(name: str) -> None:
-    stages = BACKBONES[name].stages
+    stages = plan_of(name).stages
     with torch.device("meta"):
         models = [
             DETECTORS["fasterrcnn"](C, backbone=name, trainable_backbone_layers=n).net.backbone.body
@@ -284,6 +290,24 @@ def test_backbones_freeze_what_they_are_told(name: str) -> None:
         ]
     learning = [sum(p.requires_grad for p in body.parameters()) for body in models]
     assert 0 == learning[0] < learning[1] < learning[2] == len(list(models[2].parameters()))
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn", "retinanet"])
+def test_any_network_of_torchvision_with_features_serves_as_backbone(name: str) -> None:
+    model = create_model(name, C, backbone="mobilenet_v2_fpn", min_size=64, max_size=128)
+    published = mobilenet_v2(weights=None, num_classes=7)
+    notes = load_backbone(model, published.state_dict())
+    assert len(notes) == 2 and "left over in the file: classifier.1.weight" in notes[1]
+    body = published.features.eval()(torch.rand(1, 3, 64, 64))
+    assert all(v.isfinite() for v in model(images(), targets()).values())
+    x = torch.rand(1, 3, 64, 64)
+    features = model.eval().net.backbone.body(x)
+    first = 8 if name == "retinanet" else 4
+    assert [64 // f.shape[-1] for f in features.values()] == [s for s in (4, 8, 16, 32) if s >= first]
+    deepest = list(features.values())[-1]
+    assert deepest.shape == body.shape
+    load_backbone(model, published.state_dict())  # the step above moved its running statistics
+    assert torch.equal(list(model.net.backbone.body(x).values())[-1], published.features(x))
 
 
 def test_frozen_batch_norm_is_torchvision_s() -> None:
@@ -297,6 +321,9 @@ def test_frozen_batch_norm_is_torchvision_s() -> None:
     ("options", "message"),
     [
         ({"backbone": "resnet5"}, "backbone: expected one of"),
+        ({"backbone": "resnet5_fpn"}, "backbone: expected one of"),
+        ({"backbone": "squeezenet1_0_fpn"}, "expected maps of strides"),
+        ({"backbone": "shufflenet_v2_x0_5_fpn"}, "expected a network with a 'features' part"),
         ({"trainable_backbone_layers": 6}, "trainable_backbone_layers: expected 0…5"),
         ({"backbone": "vgg16_fpn", "frozen_bn": True}, "no batch norm"),
         ({"backbone": "resnet50_fpn_v2", "frozen_bn": True}, "trains its own"),
