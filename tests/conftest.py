@@ -15,6 +15,11 @@ import pytest
 import yaml
 from hypothesis import settings
 
+# One thread for each of xdist's workers. PyTorch asks MKL how many to take, and MKL heeds its own variable above
+# OpenMP's; two workers with two threads each on two cores wait for one another many times longer than they work.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
 # On CI the same examples each time: a run fails for what changed, not for what was drawn. Elsewhere they are random.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

@@ -11,12 +11,20 @@ import pytest
 import torch
 
 import iifdet
+from iifdet.api import RunResult
 from iifdet.checkpoint import read_checkpoint
 from iifdet.detectors import DETECTORS
 from iifdet.errors import InputError
 from iifdet.training import Callback
 
 Keys = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A finished run, to read from."""
+    choose = {"conf": 0.002, "nms": "majority", "iou": 0.5, "mask_threshold": 0.4}
+    return iifdet.train(**tiny_keys(tmp_path_factory.mktemp("finished"), epochs=1, **choose))
 
 
 @pytest.mark.parametrize(
@@ -111,30 +119,26 @@ def test_cost_sensitive_runs_report_the_weights_of_their_loss(tiny_keys: Keys, t
     assert [row["weight"] for row in run.metrics["per_class"]] == pytest.approx(expected)
 
 
-def test_resuming_a_finished_run_still_gives_its_summary(tiny_keys: Keys, tmp_path: Path) -> None:
-    run = iifdet.train(**tiny_keys(tmp_path, epochs=1))
-    assert iifdet.train(resume=run.folder).summary == run.summary
+def test_resuming_a_finished_run_still_gives_its_summary(finished: RunResult) -> None:
+    assert iifdet.train(resume=finished.folder).summary == finished.summary
 
 
-def test_a_loaded_model_chooses_detections_as_its_run_did(tiny_keys: Keys, tmp_path: Path) -> None:
-    run = iifdet.train(**tiny_keys(tmp_path, epochs=1, conf=0.2, nms="majority", iou=0.5, mask_threshold=0.4))
-    options = iifdet.load(run.folder / "weights" / "last.pt").options
-    assert (options.conf, options.nms, options.iou, options.mask_threshold) == (0.2, "majority", 0.5, 0.4)
+def test_a_loaded_model_chooses_detections_as_its_run_did(finished: RunResult) -> None:
+    options = iifdet.load(finished.folder / "weights" / "last.pt").options
+    assert (options.conf, options.nms, options.iou, options.mask_threshold) == (0.002, "majority", 0.5, 0.4)
 
 
 @pytest.mark.parametrize("part", ["counts", "model", "weights", "recipe"])
-def test_a_checkpoint_without_one_of_its_parts_is_refused(tiny_keys: Keys, tmp_path: Path, part: str) -> None:
-    run = iifdet.train(**tiny_keys(tmp_path, epochs=1))
-    content = read_checkpoint(run.folder / "weights" / "last.pt")
+def test_a_checkpoint_without_one_of_its_parts_is_refused(finished: RunResult, tmp_path: Path, part: str) -> None:
+    content = read_checkpoint(finished.folder / "weights" / "last.pt")
     del content[part]
     torch.save(content, tmp_path / "broken.pt")
     with pytest.raises(InputError, match=f"without its part '{part}'"):
         iifdet.load(tmp_path / "broken.pt")
 
 
-def test_a_checkpoint_that_contradicts_itself_is_refused(tiny_keys: Keys, tmp_path: Path) -> None:
-    run = iifdet.train(**tiny_keys(tmp_path, epochs=1))
-    content = read_checkpoint(run.folder / "weights" / "last.pt")
+def test_a_checkpoint_that_contradicts_itself_is_refused(finished: RunResult, tmp_path: Path) -> None:
+    content = read_checkpoint(finished.folder / "weights" / "last.pt")
     content["names"] = content["names"][:2]
     torch.save(content, tmp_path / "broken.pt")
     with pytest.raises(InputError, match="expected a consistent checkpoint"):
@@ -163,13 +167,12 @@ def test_too_many_images_with_broken_pixels_end_the_run_in_one_line(
 
 
 def test_images_of_another_size_than_annotated_end_an_evaluation(
-    tiny_keys: Keys, tiny_copy: Path, tmp_path: Path
+    finished: RunResult, tiny_copy: Path, tmp_path: Path
 ) -> None:
-    run = iifdet.train(**tiny_keys(tmp_path, epochs=1))
     text = (tiny_copy / "val.json").read_text()
     (tiny_copy / "val.json").write_text(text.replace('"width": 64', '"width": 640'))
     with pytest.raises(InputError, match="cannot be read as annotated"):
-        iifdet.val(weights=run.folder / "weights" / "last.pt", data=tiny_copy / "data.yaml", project=tmp_path / "val")
+        iifdet.val(weights=finished.folder / "weights" / "last.pt", data=tiny_copy / "data.yaml", project=tmp_path)
 
 
 def test_one_broken_image_of_many_is_replaced_and_said(

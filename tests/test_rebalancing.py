@@ -43,21 +43,30 @@ def same(one: RunResult, other: RunResult) -> bool:
     return all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.fixture(scope="module")
+def softmax(tiny_keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """A run of one epoch without adjustment, to compare with and to start from."""
+    return iifdet.train(**tiny_keys(tmp_path_factory.mktemp("softmax"), epochs=1, adjust="none"))
+
+
 # -- logit adjustment, balanced softmax --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", ["end_to_end", "decoupled"])
-def test_logit_adjustment_adds_the_log_prior_in_training_alone(tiny_keys: Keys, tmp_path: Path, strategy: str) -> None:
+def test_logit_adjustment_adds_the_log_prior_in_training_alone(
+    tiny_keys: Keys, softmax: RunResult, tmp_path: Path, strategy: str
+) -> None:
     keys = tiny_keys(tmp_path, epochs=1, adjust="la", tau=0.5)
     if strategy == "decoupled":
-        keys |= {"weights": last(iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="none")))}
+        keys |= {"weights": last(softmax)}
     adjust = adjustment(iifdet.train(**keys, strategy=strategy))
     assert adjust.when == "train" and adjust.scale.tolist() == [1] * 4
     assert adjust.shift.tolist() == pytest.approx([v / 2 for v in LOG_PRIOR])
 
 
-def test_logit_adjustment_after_training_subtracts_it_and_trains_like_softmax(tiny_keys: Keys, tmp_path: Path) -> None:
-    softmax = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="none"))
+def test_logit_adjustment_after_training_subtracts_it_and_trains_like_softmax(
+    tiny_keys: Keys, softmax: RunResult, tmp_path: Path
+) -> None:
     run = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="la", strategy="post_process"))
     adjust = adjustment(run)
     assert adjust.when == "infer"
@@ -67,13 +76,15 @@ def test_logit_adjustment_after_training_subtracts_it_and_trains_like_softmax(ti
     assert [again.metrics[k] for k in ("AP", "tail5")] == [run.metrics[k] for k in ("AP", "tail5")]
 
 
-def test_balanced_softmax_trains_yolo_as_logit_adjustment_at_tau_one(tiny_keys: Keys, tmp_path: Path) -> None:
+def test_balanced_softmax_trains_yolo_as_logit_adjustment_at_tau_one(
+    tiny_keys: Keys, softmax: RunResult, tmp_path: Path
+) -> None:
     bsce = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="bsce"))
     assert adjustment(bsce).shift.tolist() == pytest.approx([math.log(n) for n in IMAGES])
     la = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="la"))
     a, b = trained(bsce), trained(la)  # without a background logit ln Σn cancels, but for rounding
     assert all(torch.allclose(a[k], b[k], rtol=1e-2, atol=2e-3) for k in a if a[k].is_floating_point())
-    assert not same(la, iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="none")))
+    assert not same(la, softmax)
 
 
 @pytest.mark.parametrize(
@@ -101,10 +112,9 @@ def test_keys_that_make_no_sense_together_are_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_balanced_softmax_after_training_is_refused_by_val(tiny_keys: Keys, tmp_path: Path) -> None:
-    run = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="none"))
+def test_balanced_softmax_after_training_is_refused_by_val(softmax: RunResult, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="use adjust=la"):
-        iifdet.val(weights=last(run), adjust="bsce", project=tmp_path / "val")
+        iifdet.val(weights=last(softmax), adjust="bsce", project=tmp_path / "val")
 
 
 # -- temperature -------------------------------------------------------------------------------------------------------

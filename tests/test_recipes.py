@@ -11,10 +11,13 @@ import pytest
 import iifdet
 from iifdet.resources import resource_names
 
-SMALL: dict[str, Any] = {"imgsz": 64, "batch": 8, "epochs": 1, "workers": 0, "device": "cpu", "plots": False}
-RCNN = {"backbone": "mobilenet_v3_large_320_fpn", "min_size": 64, "max_size": 128}
+#: Three steps and a validation; half of the images.
+SMALL: dict[str, Any] = {"imgsz": 64, "batch": 4, "fraction": 0.5, "epochs": 1, "workers": 0, "device": "cpu"}
+SMALL |= {"plots": False}
+ONE_STAGE = {"backbone": "mobilenet_v3_large_320_fpn", "min_size": 64, "max_size": 128}
+TWO_STAGES = {**ONE_STAGE, "box_batch_size_per_image": 32, "rpn_post_nms_top_n_test": 30}
 #: What makes each model small; the others take a width.
-ARGS: dict[str, Any] = {"fasterrcnn": RCNN, "maskrcnn": RCNN, "retinanet": RCNN}
+ARGS: dict[str, Any] = {"fasterrcnn": TWO_STAGES, "maskrcnn": TWO_STAGES, "retinanet": ONE_STAGE}
 
 
 @pytest.mark.parametrize("name", [name for name in resource_names("cfg") if "/" not in name])

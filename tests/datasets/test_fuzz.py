@@ -258,7 +258,7 @@ def test_the_unbroken_files_are_read_without_problems(folder: Path, name: str) -
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("examples", [100, pytest.param(800, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [100, pytest.param(600, marks=pytest.mark.slow)])
 def test_broken_files_give_a_sound_index_or_an_input_error(
     folder: Path,
     record_property: Callable[[str, object], None],
