@@ -176,9 +176,10 @@ def test_detections_are_torchvision_s(pair: tuple[Any, Any]) -> None:
 def test_resnet50_is_torchvision_s(name: str, table: Any) -> None:
     backbone, factory, columns = table[name]
     torch.manual_seed(0)
-    ours = DETECTORS[name](C, backbone=backbone, min_size=128, max_size=256)
+    few = {} if name == "retinanet" else {"rpn_post_nms_top_n_test": 60, "box_batch_size_per_image": 64}
+    ours = DETECTORS[name](C, backbone=backbone, min_size=128, max_size=256, **few)
     spread(ours)
-    theirs = factory(weights=None, weights_backbone=None, num_classes=columns, min_size=128, max_size=256)
+    theirs = factory(weights=None, weights_backbone=None, num_classes=columns, min_size=128, max_size=256, **few)
     theirs.load_state_dict(ours.net.state_dict())
     assert_same_losses(theirs, ours)
     assert_same_detections(theirs, ours)
