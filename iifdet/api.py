@@ -82,7 +82,7 @@ def _resume(where: str, keys: dict[str, Any], callbacks: Sequence[Callback]) -> 
     """Go on with a run from its last.pt, with the keys it was started with."""
     path = Path(where)
     last = path / "weights" / "last.pt" if path.is_dir() else path
-    content = read_checkpoint(last)
+    content = read_checkpoint(last, "resume")
     if not content["training"]:
         raise InputError(f"resume: expected a run's last.pt, got {last}, which holds no optimizer state")
     changed = {k: v for k, v in keys.items() if content["recipe"].get(k) != v and k not in ("device", "workers")}
@@ -94,7 +94,8 @@ def _resume(where: str, keys: dict[str, Any], callbacks: Sequence[Callback]) -> 
         log.info("%s is finished (%d epochs); nothing to do", run.path, content["training"]["epoch"])
         figures = json.loads(metrics.read_text())
         return RunResult(run.path, figures, _summary(content["model"], figures))
-    return _train(validate(TrainConfig, {**content["recipe"], **keys}), content, run, callbacks)
+    cfg = validate(TrainConfig, {**content["recipe"], **keys})
+    return _train(cfg, content, run, callbacks, from_previous=last == run.previous)
 
 
 def _summary(spec: dict[str, Any], metrics: dict[str, Any]) -> dict[str, float | None]:
@@ -102,7 +103,11 @@ def _summary(spec: dict[str, Any], metrics: dict[str, Any]) -> dict[str, float |
 
 
 def _train(
-    cfg: TrainConfig, content: dict[str, Any] | None, run: RunDir | None, callbacks: Sequence[Callback]
+    cfg: TrainConfig,
+    content: dict[str, Any] | None,
+    run: RunDir | None,
+    callbacks: Sequence[Callback],
+    from_previous: bool = False,
 ) -> RunResult:
     # 1. Everything that can be refused is refused before a folder is made.
     device = build.pick_device(cfg.device)
@@ -126,6 +131,8 @@ def _train(
     with run.lock(), build.ending_workers(batches, val_batches):
         if content is None:
             run.clear()  # of an earlier run under exist_ok
+        if from_previous:  # it is the last one now, or the next save would push it out and keep a damaged file
+            run.previous.replace(run.last)
         recipe = cfg.model_dump(mode="json")
         run.write_yaml("args.yaml", recipe)
         run.write_environment()

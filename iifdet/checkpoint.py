@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ def save_checkpoint(
     ema: dict[str, Tensor] | None = None,
     training: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
+    previous: Path | None = None,
 ) -> None:
     """Write a checkpoint.
 
@@ -64,24 +65,67 @@ def save_checkpoint(
         recipe: the resolved configuration as plain values.
         training: optimizer, schedule and generator states, for resuming.
         metrics: figures of this epoch, for the reader's eyes.
+        previous: where the checkpoint that was at ``path`` stays.
+
+    Raises:
+        OSError: it cannot be written; what was there is untouched.
     """
     content = describe_model(model)
     content.update(
         ema=None if ema is None else to_cpu(ema), recipe=recipe or {}, training=training, metrics=metrics or {}
     )
-    with atomic_write(path) as file:
+    try:
+        with atomic_write(path, previous=previous) as file:
+            _save(content, file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            error.errno, f"{path} cannot be written ({reason}); make room, then resume= goes on from the last one"
+        ) from error
+
+
+def _save(content: dict[str, Any], file: IO[bytes]) -> None:
+    """``torch.save``, whose own error about a full disk speaks of positions in an archive."""
+    try:
         torch.save(content, file)
+    except RuntimeError as error:
+        cause = error.__context__
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        raise cause or error from None
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, key: str = "weights") -> dict[str, Any]:
     """Load a checkpoint's content onto the CPU. Tensors and plain types only: a crafted file cannot run code.
 
+    Args:
+        key: what errors call it.
+
     Raises:
-        InputError: missing, truncated, or not one of ours.
+        InputError: missing, truncated, or not one of ours; it names the checkpoint before it, where that is whole.
     """
     path = Path(path)
+    try:
+        return _read(path, key)
+    except InputError as error:
+        previous = previous_of(path)
+        if previous == path or not previous.is_file():
+            raise
+        try:
+            _read(previous, key)
+        except InputError:
+            raise error from None
+        raise InputError(f"{error}; {key}={previous} is the one before it") from error
+
+
+def previous_of(path: Path) -> Path:
+    """Where the checkpoint before ``last.pt`` is kept: ``last.prev.pt``."""
+    return path if path.suffixes[-2:] == [".prev", ".pt"] else path.with_suffix(".prev.pt")
+
+
+def _read(path: Path, key: str) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"weights: expected a checkpoint file, got {path}, which is not there; check the path")
+        raise InputError(f"{key}: expected a checkpoint file, got {path}, which is not there; check the path")
     try:
         with warnings.catch_warnings():  # torch muses about foreign files; the error below says it in one line
             warnings.simplefilter("ignore")
@@ -90,13 +134,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         said = str(error).strip().splitlines()
         reason = said[0][:160] if said and not said[0].isdecimal() else type(error).__name__
         raise InputError(
-            f"weights: expected an iifdet checkpoint, got {path}: truncated or foreign ({reason})"
+            f"{key}: expected an iifdet checkpoint, got {path}: truncated or foreign ({reason})"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"weights: expected an iifdet checkpoint ({FORMAT}), got another kind of file: {path}")
+        raise InputError(f"{key}: expected an iifdet checkpoint ({FORMAT}), got another kind of file: {path}")
     missing = [key for key in PARTS if key not in content]
     if missing:
-        raise InputError(f"weights: expected an iifdet checkpoint, got {path} without its part '{missing[0]}'")
+        raise InputError(f"{key}: expected an iifdet checkpoint, got {path} without its part '{missing[0]}'")
     return content
 
 

@@ -10,7 +10,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -62,6 +62,11 @@ class RunDir:
     def last(self) -> Path:
         """The latest checkpoint."""
         return self.path / "weights" / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before the latest: for when that one is damaged, or was written among bad steps."""
+        return self.path / "weights" / "last.prev.pt"
 
     @property
     def best(self) -> Path:
@@ -125,6 +130,20 @@ class RunDir:
         )
 
 
+#: Open lock files of this process. A forked worker would hold them on when this process is killed.
+_held: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 class RunLock:
     """An advisory lock on a file: the system lets go of it when the process dies, however it dies."""
 
@@ -144,7 +163,9 @@ class RunLock:
             raise InputError(
                 f"name: {self.path.parent} is in use by another run; wait, or choose another name"
             ) from error
+        _held.add(self.file)
         return self
 
     def __exit__(self, *_: object) -> None:
+        _held.discard(self.file)
         self.file.close()

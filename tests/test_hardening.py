@@ -63,12 +63,12 @@ def test_a_run_that_takes_over_a_folder_leaves_nothing_of_the_old_one(tiny_keys:
     with pytest.raises(RuntimeError, match="crash"):
         iifdet.train(callbacks=[Crash()], **tiny_keys(tmp_path, epochs=1, exist_ok=True))
     left = {p.name for p in first.folder.rglob("*") if p.is_file()}
-    assert left == {".lock", "notes.txt", "args.yaml", "environment.json"}
-    with pytest.raises(InputError, match="not there"):
-        iifdet.train(resume=first.folder)
+    assert left == {".lock", "notes.txt", "args.yaml", "environment.json", "last.pt"}
+    state = read_checkpoint(first.folder / "weights" / "last.pt")["training"]
+    assert (state["epoch"], state["batch"], state["rows"]) == (0, 0, []), "last.pt is the new run's start"
 
 
-def test_a_run_that_teaches_nothing_stops_and_saves_nothing(tiny_keys: Keys, tmp_path: Path) -> None:
+def test_a_run_that_teaches_nothing_stops_and_saves_nothing_of_it(tiny_keys: Keys, tmp_path: Path) -> None:
     class Poison(Callback):
         def on_batches(self, state: Any, batches: Any) -> None:
             with torch.no_grad():
@@ -76,7 +76,10 @@ def test_a_run_that_teaches_nothing_stops_and_saves_nothing(tiny_keys: Keys, tmp
 
     with pytest.raises(FloatingPointError, match="not finite"):
         iifdet.train(callbacks=[Poison()], **tiny_keys(tmp_path, epochs=2))
-    assert not (tmp_path / "run" / "weights" / "last.pt").exists()
+    assert [p.name for p in (tmp_path / "run" / "weights").iterdir()] == ["last.pt"]
+    content = read_checkpoint(tmp_path / "run" / "weights" / "last.pt")
+    assert (content["training"]["epoch"], content["training"]["batch"]) == (0, 0)
+    assert all(v.isfinite().all() for v in content["weights"].values()), "the start, from before"
 
 
 def test_skipped_batches_do_not_dilute_the_reported_loss(tiny_keys: Keys, tmp_path: Path) -> None:
@@ -104,13 +107,14 @@ def test_a_gradient_that_is_not_finite_moves_no_weight_without_clipping_either(t
             self.hook = next(state.model.parameters()).register_hook(lambda g: g * math.nan)
             self.before = {k: v.clone() for k, v in state.model.named_parameters()}
 
-        def on_epoch_end(self, state: Any, row: Any) -> None:
+        def on_step(self, state: Any, losses: Any, lr: float, batches: int) -> None:
             after = dict(state.model.named_parameters())
             same.append(all(torch.equal(after[k], v) for k, v in self.before.items()))
 
     same: list[bool] = []
-    iifdet.train(callbacks=[Spoil()], **tiny_keys(tmp_path, epochs=1, clip=0.0))
-    assert same == [True]
+    with pytest.raises(FloatingPointError, match="not finite"):  # a run that learnt nothing
+        iifdet.train(callbacks=[Spoil()], **tiny_keys(tmp_path, epochs=1, clip=0.0, max_rollbacks=0))
+    assert same == [True] * 3
 
 
 def test_cost_sensitive_runs_report_the_weights_of_their_loss(tiny_keys: Keys, tmp_path: Path) -> None:

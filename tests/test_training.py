@@ -30,7 +30,7 @@ from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError
 from iifdet.optim import AveragedWeights
 from iifdet.rundir import RunDir
-from iifdet.training import MAX_BAD_STEPS, Callback, GracefulStop, TrainState, averaged, optimizer_step, rescale
+from iifdet.training import Callback, GracefulStop, TrainState, averaged, optimizer_step, rescale
 from iifdet.types import Batch, ImageInfo, Target
 
 Keys = Callable[..., dict[str, Any]]
@@ -118,7 +118,7 @@ def test_a_run_leaves_all_its_files_and_its_loss_falls(tiny_keys: Keys, tmp_path
     pictures |= {"train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg"}
     tables = {"args.yaml", "environment.json", "results.csv", "metrics.json", "per_class.csv", "predictions.json"}
     found = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
-    assert found - {".lock"} == pictures | tables | {"weights/last.pt", "weights/best.pt"}
+    assert found - {".lock"} == pictures | tables | {f"weights/{name}.pt" for name in ("last", "last.prev", "best")}
     assert all((run / name).stat().st_size > 500 for name in pictures)
 
     rows = rows_of(run)
@@ -287,12 +287,12 @@ HARD = {
 @pytest.mark.parametrize(
     ("changes", "at", "saved"),
     [
-        ({}, (1, 3), (1, 2)),  # in mid-epoch, after batch 2 was saved
+        ({}, (1, 4), (1, 2)),  # in mid-epoch, after batch 2 was saved
         ({"optimizer": "adamw", "workers": 2}, (2, 6), (2, 4)),
-        ({}, (1, 1), (1, 0)),  # right after an epoch
-        ({"strategy": "cost_sensitive", "freeze": 4}, (0, 5), (0, 4)),
-        ({"mosaic": 0.7, "mixup": 0.3, "copy_paste": 0.5, "close_mosaic": 1, "workers": 2}, (2, 3), (2, 2)),
-        ({"rect": True}, (1, 3), (1, 2)),
+        ({}, (1, 2), (1, 0)),  # right after an epoch
+        ({"strategy": "cost_sensitive", "freeze": 4}, (0, 6), (0, 4)),
+        ({"mosaic": 0.7, "mixup": 0.3, "copy_paste": 0.5, "close_mosaic": 1, "workers": 2}, (2, 4), (2, 2)),
+        ({"rect": True}, (1, 4), (1, 2)),
     ],
 )
 def test_an_interrupted_run_resumes_to_the_same_bits(
@@ -547,19 +547,23 @@ def test_a_loss_that_is_not_finite_is_skipped_and_named(
     run = iifdet.train(**tiny_keys(tmp_path, amp=amp)).folder
     assert all(v.isfinite().all() for v in last_of(run)["weights"].values() if v.is_floating_point())
     # A record reaches caplog once for each handler that earlier tests left on the way: count messages, not records.
-    skipped = list(dict.fromkeys(r.getMessage() for r in caplog.records if "skipped" in r.getMessage()))
-    assert len(skipped) == 2 and "epoch 0 batch 1" in skipped[0] and ".png" in skipped[0]
+    skipped = list(dict.fromkeys(r.getMessage() for r in caplog.records if r.getMessage().startswith("loss is")))
+    assert len(skipped) == 2 and "epoch 0 batch 1 (" in skipped[0] and skipped[0].count(".png") == 8
+    assert all(message.endswith("step skipped") for message in skipped)
     assert all(np.isfinite(float(r["loss"])) for r in rows_of(run))
 
 
-def test_too_many_bad_steps_in_a_row_end_the_run_even_over_short_epochs(
+def test_too_many_bad_steps_in_a_row_are_rolled_back_and_then_end_the_run_even_over_short_epochs(
     tiny_keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nan_at(monkeypatch, lambda step: step >= 3)  # three batches an epoch
     record = Record()
     with pytest.raises(FloatingPointError, match="lower lr"):
-        iifdet.train(callbacks=[record], **tiny_keys(tmp_path, epochs=20, val_every=20))
-    assert len([c for c in record.calls if c.startswith("step")]) == 3 + MAX_BAD_STEPS - 1
+        iifdet.train(
+            callbacks=[record], **tiny_keys(tmp_path, epochs=20, val_every=20, max_bad_steps=7, max_rollbacks=2)
+        )
+    assert [c for c in record.calls if c.startswith("step 1 1")] == ["step 1 1/3"] * 3
+    assert len([c for c in record.calls if c.startswith("step")]) == 3 + 3 * 7
     assert record.calls[-1] == "close"
 
 

@@ -1,0 +1,34 @@
+"""The training loop and its parts, from what is plain to what uses it:
+
+options, stopping -> state -> callbacks; multiscale, pieces -> step; recovery -> saving -> loop.
+"""
+
+from iifdet.training.callbacks import Callback
+from iifdet.training.loop import EpochLoader, Validate, fit
+from iifdet.training.multiscale import rescale
+from iifdet.training.options import AMP_TYPES, FitOptions
+from iifdet.training.pieces import Undo, pieces_of
+from iifdet.training.recovery import NotFinite
+from iifdet.training.saving import Saver
+from iifdet.training.state import TrainState, averaged
+from iifdet.training.step import optimizer_step, train_step
+from iifdet.training.stopping import GracefulStop
+
+__all__ = [
+    "AMP_TYPES",
+    "Callback",
+    "EpochLoader",
+    "FitOptions",
+    "GracefulStop",
+    "NotFinite",
+    "Saver",
+    "TrainState",
+    "Undo",
+    "Validate",
+    "averaged",
+    "fit",
+    "optimizer_step",
+    "pieces_of",
+    "rescale",
+    "train_step",
+]

@@ -1,0 +1,150 @@
+"""One optimizer step: 1) forward and backward over its batches, in pieces that fit 2) refuse what is not finite
+3) clip, step, average."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from iifdet.errors import InputError
+from iifdet.training.multiscale import rescale, scale_of
+from iifdet.training.options import AMP_TYPES, FitOptions
+from iifdet.training.pieces import Undo, pieces_of
+from iifdet.training.state import TrainState
+from iifdet.types import Batch
+
+log = logging.getLogger("iifdet")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the batches of one step gave.
+
+    Attributes:
+        sums: sum over the batches of each named loss.
+        fault: why the step must not be made, None where it may.
+    """
+
+    sums: dict[str, float]
+    fault: str | None = None
+
+
+def train_step(state: TrainState, group: Sequence[Batch], batches: int, options: FitOptions, undo: Undo) -> bool:
+    """Train the batches of one optimizer step and count them; whether the weights moved.
+
+    Where a loss or the gradient is not finite, nothing moves: neither weights nor averages nor batch norms' statistics.
+
+    Args:
+        batches: of a whole epoch.
+        undo: of this model.
+    """
+    undo.take()
+    losses = _fitting(state, group, batches, options, undo)
+    fault = losses.fault or optimizer_step(state, options.clip)
+    if fault is None:
+        for name, value in losses.sums.items():
+            state.sums[name] = state.sums.get(name, 0.0) + value
+        state.trained += len(group)
+        state.images += sum(map(len, group))
+    else:
+        undo.buffers_back()
+        state.optimizer.zero_grad(set_to_none=True)
+        log.warning("%s: step skipped", fault)
+    state.bad_steps = 0 if fault is None else state.bad_steps + 1
+    state.batch += len(group)
+    return fault is None
+
+
+def _fitting(state: TrainState, group: Sequence[Batch], batches: int, options: FitOptions, undo: Undo) -> Losses:
+    """Forward and backward; where memory runs out, from the start in smaller pieces, and so from then on."""
+    while True:
+        try:
+            return _gradients(state, group, batches, options)
+        except torch.OutOfMemoryError:
+            pass  # beyond this clause the error no longer holds the tensors of the attempt
+        state.optimizer.zero_grad(set_to_none=True)
+        undo.all_back()
+        state.micro = _smaller(max(map(len, group)), state.micro, options)
+        if options.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _smaller(largest: int, micro: int, options: FitOptions) -> int:
+    tried = min(largest, micro or largest)
+    if tried == 1:
+        raise InputError(
+            f"batch: expected memory for one image of {options.imgsz} px, got none left on {options.device}; "
+            "lower imgsz, use amp=bf16, or choose a smaller model"
+        )
+    half = -(-tried // 2)
+    log.warning("out of memory with %d images at once: %d from now on, the batch of a step stays", tried, half)
+    return half
+
+
+def _gradients(state: TrainState, group: Sequence[Batch], batches: int, options: FitOptions) -> Losses:
+    """Add up the gradient of the mean loss. A batch's pieces count by their number of images."""
+    sums: dict[str, float] = {}
+    for number, batch in enumerate(group, start=state.batch):
+        size = scale_of(state.epoch * batches + number, options)
+        for piece in pieces_of(batch, state.micro):
+            moved = rescale(piece.to(options.device), size)
+            with torch.autocast(options.device.type, AMP_TYPES[options.amp], enabled=options.amp != "none"):
+                losses = state.model(moved.images, moved.targets)
+            total = torch.stack(list(losses.values())).sum()
+            *values, whole = torch.stack([v.detach() for v in (*losses.values(), total)]).tolist()
+            if not math.isfinite(whole):
+                files = ", ".join(info.file for info in piece.infos)
+                return Losses({}, f"loss is {whole} at epoch {state.epoch} batch {number} ({files})")
+            share = len(piece) / len(batch)
+            state.scaler.scale(total * share / options.accumulate).backward()
+            for name, value in zip(losses, values, strict=True):
+                sums[name] = sums.get(name, 0.0) + value * share
+    return Losses(sums)
+
+
+def optimizer_step(state: TrainState, clip: float = 0.0) -> str | None:
+    """Clip, step, reset gradients, average. No step without any gradient, or with one that is not finite.
+
+    Returns:
+        What is not finite, or None.
+    """
+    parameters = [p for g in state.optimizer.param_groups for p in g["params"] if p.grad is not None]
+    if not parameters:
+        return None
+    step = _scaled_step if state.scaler.is_enabled() else _plain_step
+    fault = step(state, parameters, clip)
+    state.optimizer.zero_grad(set_to_none=True)
+    if fault is None and state.average is not None:
+        state.average.update(state.model)
+    return None if fault is None else f"{fault} at epoch {state.epoch} batch {state.batch}"
+
+
+def _plain_step(state: TrainState, parameters: list[Tensor], clip: float) -> str | None:
+    norm = _norm(parameters)
+    if not norm.isfinite():
+        return f"gradient is {norm.item()}"
+    if clip:
+        nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    state.optimizer.step()
+    return None
+
+
+def _scaled_step(state: TrainState, parameters: list[Tensor], clip: float) -> str | None:
+    """fp16: the scaler itself refuses a gradient that is not finite, and then lowers its scale."""
+    scaler = state.scaler
+    if clip:
+        scaler.unscale_(state.optimizer)
+        nn.utils.clip_grads_with_norm_(parameters, clip, _norm(parameters))
+    before = scaler.get_scale()
+    scaler.step(state.optimizer)
+    scaler.update()
+    return "gradient overflows fp16" if scaler.get_scale() < before else None
+
+
+def _norm(parameters: list[Tensor]) -> Tensor:
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
