@@ -454,7 +454,7 @@ def check(**keys: Any) -> CheckReport:
     from iifdet.progress import counting
 
     cfg = resolve(CheckConfig, keys)
-    splits = read_splits(cfg.data, cfg.split)
+    splits = read_splits(cfg.data, cfg.split, allow_outside=cfg.allow_outside)
     run = RunDir.create("check", cfg.project, cfg.name, cfg.exist_ok)
     with counting("images", len({file for split in splits for file in split.index.files})) as seen:
         findings = find_faults(splits, decode=cfg.decode, max_bad=cfg.max_bad, seen=seen)

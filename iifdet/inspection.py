@@ -27,7 +27,9 @@ COMPARED = {
 }
 
 
-def read_splits(data: str | Path | Mapping[str, Any] | DataDescription, split: str | None = None) -> list[SplitToCheck]:
+def read_splits(
+    data: str | Path | Mapping[str, Any] | DataDescription, split: str | None = None, *, allow_outside: bool = False
+) -> list[SplitToCheck]:
     """Read one split of a data set, or all that its description has, however much of them is broken.
 
     Raises:
@@ -38,7 +40,8 @@ def read_splits(data: str | Path | Mapping[str, Any] | DataDescription, split: s
     for name in description.splits if split is None else [split]:
         where = description.split(name)
         place = str(where.annotations or where.images[0])
-        found.append(SplitToCheck(name, load_index(description, name, max_bad=1.0, cache_index=False), place))
+        index = load_index(description, name, max_bad=1.0, cache_index=False, allow_outside=allow_outside)
+        found.append(SplitToCheck(name, index, place))
     return found
 
 

@@ -75,7 +75,8 @@ def build_index(config: DataKeys, split: str) -> DatasetIndex:
 
 def _selection(config: DataKeys) -> dict[str, Any]:
     """The keys that say which part of the data is used."""
-    return {key: getattr(config, key) for key in ("fraction", "classes", "single_cls", "seed", "cache_index")}
+    keys = ("fraction", "classes", "single_cls", "seed", "cache_index", "allow_outside")
+    return {key: getattr(config, key) for key in keys}
 
 
 def training_counts(config: DataKeys) -> ClassCounts | None:

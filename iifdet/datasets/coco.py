@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from iifdet.datasets.bounds import allowed_folders, refuse_outside
 from iifdet.datasets.box_columns import BoxColumns
 from iifdet.datasets.checking import (
     CLIPPED,
@@ -88,7 +89,9 @@ def _read(description: DataDescription, split: Split, segments: bool, lvis: bool
     categories = _categories(content.categories, description.names, file)
     problems = _strangers(file, "images", "image", content.images.strangers)
     names = _image_names(content.images, lvis)
-    images = _images(content.images, names, _image_files(names, folder, lvis), problems)
+    files = _image_files(names, folder, lvis)
+    refuse_outside(files, allowed_folders(description, split), file, "file_name or coco_url" if lvis else "file_name")
+    images = _images(content.images, names, files, problems)
     rows = content.boxes
     problems += _strangers(file, "annotations", "box", rows.strangers)
     boxes = _boxes(rows, images, categories)

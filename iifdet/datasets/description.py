@@ -80,6 +80,7 @@ class DataDescription:
         splits: split name -> where it lies.
         names: class names in label order, None where the annotations give them.
         generate: arguments of :func:`iifdet.datasets.demo.make_demo` where the data are made on first use.
+        allow_outside: whether files may name paths outside the data set; no key of a description can say so.
     """
 
     name: str
@@ -88,6 +89,7 @@ class DataDescription:
     splits: dict[str, Split]
     names: list[str] | None = None
     generate: dict[str, Any] | None = field(default=None)
+    allow_outside: bool = False
 
     def split(self, name: str) -> Split:
         """Return a split, or raise an InputError that lists those there are."""

@@ -66,7 +66,8 @@ def cache_file(description: DataDescription, split: Split, *, segments: bool) ->
     """The file of one question."""
     places = [str(path) for path in (*split.images, split.annotations)]
     parts = [repr(part) for part in voc_parts(description, split)]
-    question = repr((VERSION, description.format, str(description.root), places, parts, description.names, segments))
+    here = (description.format, str(description.root), places, parts, description.names, description.allow_outside)
+    question = repr((VERSION, *here, segments))
     return cache_folder() / f"{hashlib.sha256(question.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npz"
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from iifdet.datasets.bounds import allowed_folders, refuse_outside
+from iifdet.datasets.description import DataDescription, Split
 from iifdet.datasets.images import SUFFIXES
-from iifdet.datasets.places import Split
 from iifdet.errors import InputError
 
 
-def list_images(split: Split, root: Path) -> list[str]:
+def list_images(description: DataDescription, split: Split) -> list[str]:
     """All images of a split, each once, sorted.
 
     A place may be a folder (with what is below it), one image, a glob such as ``images/*/*.jpg`` or ``images/**``, or
@@ -22,15 +23,19 @@ def list_images(split: Split, root: Path) -> list[str]:
     taken as it stands; elsewhere only files with an image's suffix count.
 
     Raises:
-        InputError: a place does not exist, a list cannot be read, or there is no image in all of them.
+        InputError: a place does not exist, a list cannot be read or leads out of the data set, or there is no image
+            in all of them.
     """
+    allowed = allowed_folders(description, split)
     files: set[str] = set()
     for place in split.images:
         for found in matches(place, split):
             if os.path.isdir(found):
                 files.update(os.path.join(d, f) for d, _, names in os.walk(found) for f in names if is_image(f))
             elif found.endswith(".txt"):
-                files.update(_listed(Path(found), root))
+                listed = _listed(Path(found), description.root)
+                refuse_outside(listed, allowed, found, "line")
+                files.update(listed)
             elif is_image(found):
                 files.add(found)
             elif found == str(place):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def load_index(
     single_cls: bool = False,
     seed: int = 0,
     cache_index: bool = True,
+    allow_outside: bool = False,
 ) -> DatasetIndex:
     """Read one split of a data set, then select from it: 1) images of the train split 2) classes 3) one class of all.
 
@@ -56,11 +58,12 @@ def load_index(
         seed: decides which images ``fraction`` keeps.
         cache_index: keep the index on disk and use it again while the data are the same
             (see :mod:`iifdet.datasets.index_cache`).
+        allow_outside: let annotation files and lists name files outside the data set's folders.
 
     Raises:
         InputError: something is missing, unreadable, or broken beyond ``max_bad``; an unknown class.
     """
-    description = find_description(data)
+    description = replace(find_description(data), allow_outside=allow_outside)
     place = description.split(split)
     if description.generate is not None:
         from iifdet.datasets.demo import make_demo_from

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from iifdet.datasets.bounds import allowed_folders, refuse_outside
 from iifdet.datasets.checking import CLIPPED, box_problems, check_boxes
 from iifdet.datasets.description import DataDescription, Split, VocPart
 from iifdet.datasets.images import image_sizes
@@ -48,11 +49,11 @@ def read_voc(description: DataDescription, split: Split, *, segments: bool = Tru
         InputError: a folder or list is missing, or there is no class at all.
     """
     problems: list[Problem] = []
-    items = _items(split, problems)
+    items = _items(description, split, problems)
     names = description.names
     if names is None:
         train = description.splits.get("train", split)
-        names = class_names(items if train == split else _items(train, []))
+        names = class_names(items if train == split else _items(description, train, []))
         if not names:
             raise InputError(f"{description.name}: expected objects with a name in the training XML files, found none")
     sizes = _sizes(items, problems)
@@ -68,15 +69,16 @@ def class_names(items: list[_Item]) -> list[str]:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def _items(split: Split, problems: list[Problem]) -> list[_Item]:
+def _items(description: DataDescription, split: Split, problems: list[Problem]) -> list[_Item]:
     """Every annotation file of every part, parsed, with its image; an image that two lists name counts once."""
     if not split.parts:
         raise InputError("split: expected a VOC folder such as {path: VOC2007, list: trainval}, got none")
     items: dict[str, _Item] = {}
+    allowed = allowed_folders(description, split)
     for part in split.parts:
         folder = _folder(part.annotations, part.path, "Annotations", split)
         images = _by_stem(_folder(part.images, part.path, "JPEGImages", split))
-        for stem in _stems(part, folder, images, split):
+        for stem in _stems(part, folder, images, split, allowed):
             xml = os.path.join(folder, stem + ".xml")
             try:
                 annotation = read_voc_xml(xml)
@@ -105,7 +107,9 @@ def _by_stem(folder: Path) -> dict[str, str]:
     return {os.path.splitext(name)[0]: os.path.join(folder, name) for name in reversed(names)}
 
 
-def _stems(part: VocPart, folder: Path, images: dict[str, str], split: Split) -> list[str]:
+def _stems(
+    part: VocPart, folder: Path, images: dict[str, str], split: Split, allowed: list[str] | None
+) -> list[str]:
     """What the part's list names or, without lists, every XML file."""
     present = {name[:-4] for name in os.listdir(folder) if name.endswith(".xml")}
     chosen = _list_file(part, split)
@@ -113,7 +117,10 @@ def _stems(part: VocPart, folder: Path, images: dict[str, str], split: Split) ->
         if not present:
             raise InputError(f"annotations: expected XML files in {folder}, found none; {split.hint}")
         return sorted(present)
-    return list(dict.fromkeys(_stem(line, present, images) for line in read_lines(chosen)))
+    stems = list(dict.fromkeys(_stem(line, present, images) for line in read_lines(chosen)))
+    files = (os.path.normpath(os.path.join(folder, stem + ".xml")) for stem in stems)
+    refuse_outside(files, allowed, chosen, "line")
+    return stems
 
 
 def _stem(line: str, present: set[str], images: dict[str, str]) -> str:

@@ -49,7 +49,7 @@ def read_yolo(description: DataDescription, split: Split, *, segments: bool = Tr
     if names is None:
         raise InputError(f"{description.name}: expected 'names', the list of classes that text labels number; got none")
     problems: list[Problem] = []
-    files = _keep_readable(list_images(split, description.root), problems)
+    files = _keep_readable(list_images(description, split), problems)
     sizes = _sizes(files, problems)
     readable = np.flatnonzero(sizes[:, 0] > 0)
     files, sizes = [files[n] for n in readable.tolist()], sizes[readable]
