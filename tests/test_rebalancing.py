@@ -153,8 +153,7 @@ def test_online_iif_weighs_each_step_by_all_its_accumulated_images(tiny_keys: Ke
     run = iifdet.train(callbacks=[spy], **keys)
     assert [len(group) for group in spy.groups] == [4, 2] and spy.steps == [0, 4]
     expected = [
-        online_weights(batch_counts([t["labels"] for b in group for t in b.targets], 4)).float()
-        for group in spy.groups
+        online_weights(batch_counts([t["labels"] for b in group for t in b.targets], 4)).float() for group in spy.groups
     ]
     assert all(torch.equal(a, b) for a, b in zip(spy.scales, expected, strict=True))
     assert len({tuple(s.tolist()) for s in spy.scales}) == 2

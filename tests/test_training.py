@@ -10,8 +10,6 @@ import math
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -379,44 +377,6 @@ def test_a_best_checkpoint_cannot_be_resumed(tiny_keys: Keys, tmp_path: Path) ->
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------
-
-SCRIPT = """
-import os, signal, sys
-from iifdet import api, cli
-from iifdet.training import Callback
-
-class Signal(Callback):
-    def on_step(self, state, losses, lr, batches):
-        if (state.epoch, state.batch) == (1, 1):
-            os.killpg(0, getattr(signal, os.environ["SIGNAL"]))
-
-train = api.train
-api.VERBS["train"] = lambda **keys: train(callbacks=[Signal()], **keys)
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_to_the_whole_group_saves_and_the_run_resumes(
-    tiny_keys: Keys, tmp_path: Path, name: str, code: int
-) -> None:
-    keys = tiny_keys(tmp_path, batch=4, workers=2, multi_scale=[0.5, 1.5], ema=0.9)
-    words = [f"{k}={json.dumps(v) if isinstance(v, dict | list | bool) else v}" for k, v in keys.items()]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "train", *words],
-        env={**os.environ, "SIGNAL": name, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        start_new_session=True,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    state = last_of(tmp_path / "run")["training"]
-    assert (state["epoch"], state["batch"], state["finished"]) == (1, 1, False)
-    whole = iifdet.train(**{**keys, "name": "whole"}).folder
-    same_run(whole, iifdet.train(resume=tmp_path / "run").folder)
 
 
 def test_a_signal_in_the_last_epoch_lets_the_run_end(tiny_keys: Keys, tmp_path: Path) -> None:

@@ -107,9 +107,7 @@ def _by_stem(folder: Path) -> dict[str, str]:
     return {os.path.splitext(name)[0]: os.path.join(folder, name) for name in reversed(names)}
 
 
-def _stems(
-    part: VocPart, folder: Path, images: dict[str, str], split: Split, allowed: list[str] | None
-) -> list[str]:
+def _stems(part: VocPart, folder: Path, images: dict[str, str], split: Split, allowed: list[str] | None) -> list[str]:
     """What the part's list names or, without lists, every XML file."""
     present = {name[:-4] for name in os.listdir(folder) if name.endswith(".xml")}
     chosen = _list_file(part, split)

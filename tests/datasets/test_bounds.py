@@ -88,7 +88,9 @@ def test_a_path_that_leads_out_of_the_data_set_is_refused_in_one_line(
         with pytest.raises(InputError, match="missing image file"):
             load_index(data, cache_index=False)
         return
-    with pytest.raises(InputError, match=rf"\S+(json|txt): {key}: expected files inside .*allow_outside=true") as caught:
+    with pytest.raises(
+        InputError, match=rf"\S+(json|txt): {key}: expected files inside .*allow_outside=true"
+    ) as caught:
         load_index(data, cache_index=False)
     assert "secret" in str(caught.value) and "\n" not in str(caught.value)
 

@@ -1,0 +1,131 @@
+"""A process that has imported everything and forks one child for each run it is asked for.
+
+Importing torch costs seconds, forking milliseconds: so a test can afford to kill real processes. Started as a script
+with one thread (a fork would lose the others), it reads one JSON request a line and answers each with one line.
+
+Request: ``{"keys": {…}, "log": file, …}``, see :class:`Diary`. Answer: ``{"code": exit code, or minus the signal}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+#: How long a child may take in all, seconds.
+PATIENCE = 120
+
+
+class ForkServer:
+    """The test's end of it."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parent.parent,
+        )
+
+    def run(self, **request: Any) -> int:
+        """Run one child to its end; its exit code, minus the signal's number where one ended it."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, "the server has died"
+        return int(json.loads(answer)["code"])
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(10)
+
+
+def serve() -> None:
+    import torch
+
+    from iifdet import api, build, cli  # noqa: F401  imported for the children
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(read)
+            os.setsid()
+            said = os.open(Path(request["log"]).with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(said, 1), os.dup2(said, 2)  # the pipe of answers is the server's own
+            os._exit(_child(request, write))
+        os.close(write)
+        if "kill" in request:
+            _kill_at(child, read, request["kill"])
+        _, status = os.waitpid(child, 0)
+        os.close(read)
+        print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
+
+
+def _child(request: dict[str, Any], pipe: int) -> int:
+    from iifdet import api, cli
+
+    signal.alarm(PATIENCE)
+    true = api.train
+    api.VERBS["train"] = lambda **keys: true(callbacks=[make_diary(request, pipe)], **keys)
+    try:
+        return cli.main(["train", "verbose=false", *words(request["keys"])])
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def words(keys: dict[str, Any]) -> list[str]:
+    return [f"{k}={json.dumps(v) if isinstance(v, dict | list | bool) else v}" for k, v in keys.items()]
+
+
+def make_diary(request: dict[str, Any], pipe: int) -> Any:
+    """A callback that notes every step with a hash of the weights, and does what the request asks at one of them."""
+    from iifdet.training import Callback
+
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    class Diary(Callback):
+        def on_step(self, state: Any, losses: Any, lr: float, batches: int) -> None:
+            weights = hashlib.sha256()
+            for value in state.model.state_dict().values():
+                weights.update(value.numpy().tobytes())
+            place = [state.epoch, state.batch]
+            os.write(log, f"step {state.epoch} {state.batch} {weights.hexdigest()[:16]} {lr!r}\n".encode())
+            if place == request.get("signal_at"):
+                os.killpg(0, getattr(signal, request["signal"]))
+            if place == request.get("full_at"):  # no file may grow any more: the write fails in the kernel
+                resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+            if place == request.get("kill", {}).get("after"):
+                os.write(pipe, b"!")
+
+    return Diary()
+
+
+def _kill_at(child: int, read: int, kill: dict[str, Any]) -> None:
+    """SIGKILL at a random moment after a step: in a forward or backward pass, in the optimizer, in a write."""
+    if select.select([read], [], [], PATIENCE)[0] and os.read(read, 1):
+        time.sleep(random.Random(kill["seed"]).uniform(0, kill["within"]))
+        os.kill(child, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.getcwd())
+    serve()
+    os._exit(0)  # torch takes seconds to say goodbye
