@@ -121,6 +121,7 @@ def _train(
     model, task = build.build_model(cfg, index, fill=content is None)
     model.to(device)
     state = build.build_state(cfg, model, device)
+    cfg = build.settle_batch(cfg, state, device)
     if content is not None:
         state.load_state_dict(content)
     batches = build.build_train_batches(cfg, index, device, task, model.wants_masks)

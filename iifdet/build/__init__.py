@@ -1,6 +1,7 @@
 """The only wiring: Config -> data, counts, model, optimizer, evaluator."""
 
 from iifdet.build.adjustment import class_weights, set_adjustment
+from iifdet.build.batch import settle_batch
 from iifdet.build.data import (
     EpochBatches,
     build_evaluator,
@@ -43,5 +44,6 @@ __all__ = [
     "pick_device",
     "postprocess_options",
     "set_adjustment",
+    "settle_batch",
     "training_counts",
 ]

@@ -153,6 +153,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     reinit: bool = False  # decoupled: start the class rows afresh
 
     epochs: Annotated[int, Field(ge=1)] = 100
+    auto_batch: bool = False  # batch=auto: as many images at once as CUDA memory allows, a step's images as by default
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.002
     momentum: Share = 0.9
@@ -248,6 +249,9 @@ def resolve(kind: type[C], overrides: dict[str, Any]) -> C:
         merged["model_args"] = {**recipe["model_args"], **values["model_args"]}
     if recipe:
         merged["model"] = recipe["model"]
+    if merged.get("batch") == "auto" and "auto_batch" in kind.model_fields:
+        own, default = recipe.get("batch"), kind.model_fields["batch"].default
+        merged |= {"batch": default if own in (None, "auto") else own, "auto_batch": True}
     return validate(kind, merged)
 
 

@@ -1,10 +1,11 @@
 """The training loop and its parts, from what is plain to what uses it:
 
-options, stopping -> state -> callbacks; multiscale, pieces -> step; recovery -> saving -> loop.
+options, stopping -> state -> callbacks; multiscale, pieces -> memory, step; recovery -> saving -> loop.
 """
 
 from iifdet.training.callbacks import Callback
 from iifdet.training.loop import EpochLoader, Validate, fit
+from iifdet.training.memory import has_room, largest_fitting
 from iifdet.training.multiscale import rescale
 from iifdet.training.options import AMP_TYPES, FitOptions
 from iifdet.training.pieces import Undo, pieces_of
@@ -27,6 +28,8 @@ __all__ = [
     "Validate",
     "averaged",
     "fit",
+    "has_room",
+    "largest_fitting",
     "optimizer_step",
     "pieces_of",
     "rescale",

@@ -74,8 +74,7 @@ def fit(
                 with averaged(state) as model:
                     figures, fitness = validate(model)
                 row.update(figures)
-            _finish_epoch(state, row, fitness, options)
-            save.write(row, best=state.best_epoch == row["epoch"])
+            save.write(row, best=_finish_epoch(state, row, fitness, options))
             run.write_rows("results.csv", state.rows)
             for callback in callbacks:
                 callback.on_epoch_end(state, row)
@@ -141,8 +140,10 @@ def _epoch_row(state: TrainState, schedule: Schedule, accumulate: int, seconds: 
     return row
 
 
-def _finish_epoch(state: TrainState, row: dict[str, Any], fitness: float | None, options: FitOptions) -> None:
-    if fitness is not None and (fitness > state.best or state.best_epoch < 0):
+def _finish_epoch(state: TrainState, row: dict[str, Any], fitness: float | None, options: FitOptions) -> bool:
+    """Move on to the next epoch; whether this one is the best so far."""
+    best = fitness is not None and (fitness > state.best or state.best_epoch < 0)
+    if fitness is not None and best:
         state.best, state.best_epoch = fitness, row["epoch"]
     state.rows.append(row)
     state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
@@ -154,3 +155,4 @@ def _finish_epoch(state: TrainState, row: dict[str, Any], fitness: float | None,
             "stopped early: no better result for %d epochs (best was epoch %d)", options.patience, state.best_epoch
         )
     state.finished = stale or state.epoch >= options.epochs
+    return best

@@ -24,6 +24,13 @@ def scale_of(batch: int, options: FitOptions) -> int | None:
     return 32 * int(torch.randint(low, high + 1, (), generator=generator))
 
 
+def largest_size(options: FitOptions) -> int:
+    """The largest size that :func:`scale_of` may draw."""
+    if options.multi_scale is None:
+        return options.imgsz
+    return 32 * max(1, round(options.multi_scale[1] * options.imgsz / 32))
+
+
 def rescale(batch: Batch, size: int | None) -> Batch:
     """Resize each image's longer side to ``size`` pixels, boxes and masks with it; None leaves all as it is."""
     old = [(int(image.shape[-2]), int(image.shape[-1])) for image in batch.images]
