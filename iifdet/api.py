@@ -129,7 +129,7 @@ def _train(
     evaluator = build.build_evaluator(cfg, val_index, task, model.wants_masks)
     # 2. The folder.
     run = run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok)
-    with run.lock(), build.ending_workers(batches, val_batches):
+    with run.lock(), build.ending_workers(batches, val_batches), build.deterministic(cfg.deterministic):
         if content is None:
             run.clear()  # of an earlier run under exist_ok
         if from_previous:  # it is the last one now, or the next save would push it out and keep a damaged file

@@ -134,6 +134,47 @@ def test_third_party_stays_behind_one_room(package: str) -> None:
     assert users <= {BEHIND[package]}
 
 
+#: Calls that would run code from a file, and those that would without this keyword.
+FORBIDDEN = ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "pickle.load", "pickle.loads")
+NEEDS = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
+
+
+def _calls(module: str) -> Iterator[tuple[str, dict[str, ast.expr]]]:
+    """Dotted names of all calls, as imported, with their keywords."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {
+                (a.asname or a.name).partition(".")[0]: a.name if a.asname else a.name.partition(".")[0]
+                for a in node.names
+            }
+        elif isinstance(node, ast.ImportFrom):
+            names |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            head, dot, rest = ast.unparse(node.func).partition(".")
+            yield names.get(head, head) + dot + rest, {k.arg: k.value for k in node.keywords if k.arg}
+
+
+def test_nothing_that_is_read_can_run_code() -> None:
+    seen = [(m, name, keywords) for m in MODULES for name, keywords in _calls(m)]
+    assert {"torch.load", "yaml.safe_load"} <= {name for _, name, _ in seen}, "the search itself works"
+    assert [f"{m}: {name}" for m, name, _ in seen if name in FORBIDDEN] == []
+    for m, name, keywords in seen:
+        if name in NEEDS:
+            key, value = NEEDS[name]
+            assert isinstance(keywords.get(key), ast.Constant) and keywords[key].value is value, f"{m}: {name}"  # type: ignore[attr-defined]
+
+
+def test_nothing_draws_from_the_generators_of_python_and_numpy_which_checkpoints_do_not_hold() -> None:
+    own = ("numpy.random.default_rng", "numpy.random.SeedSequence", "random.Random")
+    calls = [(m, name) for m in MODULES for name, _ in _calls(m)]
+    assert "numpy.random.default_rng" in {name for _, name in calls}, "the search itself works"
+    drawn = [f"{m}: {name}" for m, name in calls if name.startswith(("random.", "numpy.random."))]
+    assert [call for call in drawn if not call.partition(": ")[2].startswith(own)] == []
+
+
 def test_no_module_is_named_like_a_verb() -> None:
     """A submodule train.py would overwrite the function iifdet.train as soon as it is imported."""
     assert [m for m in MODULES if m.rpartition(".")[2] in VERBS] == []

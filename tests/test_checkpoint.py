@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 import iifdet
+from iifdet import files
 from iifdet.checkpoint import FORMAT, read_checkpoint, save_checkpoint, to_cpu
 from iifdet.errors import InputError
 from iifdet.files import atomic_write
@@ -137,18 +140,51 @@ def test_atomic_write_leaves_the_old_file_on_failure(tmp_path: Path, error: type
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, model = tmp_path / "a.pt", make_model()
-    save_checkpoint(path, model)
-    before = path.read_bytes()
+    path, previous, model = tmp_path / "last.pt", tmp_path / "last.prev.pt", make_model()
+    for _ in range(2):
+        save_checkpoint(path, model, previous=previous)
+    before = path.read_bytes(), previous.read_bytes()
+    full = os.open("/dev/full", os.O_WRONLY)  # the kernel itself says ENOSPC
+    monkeypatch.setattr(files.tempfile, "mkstemp", lambda **_: (full, str(tmp_path / "none")))
+    with pytest.raises(OSError, match=r"last.pt cannot be written \(No space left on device\); .*resume=") as caught:
+        save_checkpoint(path, model, previous=previous)
+    assert caught.value.errno == errno.ENOSPC and "\n" not in str(caught.value)
+    assert (path.read_bytes(), previous.read_bytes()) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.prev.pt", "last.pt"]
 
-    def full_disk(content: Any, file: Any) -> None:
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(path, model)
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+@pytest.mark.parametrize("links", [True, False])
+def test_the_file_before_stays_beside_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def no_links(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    path, previous = tmp_path / "last.pt", tmp_path / "last.prev.pt"
+    for text in (b"one", b"two", b"three"):
+        with atomic_write(path, previous=previous) as file:
+            file.write(text)
+    assert (path.read_bytes(), previous.read_bytes()) == (b"three", b"two")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.prev.pt", "last.pt"]
+
+
+def test_file_and_folder_reach_the_disk_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    true_sync, true_replace = os.fsync, os.replace
+
+    def sync(handle: int) -> None:
+        calls.append("sync folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "sync file")
+        true_sync(handle)
+
+    def replace(old: Any, new: Any) -> None:
+        calls.append("rename")
+        true_replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync), monkeypatch.setattr(os, "replace", replace)
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"x")
+    assert calls == ["sync file", "rename", "sync folder"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ import pytest
 import torch
 from fork_server import ForkServer
 
+import iifdet
 from iifdet.checkpoint import read_checkpoint
+from iifdet.errors import InputError
 from iifdet.rundir import RunDir
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX processes")
@@ -200,3 +203,25 @@ def test_a_second_process_is_refused_while_the_first_lives_and_not_while_its_wor
     assert (code, diary) == (2, [])
     assert "in use by another run" in runs.said()
     runs.finish()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "missing"])
+def test_a_damaged_last_pt_is_refused_and_the_one_before_goes_on_to_the_same_end(
+    make_runs: Callable[..., Runs], damage: str, tmp_path: Path
+) -> None:
+    whole = make_runs(3).whole
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "metrics.json").unlink()
+    last, previous = run / "weights" / "last.pt", run / "weights" / "last.prev.pt"
+    if damage == "truncated":
+        os.truncate(last, last.stat().st_size * 2 // 3)
+    elif damage == "foreign":
+        torch.save({"weights": torch.zeros(3)}, last)
+    else:
+        last.unlink()
+    with pytest.raises(InputError, match=rf"resume: expected .*last.pt.*; resume={previous} is the one before it$"):
+        iifdet.train(resume=run)
+    if damage == "truncated":  # one is enough
+        iifdet.train(resume=previous)
+        equal_runs(whole, run)
+        assert all(read_checkpoint(path)["training"] for path in (last, previous)), "the damaged file is not kept"

@@ -214,6 +214,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_keys: Ke
     assert not all(torch.equal(one[k], other[k]) for k in one)
 
 
+def test_deterministic_lasts_as_long_as_the_run(tiny_keys: Keys, tmp_path: Path) -> None:
+    class Look(Callback):
+        def on_step(self, *_: Any) -> None:
+            seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
+
+    seen: list[tuple[bool, bool]] = []
+    iifdet.train(callbacks=[Look()], **tiny_keys(tmp_path, epochs=1, deterministic=True))
+    assert seen == [(True, False)] * 3 and not torch.are_deterministic_algorithms_enabled()
+
+
 def test_the_number_of_workers_changes_nothing(tiny_keys: Keys, tmp_path: Path) -> None:
     changes = {"epochs": 3, "batch": 5, "degrees": 5, "multi_scale": [0.5, 1.5], "multi_scale_every": 1}
     same_run(*(iifdet.train(**tiny_keys(tmp_path, workers=n, **changes)).folder for n in (0, 2)))

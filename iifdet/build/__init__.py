@@ -12,7 +12,7 @@ from iifdet.build.data import (
     ending_workers,
     training_counts,
 )
-from iifdet.build.loop import build_schedule, build_state, fit_options, pick_device
+from iifdet.build.loop import build_schedule, build_state, deterministic, fit_options, pick_device
 from iifdet.build.model import (
     build_model,
     is_foreign,
@@ -35,6 +35,7 @@ __all__ = [
     "build_train_batches",
     "build_val_batches",
     "class_weights",
+    "deterministic",
     "ending_workers",
     "fit_options",
     "is_foreign",

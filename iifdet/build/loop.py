@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import fields, replace
 
 import torch
@@ -30,6 +33,23 @@ def pick_device(name: str | int | None) -> torch.device:
     if int(number) >= torch.cuda.device_count():
         raise InputError(f"device: expected 0…{torch.cuda.device_count() - 1}, got {number}")
     return torch.device("cuda", int(number))
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Within the block, only operations that give the same bits every time; torch refuses the others on CUDA."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
+    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def build_state(config: TrainConfig, model: nn.Module, device: torch.device) -> TrainState:
