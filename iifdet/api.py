@@ -130,6 +130,7 @@ def _train(
     # 2. The folder.
     run = run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok)
     with run.lock(), build.ending_workers(batches, val_batches), build.deterministic(cfg.deterministic):
+        run.sweep()
         if content is None:
             run.clear()  # of an earlier run under exist_ok
         if from_previous:  # it is the last one now, or the next save would push it out and keep a damaged file

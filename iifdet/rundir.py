@@ -87,6 +87,13 @@ class RunDir:
             for file in self.path.glob(pattern):
                 file.unlink()
 
+    def sweep(self) -> None:
+        """Remove what a killed process was writing: half a file of :func:`atomic_write`. Hold the lock for this."""
+        for pattern in RUN_FILES:
+            folder, slash, name = pattern.rpartition("/")
+            for file in self.path.glob(f"{folder}{slash}.{name}.*"):
+                file.unlink()
+
     def write_json(self, name: str, value: Any, indent: int | None = 1) -> Path:
         """Write JSON atomically; NaN is refused, because JSON has none."""
         return self.write_text(name, json.dumps(value, indent=indent, allow_nan=False) + "\n")

@@ -137,6 +137,8 @@ class Runs:
         code, diary = self.go()
         assert code == 0
         equal_runs(self.whole, self.run)
+        half = [p.name for p in self.run.rglob(".*") if p.name != ".lock"]
+        assert half == [], "what a dead process was writing is removed"
         return diary
 
 

@@ -87,6 +87,22 @@ def test_a_held_folder_refuses_a_second_holder_and_opens_after(tmp_path: Path) -
         pass
 
 
+def test_what_a_dead_process_was_writing_is_swept_away_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    half = [
+        "weights/.last.pt.x7_3ka2b",
+        "weights/.last.prev.pt.4711",
+        ".results.csv.abcd1234",
+        ".metrics.json.0a0a0a0a",
+    ]
+    whole = [".lock", "weights/last.pt", "weights/.mine", "notes.txt", ".notes.txt.swp"]
+    for name in (*half, *whole):
+        (tmp_path / name).touch()
+    RunDir(tmp_path).sweep()
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == set(whole)
+
+
 def test_a_dead_process_holds_no_lock(tmp_path: Path) -> None:
     code = "import os, sys, pathlib; from iifdet.rundir import RunDir\n"
     code += "RunDir(pathlib.Path(sys.argv[1])).lock().__enter__(); os._exit(9)"

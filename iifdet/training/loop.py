@@ -57,6 +57,8 @@ def fit(
         for callback in callbacks:
             callback.on_start(state)
         save.start()
+        if state.rows:  # a process that died right after a checkpoint has not written them
+            run.write_rows("results.csv", state.rows)
         while state.epoch < options.epochs and not state.finished:
             started = time.perf_counter()
             try:
