@@ -109,7 +109,7 @@ def read_checkpoint(path: str | Path, key: str = "weights") -> dict[str, Any]:
         return _read(path, key)
     except InputError as error:
         previous = previous_of(path)
-        if previous == path or not previous.is_file():
+        if previous is None or not previous.is_file():
             raise
         try:
             _read(previous, key)
@@ -118,9 +118,9 @@ def read_checkpoint(path: str | Path, key: str = "weights") -> dict[str, Any]:
         raise InputError(f"{error}; {key}={previous} is the one before it") from error
 
 
-def previous_of(path: Path) -> Path:
-    """Where the checkpoint before ``last.pt`` is kept: ``last.prev.pt``."""
-    return path if path.suffixes[-2:] == [".prev", ".pt"] else path.with_suffix(".prev.pt")
+def previous_of(path: Path) -> Path | None:
+    """Where the checkpoint before ``last.pt`` is kept: ``last.prev.pt``; None for what has no such name."""
+    return path.with_suffix(".prev.pt") if path.suffix == ".pt" and not path.name.endswith(".prev.pt") else None
 
 
 def _read(path: Path, key: str) -> dict[str, Any]:
