@@ -24,9 +24,11 @@ from iifdet.config import (
     resolve,
     validate,
 )
+from iifdet.config.explaining import CamConfig
 from iifdet.config.prediction import PredictConfig
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS
+from iifdet.explaining import CamResult
 from iifdet.inspection import CheckReport, find_faults, read_splits
 from iifdet.longtail import VARIANTS, ClassCounts, effective_imbalance, iif_weights
 from iifdet.models import MODELS
@@ -373,6 +375,22 @@ def _prediction(keys: dict[str, Any], source: Any, model: Any) -> Any:
     return build.build_prediction({**keys, "weights" if is_weights else "model": str(model)}, source)
 
 
+# -- cam ---------------------------------------------------------------------------------------------------------------
+
+
+def cam(**keys: Any) -> CamResult:
+    """What one score of each image rests on: a sheet (PNG) and the maps (npz) an image, a column or row a model.
+
+    Raises:
+        InputError: bad keys, weights, data or source, before anything is written; or no image can be read.
+    """
+    cfg, job = build.build_cam(keys)
+    run = RunDir.create("cam", cfg.project, cfg.name, cfg.exist_ok)
+    with run.lock():
+        run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
+        return job.run(run.path)
+
+
 # -- stats, check, compare ---------------------------------------------------------------------------------------------
 
 
@@ -475,6 +493,7 @@ VERBS = {
     "train": train,
     "val": val,
     "predict": predict_to_folder,
+    "cam": cam,
     "stats": stats,
     "check": check,
     "compare": compare,
@@ -483,6 +502,7 @@ CONFIGS: dict[str, type[Any]] = {
     "train": config.TrainConfig,
     "val": config.ValConfig,
     "predict": PredictConfig,
+    "cam": CamConfig,
     "stats": config.StatsConfig,
     "check": config.CheckConfig,
     "compare": config.CompareConfig,

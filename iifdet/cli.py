@@ -14,6 +14,7 @@ VERBS = {
     "train": "train a detector, validate it each epoch        iifdet train model=yolov3-nano data=demo adjust=iif",
     "val": "evaluate a checkpoint                            iifdet val weights=runs/train/x/weights/last.pt",
     "predict": "detect in images, videos, a camera               iifdet predict weights=last.pt source=photos",
+    "cam": "what a score rests on, as pictures               iifdet cam weights=a.pt,b.pt source=photo.jpg",
     "stats": "class counts, imbalance and weight curves        iifdet stats data=demo",
     "check": "everything wrong in a data set                   iifdet check data=demo",
     "compare": "runs side by side, with the tail                 iifdet compare runs/train/a runs/train/b",
@@ -78,6 +79,9 @@ def _run(words: list[str]) -> int:
         api.compare([*plain, *(named if isinstance(named, list) else [named])], **keys).print()
         return 0
     result: Any = api.VERBS[verb](**keys)
+    if verb == "cam":
+        result.print()
+        return 0
     if verb == "check":
         result.print(limit=None if keys.get("verbose") else int(keys.get("limit", known["limit"].default)))
         return 2 if result.errors else 0

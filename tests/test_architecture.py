@@ -28,7 +28,7 @@ LAYERS: dict[str, int] = {
     "classifiers": 3,
     "models": 4,
     "evaluation": 4,
-    **dict.fromkeys(["checkpoint", "rundir", "training", "prediction", "explain"], STAGE),
+    **dict.fromkeys(["checkpoint", "rundir", "training", "prediction", "explaining"], STAGE),
     **dict.fromkeys(["tuning", "comparison", "exporting", "plots"], STAGE),
     "config": 6,
     "build": 7,
@@ -50,7 +50,12 @@ ONLY_FROM: dict[str, set[str]] = {
 }
 
 #: Third-party packages that stand behind one room, so that it alone changes when they do.
-BEHIND = {"albumentations": "datasets", "hotcoco": "evaluation", "matplotlib": "plots"}
+BEHIND = {
+    "albumentations": "datasets",
+    "hotcoco": "evaluation",
+    "matplotlib": "plots",
+    "pytorch_grad_cam": "explaining",
+}
 
 
 def _module_name(path: Path) -> str:

@@ -12,6 +12,7 @@ from iifdet.build.data import (
     ending_workers,
     training_counts,
 )
+from iifdet.build.explainer import build_cam
 from iifdet.build.loop import build_schedule, build_state, deterministic, fit_options, pick_device
 from iifdet.build.model import (
     build_model,
@@ -25,6 +26,7 @@ from iifdet.build.predictor import build_prediction
 
 __all__ = [
     "EpochBatches",
+    "build_cam",
     "build_evaluator",
     "build_index",
     "build_mixing",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iifdet.detectors.layout import Layout
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels, select
 from iifdet.longtail import ACTIVATIONS, CLASS_LOSSES, ClassCounts, LogitAdjustment
 from iifdet.types import Detection, RawPredictions, Target
@@ -37,7 +38,7 @@ class Detector(nn.Module):
     In eval mode ``forward(images) = postprocess(adjusted(raw(images)))``.
 
     A subclass defines :meth:`raw`, :meth:`losses`, :meth:`classifier_layers` and :meth:`classifier_rows`,
-    :meth:`cam_layers`.
+    :meth:`cam_layers`, :meth:`layout`.
 
     Args:
         num_classes: C, background excluded.
@@ -94,6 +95,10 @@ class Detector(nn.Module):
 
     def cam_layers(self) -> dict[str, nn.Module]:
         """The last feature layers before the prediction convolutions, by name."""
+        raise NotImplementedError
+
+    def layout(self, size: tuple[int, int]) -> Layout:
+        """Where an image of this (height, width) and the rows of its ``raw`` stand, when it is looked at alone."""
         raise NotImplementedError
 
     # -- shared --------------------------------------------------------------------------------------------------------

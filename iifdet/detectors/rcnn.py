@@ -15,6 +15,7 @@ from torchvision.models.detection.transform import resize_boxes
 
 from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
 from iifdet.detectors.base import ClassifierRows, Detector, Images
+from iifdet.detectors.layout import Layout
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels
 from iifdet.detectors.roi_heads import PhasedRoIHeads
 from iifdet.detectors.targets import check_targets
@@ -134,6 +135,9 @@ class FasterRCNN(Detector):
         backbone = self.net.backbone
         return {"backbone": list(backbone.body.children())[-1], "fpn": backbone.fpn.inner_blocks[-1]}
 
+    def layout(self, size: tuple[int, int]) -> Layout:
+        return Layout(*resized(self.net.transform, size, next(self.parameters())))
+
 
 class MaskRCNN(FasterRCNN):
     """Faster R-CNN with a mask for each detection it keeps."""
@@ -161,6 +165,13 @@ class MaskRCNN(FasterRCNN):
             self.net.roi_heads.mask_predictor.mask_fcn_logits,
         )
         return {**super().class_tensors(), f"{prefix}.weight": layer.weight[1:], f"{prefix}.bias": layer.bias[1:]}
+
+
+def resized(transform: nn.Module, size: tuple[int, int], like: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of the network's padded input for an image of this size, and of the image inside it."""
+    with told(False, transform), torch.no_grad():
+        batch, _ = transform([like.new_zeros(3, *size)])
+    return (int(batch.tensors.shape[-2]), int(batch.tensors.shape[-1])), batch.image_sizes[0]
 
 
 @contextmanager

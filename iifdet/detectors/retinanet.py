@@ -13,14 +13,17 @@ from torchvision.ops import box_iou
 
 from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
 from iifdet.detectors.base import ClassifierRows, Detector, Images
+from iifdet.detectors.layout import Grid, Layout
 from iifdet.detectors.postprocess import PostprocessOptions
-from iifdet.detectors.rcnn import told
+from iifdet.detectors.rcnn import resized, told
 from iifdet.detectors.targets import check_targets
 from iifdet.longtail import ACTIVATIONS
 from iifdet.types import NetworkBoxes, RawPredictions, Target
 
 #: torchvision's defaults; the best 1000 of each of five levels enter NMS.
 OPTIONS = PostprocessOptions(conf=0.05, iou=0.5, max_det=300, max_candidates=8192, level_candidates=1000)
+#: Of the five levels, on every backbone.
+STRIDES = (8, 16, 32, 64, 128)
 
 
 class RetinaNet(Detector):
@@ -108,6 +111,14 @@ class RetinaNet(Detector):
         backbone = self.net.backbone
         levels = {f"fpn{k}": block for k, block in enumerate(backbone.fpn.layer_blocks, start=3)}
         return {"backbone": list(backbone.body.children())[-1], **levels}
+
+    def layout(self, size: tuple[int, int]) -> Layout:
+        (height, width), content = resized(self.net.transform, size, next(self.parameters()))
+        per_cell = self.net.head.classification_head.num_anchors
+        shapes = [(-(-height // s), -(-width // s)) for s in STRIDES]
+        # torchvision spreads the anchors of the small levels evenly over the input, whatever the stride.
+        levels = [Grid(h, w, per_cell, (height // h, width // w)) for h, w in shapes]
+        return Layout((height, width), content, tuple(levels))
 
 
 def retinanet(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from iifdet.detectors.base import ClassifierRows, Detector, Images
 from iifdet.detectors.default_boxes import PLANS, BoxPlan, decode
+from iifdet.detectors.layout import Grid, Layout
 from iifdet.detectors.multibox_loss import multibox_losses
 from iifdet.detectors.postprocess import PostprocessOptions
 from iifdet.detectors.targets import check_targets
@@ -78,7 +79,7 @@ class SSD(Detector):
     ) -> None:
         options = PostprocessOptions(conf=0.01, iou=0.45, max_det=200, max_candidates=16384, class_candidates=400)
         super().__init__(num_classes, class_loss=class_loss, postprocess=options)
-        self.size, self.per_cell = plan.size, plan.per_cell
+        self.size, self.per_cell, self.grids = plan.size, plan.per_cell, tuple(zip(plan.grids, plan.steps, strict=True))
         self.match_threshold, self.negatives = match_threshold, negatives
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.full((3, 1, 1), STD))
@@ -141,6 +142,11 @@ class SSD(Detector):
         return dict(
             zip(("conv4_3", "fc7", "conv8_2", "conv9_2", "conv10_2", "conv11_2", "conv12_2"), blocks, strict=False)
         )
+
+    def layout(self, size: tuple[int, int]) -> Layout:
+        square = (self.size, self.size)
+        levels = [Grid(n, n, a, (step, step)) for (n, step), a in zip(self.grids, self.per_cell, strict=True)]
+        return Layout(square, square, tuple(levels))
 
 
 def stretch_batch(images: Images, size: int) -> tuple[Tensor, list[tuple[int, int]]]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from iifdet.detectors.base import ClassifierRows, Detector, Images
 from iifdet.detectors.darknet import ConvBNAct, Darknet, TinyDarknet, scale_channels
+from iifdet.detectors.layout import Grid as Level
+from iifdet.detectors.layout import Layout
 from iifdet.detectors.postprocess import PostprocessOptions
 from iifdet.detectors.targets import check_targets
 from iifdet.detectors.yolo_loss import Grid, YOLOLossOptions, yolo_losses
@@ -189,7 +191,14 @@ class YOLOv3(Detector):
                 yield ClassifierRows(weight[a], bias[a])
 
     def cam_layers(self) -> dict[str, nn.Module]:
-        return {f"stride{stride}": scale.last for stride, scale in zip(self.strides, self._scales(), strict=True)}
+        """The necks. Behind ``last`` stands a 1x1 convolution alone: Grad-CAM there is the logit map itself."""
+        return {f"stride{stride}": scale.neck for stride, scale in zip(self.strides, self._scales(), strict=True)}
+
+    def layout(self, size: tuple[int, int]) -> Layout:
+        height, width = (side + -side % self.strides[0] for side in size)
+        per_cell = int(self.anchors.shape[1])
+        levels = [Level(height // s, width // s, per_cell, (s, s)) for s in self.strides]
+        return Layout((height, width), size, tuple(levels))
 
     def _scales(self) -> list[Scale]:
         return [scale for scale in self.scales if isinstance(scale, Scale)]

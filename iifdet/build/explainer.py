@@ -1,0 +1,213 @@
+"""Keys to explanations: which models, which images, what of them is explained."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from iifdet.build.loop import pick_device
+from iifdet.build.model import is_darknet, load_foreign_model, load_model
+from iifdet.checkpoint import read_checkpoint
+from iifdet.config import resolve
+from iifdet.config.explaining import CamConfig
+from iifdet.datasets import DatasetIndex, EvalTransform, load_index, read_image
+from iifdet.datasets.listing import list_images
+from iifdet.datasets.places import Split
+from iifdet.errors import InputError, suggest
+from iifdet.explaining import CamColumn, CamJob, Choice, View
+from iifdet.explaining.job import CamTask
+from iifdet.explaining.layers import find_layers
+from iifdet.types import ImageInfo
+
+log = logging.getLogger("iifdet")
+
+#: Keys that a checkpoint's recipe fills in: how its images look, and which data it was trained on.
+FROM_RECIPE = ("imgsz", "resize")
+SELECTION = ("classes", "single_cls")
+
+
+def build_cam(keys: dict[str, Any]) -> tuple[CamConfig, CamJob]:
+    """Check everything that can be checked before the first image is read.
+
+    Raises:
+        InputError: bad keys, weights, data or source; models of different classes; an unknown class or layer.
+    """
+    config = resolve(CamConfig, keys)
+    _check_choice(config)
+    if not config.weights:
+        raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
+    device = pick_device(config.device)
+    recipes = [{} if is_darknet(w) else dict(read_checkpoint(w)["recipe"] or {}) for w in config.weights]
+    index = _index(config, recipes[0])
+    if index is None and any(map(is_darknet, config.weights)):
+        raise InputError("data: expected a description that names the classes of foreign weights, got none; give data=")
+    columns = [_column(config, keys, w, r, index, device) for w, r in zip(config.weights, recipes, strict=True)]
+    names = columns[0].model.names
+    for weights, column in zip(config.weights, columns, strict=True):
+        _check_names(names, column.model.names, weights)
+    if index is not None and config.gt is not None and list(index.names) != list(names):
+        raise InputError(f"data: expected the checkpoint's {len(names)} classes, got {len(index.names)}, other ones")
+    columns = [replace(c, title=t) for c, t in zip(columns, _titles(config.weights), strict=True)]
+    options = {k: getattr(config, k) for k in ("method", "layer", "scalar")} | {"classes_above": config.map_conf}
+    return config, CamJob(columns, _tasks(config, index, _label(config.category, names)), options, config.plots)
+
+
+def _check_choice(config: CamConfig) -> None:
+    given = [k for k, used in (("gt", config.gt), ("cell", config.cell)) if used is not None]
+    given += ["detection"] if config.detection != 1 else []
+    if len(given) > 1:
+        raise InputError(f"{given[1]}: expected one of detection, gt and cell, got {' and '.join(given)}")
+
+
+def _index(config: CamConfig, recipe: dict[str, Any]) -> DatasetIndex | None:
+    """The data, where something of them is needed: images, ground truths, or names of foreign classes."""
+    needed = not config.source or config.gt is not None or any(map(is_darknet, config.weights))
+    data = config.data or recipe.get("data")
+    if not needed:
+        return None
+    if data is None:
+        if config.source:
+            return None
+        raise InputError("source: expected images to look at, got none; give source=photo.jpg, a folder, or data=")
+    chosen = {k: recipe[k] for k in SELECTION if k in recipe} if config.data in (None, recipe.get("data")) else {}
+    return load_index(data, config.split, max_bad=1.0, segments=False, **chosen)
+
+
+def _column(
+    config: CamConfig,
+    keys: dict[str, Any],
+    weights: str,
+    recipe: dict[str, Any],
+    index: DatasetIndex | None,
+    device: torch.device,
+) -> CamColumn:
+    if is_darknet(weights):
+        if config.model is None:
+            raise InputError(f"model: expected the architecture of {weights}, got none; give model=yolov3-tiny")
+        assert index is not None
+        model = load_foreign_model(config.model, weights, list(index.names), config.model_args)
+    else:
+        model = load_model(weights)
+    chosen = {"conf": config.conf, "iou": config.iou, "max_det": config.max_det}
+    try:
+        model.options = replace(model.options, **{k: v for k, v in chosen.items() if v is not None})
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    find_layers(model, config.layer)
+    look = {k: recipe[k] for k in FROM_RECIPE if k in recipe and k not in keys}
+    transform = EvalTransform(look.get("imgsz", config.imgsz), look.get("resize", config.resize))
+    model = model.to(device)
+    return CamColumn("", model, partial(prepare_image, model=model, transform=transform, device=device))
+
+
+def prepare_image(
+    file: str, image: NDArray[np.uint8], *, model: Any, transform: EvalTransform, device: torch.device
+) -> tuple[Tensor, View]:
+    """Pixels (H, W, 3) to a tensor (3, h, w) in [0, 1], and how it lies in the network."""
+    out = transform(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    tensor = torch.from_numpy(np.ascontiguousarray(out.image.transpose(2, 0, 1))).to(device).float().div_(255)
+    size = (int(tensor.shape[-2]), int(tensor.shape[-1]))
+    info = ImageInfo(0, 0, file, (image.shape[0], image.shape[1]), out.scale, out.offset)
+    return tensor, View(info, size, model.layout(size))
+
+
+def _check_names(names: list[str], own: list[str], weights: str) -> None:
+    if list(names) != list(own):
+        raise InputError(
+            f"weights: expected models of the same classes, got {weights} with {len(own)} "
+            f"({', '.join(own[:3])}, …) beside {len(names)} ({', '.join(names[:3])}, …)"
+        )
+
+
+def _titles(weights: list[str]) -> list[str]:
+    """The run's name for runs/train/x/weights/last.pt, the file's otherwise; the path where that is not enough."""
+    paths = [Path(w) for w in weights]
+    short = [p.parent.parent.name if p.parent.name == "weights" and p.suffix == ".pt" else p.name for p in paths]
+    short = [s or p.name for s, p in zip(short, paths, strict=True)]
+    return short if len(set(short)) == len(short) else [str(p) for p in paths]
+
+
+def _label(category: str | None, names: list[str]) -> int | None:
+    if category is None:
+        return None
+    if category not in names:
+        raise InputError(f"category: expected a class of the model, got '{category}'{suggest(category, names)}")
+    return list(names).index(category)
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+def _tasks(config: CamConfig, index: DatasetIndex | None, label: int | None) -> list[CamTask]:
+    files = _files(config.source) if config.source else list(index.files if index is not None else [])
+    rows = {} if index is None else {os.path.realpath(f): row for row, f in enumerate(index.files)}
+    if config.limit and len(files) > config.limit:
+        log.info("the first %d of %d images; limit=0 takes them all", config.limit, len(files))
+    tasks = []
+    for file in files[: config.limit or None]:
+        choose: Callable[[View], Choice]
+        if config.gt is not None:
+            choose = partial(_ground_truth, box=_true_box(config, index, rows, file), label=label)
+        elif config.cell is not None:
+            choose = partial(_cell, cell=config.cell, label=label)
+        else:
+            choose = partial(_detection, number=config.detection, label=label)
+        tasks.append(CamTask(file, partial(read_image, file), choose))
+    return tasks
+
+
+def _files(source: list[str]) -> list[str]:
+    found: list[str] = []
+    for place in source:
+        split = Split((Path(os.path.expanduser(place)),), hint="check the path")
+        try:
+            found += list_images(split, Path.cwd())
+        except InputError as error:
+            raise InputError(f"source: {str(error).removeprefix('images: ')}") from error
+    return list(dict.fromkeys(found))
+
+
+def _true_box(
+    config: CamConfig, index: DatasetIndex | None, rows: dict[str, int], file: str
+) -> tuple[NDArray[np.float32], int]:
+    """(4,) box in original pixels, and its class."""
+    assert config.gt is not None
+    row = rows.get(os.path.realpath(file))
+    if index is None or row is None:
+        raise InputError(f"gt: expected {file} among the images of {config.data} {config.split}, it is not; give data=")
+    where = index.boxes_of(row)
+    if config.gt > where.stop - where.start:
+        raise InputError(f"gt: expected 1…{where.stop - where.start}, the boxes of {file}, got {config.gt}")
+    box = where.start + config.gt - 1
+    return index.boxes[box], int(index.labels[box])
+
+
+def _to_tensor(view: View, points: NDArray[Any]) -> list[float]:
+    """x, y, x, y, … in original pixels to tensor pixels."""
+    return [float(view.to_tensor(np.array([p]), 1 - i % 2)[0]) for i, p in enumerate(points)]
+
+
+def _ground_truth(view: View, *, box: tuple[NDArray[np.float32], int], label: int | None) -> Choice:
+    return Choice(box=torch.tensor(_to_tensor(view, box[0])), label=box[1] if label is None else label)
+
+
+def _cell(view: View, *, cell: tuple[float, float], label: int | None) -> Choice:
+    height, width = view.info.size
+    if not (0 <= cell[0] < width and 0 <= cell[1] < height):
+        raise InputError(f"cell: expected [x, y] inside {width}x{height} pixels, got {list(cell)} for {view.info.file}")
+    x, y = _to_tensor(view, np.array(cell))
+    return Choice(cell=(x, y), label=label)
+
+
+def _detection(view: View, *, number: int, label: int | None) -> Choice:
+    return Choice(detection=number, label=label)
