@@ -19,6 +19,8 @@ from iifdet.plots.figure import new_figure, save, shorten
 PANEL, MAX_SIDE = 4.4, 720
 #: Most detections drawn, and most classes named in a class map.
 MOST_BOXES, MOST_NAMES = 20, 8
+#: Detections that the title lists, and the share of the width below which a box is too narrow for its name.
+MOST_LISTED, NARROW = 3, 0.14
 COLD, HOT = 0.05, 0.85  # opacity of a heat map where it is lowest and highest
 CAM_COLOURS = "inferno"  # even in brightness, for colour-blind readers and grey printers too
 
@@ -39,7 +41,7 @@ def draw_sheet(image: Pixels, explanations: Sequence[Explanation], titles: Seque
     height, width = image.shape[:2]
     across, down = PANEL * min(1, width / height), PANEL * min(1, height / width)
     across = max(across, 3.0)
-    figure = new_figure(len(explanations) * across + 0.8, 4 * (down + 0.4) + 0.4)
+    figure = new_figure(len(explanations) * across + 0.8, 4 * (down + 0.4) + 0.55)
     shares = [across] * len(explanations) + [0.12]  # the scale of the heat maps stands in a narrow column of its own
     panels = figure.subplots(4, len(shares), squeeze=False, width_ratios=shares)
     for column, (seen, title) in enumerate(zip(explanations, titles, strict=True)):
@@ -64,14 +66,25 @@ def _detections(ax: Any, picture: Pixels, seen: Explanation) -> None:
     for i in reversed(shown):  # the surest on top
         box, colour = seen.boxes[i], class_colour(int(seen.labels[i]))
         _frame(ax, box, colour, 1.8)
-        inside = box[1] < 0.06 * seen.confidence.shape[0]  # at the upper edge there is no room above the box
-        text = f"{i + 1} {seen.names[seen.labels[i]]} {seen.scores[i]:.2f}"
-        _name(ax, box[0], box[1], text, colour, "top" if inside else "bottom")
+        _name_box(ax, box, i + 1, seen, colour)
     if seen.chosen is None:
         _say(ax, seen.line)
     of = f", {len(shown)} shown" if len(shown) < len(seen.boxes) else ""
     plural = "" if len(seen.boxes) == 1 else "s"
-    ax.set_title(f"{len(seen.boxes)} detection{plural} above {seen.conf:g}{of}", loc="left", fontsize=9)
+    first = ", ".join(f"{i + 1} {seen.names[seen.labels[i]]} {seen.scores[i]:.2f}" for i in shown[:MOST_LISTED])
+    count = f"{len(seen.boxes)} detection{plural} above {seen.conf:g}{of}"
+    ax.set_title(f"{count}\n{_plain(first, 54) or ' '}", loc="left", fontsize=9)
+
+
+def _name_box(ax: Any, box: Any, number: int, seen: Explanation, colour: Colour) -> None:
+    """Number, class and score on a box; on a narrow one the number alone, or neighbours would hide one another."""
+    height, width = seen.confidence.shape
+    i = number - 1
+    narrow = box[2] - box[0] < NARROW * width
+    text = f"{number}" if narrow else f"{number} {seen.names[seen.labels[i]]} {seen.scores[i]:.2f}"
+    above = box[1] > 0.06 * height  # at the upper edge there is no room above the box
+    at_right = box[0] > 0.75 * width and not narrow
+    _name(ax, box[2 if at_right else 0], box[1], text, colour, "bottom" if above else "top", at_right)
 
 
 def _confidence(ax: Any, picture: Pixels, seen: Explanation) -> None:
@@ -165,9 +178,9 @@ def _frame(ax: Any, box: Any, colour: Colour, width: float, style: str = "-") ->
     ax.plot(x, y, color=_share(colour), linewidth=width, linestyle=style, solid_joinstyle="miter")
 
 
-def _name(ax: Any, x: float, y: float, text: str, colour: Colour, side: str) -> None:
-    """Text on a plate of the class's colour, its lower or upper left corner (``bottom``, ``top``), or its middle
-    (``center``), at a point.
+def _name(ax: Any, x: float, y: float, text: str, colour: Colour, side: str, at_right: bool = False) -> None:
+    """Text on a plate of the class's colour: its lower or upper left corner (``bottom``, ``top``; right, ``at_right``),
+    or its middle (``center``), is at a point.
     """
     bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
     ax.text(
@@ -176,7 +189,7 @@ def _name(ax: Any, x: float, y: float, text: str, colour: Colour, side: str) -> 
         _plain(text, 30),
         fontsize=7.5,
         color="black" if bright else "white",
-        ha="center" if side == "center" else "left",
+        ha="center" if side == "center" else "right" if at_right else "left",
         va=side,
         bbox={"facecolor": _share(colour), "edgecolor": "white", "linewidth": 0.6, "pad": 1.2},
         clip_on=True,
