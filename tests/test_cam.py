@@ -49,7 +49,8 @@ def files(tiny_data: str, tmp_path_factory: pytest.TempPathFactory) -> Paths:
         "rcnn": checkpoint(root / "rcnn.pt", "maskrcnn", tiny_data, **RCNN),
         "data": tiny_data,
     }
-    made["image"] = str(root / "photo.png")
+    made["image"], made["film"] = str(root / "photo.png"), str(root / "film.mp4")
+    Path(made["film"]).touch()
     cv2.imwrite(made["image"], np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
     return made
 
@@ -167,8 +168,9 @@ def test_darknet_weights_are_explained_as_val_evaluates_them(
         ({"category": "gren"}, "category: expected a class of the model, got 'gren'; did you mean 'green'"),
         ({"layer": "stride9"}, "layer: expected one of auto, all, stride32"),
         ({"method": "scorecam"}, "method: expected one of gradcam, gradcam\\+\\+, layercam, eigencam"),
-        ({"source": "{folder}"}, "source: expected image files in .*, found none"),
-        ({"source": "absent.png"}, "source: expected the folder or list absent.png, which does not exist"),
+        ({"source": "{folder}"}, "source: expected images or videos in .*, found none"),
+        ({"source": "absent.png"}, "absent.png.*does not exist"),
+        ({"source": "{film}"}, "source: expected images, got the video or camera .*film.mp4; see iifdet predict"),
         ({"gt": 1}, "gt: expected .*photo.png among the images"),
         ({"gt": 1, "cell": [1, 2]}, "cell: expected one of detection, gt and cell, got gt and cell"),
         ({"cell": [99, 2]}, r"cell: expected \[x, y\] inside 64x48 pixels"),

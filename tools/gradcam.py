@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from iifdet.cli import main as iifdet
 
-WEIGHTS = (".pt", ".weights")
+WEIGHTS = (".pt", ".weights", ".pth", ".safetensors")
 
 
 def main(words: Sequence[str]) -> int:

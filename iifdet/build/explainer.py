@@ -16,21 +16,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iifdet.build.loop import pick_device
-from iifdet.build.model import is_darknet, load_foreign_model, load_model
+from iifdet.build.model import is_foreign, load_foreign_model, load_model
+from iifdet.build.predictor import class_names
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import resolve
 from iifdet.config.explaining import CamConfig
 from iifdet.datasets import DatasetIndex, EvalTransform, load_index, read_image
-from iifdet.datasets.listing import list_images
-from iifdet.datasets.places import Split
 from iifdet.errors import InputError, suggest
 from iifdet.explaining import CamColumn, CamJob, Choice, View
 from iifdet.explaining.job import CamTask
 from iifdet.explaining.layers import find_layers
+from iifdet.models import MODELS
+from iifdet.prediction.sources import list_source, read_source
+from iifdet.prediction.videos import is_video
 from iifdet.types import ImageInfo
 
 log = logging.getLogger("iifdet")
 
+#: Gives the pixels (H, W, 3) of an image, or raises an OSError.
+Read = Callable[[], NDArray[np.uint8]]
 #: Keys that a checkpoint's recipe fills in: how its images look, and which data it was trained on.
 FROM_RECIPE = ("imgsz", "resize")
 SELECTION = ("classes", "single_cls")
@@ -42,16 +46,15 @@ def build_cam(keys: dict[str, Any]) -> tuple[CamConfig, CamJob]:
     Raises:
         InputError: bad keys, weights, data or source; models of different classes; an unknown class or layer.
     """
-    config = resolve(CamConfig, keys)
+    # A recipe's conf is meant for validation.
+    config = resolve(CamConfig, {"conf": CamConfig.model_fields["conf"].default, **keys})
     _check_choice(config)
     if not config.weights:
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
     device = pick_device(config.device)
-    recipes = [{} if is_darknet(w) else dict(read_checkpoint(w)["recipe"] or {}) for w in config.weights]
+    recipes = [{} if is_foreign(w) else dict(read_checkpoint(w)["recipe"] or {}) for w in config.weights]
     index = _index(config, recipes[0])
-    if index is None and any(map(is_darknet, config.weights)):
-        raise InputError("data: expected a description that names the classes of foreign weights, got none; give data=")
-    columns = [_column(config, keys, w, r, index, device) for w, r in zip(config.weights, recipes, strict=True)]
+    columns = [_column(config, keys, w, r, device) for w, r in zip(config.weights, recipes, strict=True)]
     names = columns[0].model.names
     for weights, column in zip(config.weights, columns, strict=True):
         _check_names(names, column.model.names, weights)
@@ -70,10 +73,9 @@ def _check_choice(config: CamConfig) -> None:
 
 
 def _index(config: CamConfig, recipe: dict[str, Any]) -> DatasetIndex | None:
-    """The data, where something of them is needed: images, ground truths, or names of foreign classes."""
-    needed = not config.source or config.gt is not None or any(map(is_darknet, config.weights))
+    """The data, where something of them is needed: images or ground truths."""
     data = config.data or recipe.get("data")
-    if not needed:
+    if config.source and config.gt is None:
         return None
     if data is None:
         if config.source:
@@ -84,18 +86,16 @@ def _index(config: CamConfig, recipe: dict[str, Any]) -> DatasetIndex | None:
 
 
 def _column(
-    config: CamConfig,
-    keys: dict[str, Any],
-    weights: str,
-    recipe: dict[str, Any],
-    index: DatasetIndex | None,
-    device: torch.device,
+    config: CamConfig, keys: dict[str, Any], weights: str, recipe: dict[str, Any], device: torch.device
 ) -> CamColumn:
-    if is_darknet(weights):
+    if is_foreign(weights):
         if config.model is None:
-            raise InputError(f"model: expected the architecture of {weights}, got none; give model=yolov3-tiny")
-        assert index is not None
-        model = load_foreign_model(config.model, weights, list(index.names), config.model_args)
+            raise InputError(
+                f"model: expected the architecture of {weights}, got none; give model=<{'|'.join(MODELS)}>"
+            )
+        if config.data is None:
+            raise InputError(f"data: expected a description that names the classes of {weights}, got none; give data=")
+        model = load_foreign_model(config.model, weights, class_names(config.data), config.model_args)
     else:
         model = load_model(weights)
     chosen = {"conf": config.conf, "iou": config.iou, "max_det": config.max_det}
@@ -149,12 +149,12 @@ def _label(category: str | None, names: list[str]) -> int | None:
 
 
 def _tasks(config: CamConfig, index: DatasetIndex | None, label: int | None) -> list[CamTask]:
-    files = _files(config.source) if config.source else list(index.files if index is not None else [])
+    pictures = _sources(config.source) if config.source else _of_index(index)
     rows = {} if index is None else {os.path.realpath(f): row for row, f in enumerate(index.files)}
-    if config.limit and len(files) > config.limit:
-        log.info("the first %d of %d images; limit=0 takes them all", config.limit, len(files))
+    if config.limit and len(pictures) > config.limit:
+        log.info("the first %d of %d images; limit=0 takes them all", config.limit, len(pictures))
     tasks = []
-    for file in files[: config.limit or None]:
+    for file, read in pictures[: config.limit or None]:
         choose: Callable[[View], Choice]
         if config.gt is not None:
             choose = partial(_ground_truth, box=_true_box(config, index, rows, file), label=label)
@@ -162,19 +162,21 @@ def _tasks(config: CamConfig, index: DatasetIndex | None, label: int | None) -> 
             choose = partial(_cell, cell=config.cell, label=label)
         else:
             choose = partial(_detection, number=config.detection, label=label)
-        tasks.append(CamTask(file, partial(read_image, file), choose))
+        tasks.append(CamTask(file, read, choose))
     return tasks
 
 
-def _files(source: list[str]) -> list[str]:
-    found: list[str] = []
-    for place in source:
-        split = Split((Path(os.path.expanduser(place)),), hint="check the path")
-        try:
-            found += list_images(split, Path.cwd())
-        except InputError as error:
-            raise InputError(f"source: {str(error).removeprefix('images: ')}") from error
-    return list(dict.fromkeys(found))
+def _sources(source: list[str]) -> list[tuple[str, Read]]:
+    """What ``predict`` calls a source, but for videos and cameras."""
+    entries = list_source(source[0] if len(source) == 1 else source)
+    for entry in entries:
+        if isinstance(entry.value, int) or (entry.is_file and is_video(entry.value)):
+            raise InputError(f"source: expected images, got the video or camera {entry.path}; see iifdet predict")
+    return [(item.path, item.read) for item in read_source(entries)]
+
+
+def _of_index(index: DatasetIndex | None) -> list[tuple[str, Read]]:
+    return [] if index is None else [(file, partial(read_image, file)) for file in index.files]
 
 
 def _true_box(

@@ -106,7 +106,7 @@ def _load(config: PredictConfig) -> Detector:
         )
     if config.data is None:
         raise InputError(f"data: expected a description that names the classes of {config.weights}, got none")
-    return load_foreign_model(config.model, config.weights, _class_names(config.data), config.model_args)
+    return load_foreign_model(config.model, config.weights, class_names(config.data), config.model_args)
 
 
 def _habits(model: Detector, config: PredictConfig) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _habits(model: Detector, config: PredictConfig) -> dict[str, Any]:
     return {**looks, **{key: getattr(model.options, key) for key in FROM_OPTIONS}}
 
 
-def _class_names(data: str) -> list[str]:
+def class_names(data: str) -> list[str]:
     """The names in the description, or else in the annotations of its first split."""
     names = described_names(data)
     if names is None:

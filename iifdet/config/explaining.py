@@ -26,7 +26,7 @@ class CamConfig(BaseModel):
     weights: Annotated[list[str], BeforeValidator(_list)] = []  # a checkpoint, or several: a column each
     model: str | None = None  # beside the weights of another program
     model_args: Options = {}
-    source: Annotated[list[str], BeforeValidator(_list)] = []  # file, folder, glob, .txt list; else images of data
+    source: Annotated[list[str], BeforeValidator(_list)] = []  # file, folder, glob, .txt list, URL; else images of data
     data: str | None = None  # where ground truths and the class names of foreign weights come from
     split: Literal["train", "val", "test"] = "val"
     limit: Annotated[int, Field(ge=0)] = 16  # at most so many images; 0 is all

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import detection as tv
 from torchvision.models.detection.anchor_utils import AnchorGenerator
