@@ -6,6 +6,8 @@ import runpy
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ import torch
 from explaining_models import enliven
 
 import iifdet
+from iifdet.build.explainer import prepare_image
 from iifdet.checkpoint import save_checkpoint
 from iifdet.cli import main
-from iifdet.datasets import load_index
+from iifdet.datasets import EvalTransform, load_index
 from iifdet.detectors.darknet_weights import save_darknet
 from iifdet.errors import InputError
+from iifdet.explaining import CamColumn, CamJob, Choice
+from iifdet.explaining.job import CamTask
 from iifdet.models import create_model
 
 NAMES = ["red", "green", "blue", "white"]
@@ -200,14 +205,17 @@ def test_the_tool_takes_models_and_images_as_plain_words(
 
 
 @pytest.mark.slow
-def test_a_sheet_of_416_pixels_takes_six_seconds_at_most(files: Paths, tmp_path: Path) -> None:
-    weights = checkpoint(tmp_path / "full.pt", "yolov3", files["data"])
-    image = tmp_path / "large.png"
-    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 255, (312, 416, 3), dtype=np.uint8))
-    from iifdet import build
-
-    _, job = build.build_cam({"weights": weights, "source": str(image), "imgsz": 416, "conf": 0.0001})
-    job.run(tmp_path)  # imports
+def test_a_sheet_of_416_pixels_takes_six_seconds_of_computing_at_most(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("yolov3", 80).eval()
+    model.options = replace(model.options, conf=1e-4)
+    prepare = partial(prepare_image, model=model, transform=EvalTransform(416), device=torch.device("cpu"))
+    image = np.random.default_rng(0).integers(0, 255, (312, 416, 3), dtype=np.uint8)
+    task = CamTask("photo.png", lambda: image, lambda _: Choice())
+    job = CamJob([CamColumn("yolov3", model, prepare)], [task], {})
+    start = time.process_time()
+    assert job.run(tmp_path).sheets[0].explained == [True]
+    first = time.process_time() - start  # with the imports
     start = time.process_time()
     job.run(tmp_path)
-    assert time.process_time() - start < 6
+    assert (spent := time.process_time() - start) < 6, f"{spent:.1f} s, {first:.1f} s the first time"
