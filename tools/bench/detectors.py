@@ -4,25 +4,25 @@
     IIFDET_DATA_DIR=… python tools/bench/detectors.py --batch 16 --side 800 --repeats 20     CUDA
 
 ``iifdet`` is the model with the identity, ``iifdet iif`` the same with IIF weights. A training step is forward,
-backward and SGD; inference is one image to detections. Peak memory is that of two training steps in a process of its
-own (on CPU resident memory above what imports and model took, on CUDA allocated memory).
+backward and SGD; inference is one image to detections. Peak memory is what a step allocates beyond weights, gradients
+and momentum, by the allocator's own book.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import cv2
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torchvision.models import detection as tv
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -42,15 +42,12 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main() -> None:
-    args = arguments(__doc__, models=",".join(NAMES), batch=2, side=320, repeats=8, amp="none", peak="")
-    if args.peak:
-        print(json.dumps(_peak(args, *args.peak.split(":"))))
-        return
+    args = arguments(__doc__, models=",".join(NAMES), batch=2, side=320, repeats=8, amp="none")
     content: dict[str, Any] = {}
     for name in args.models.split(","):
         content[name] = _measure(args, name)
         print(name, content[name], flush=True)
-    setting = {k: v for k, v in vars(args).items() if k not in ("out", "peak")}
+    setting = {k: v for k, v in vars(args).items() if k != "out"}
     write("detectors", args.out, {"setting": setting, "models": content})
 
 
@@ -69,7 +66,7 @@ def _measure(args: Any, name: str) -> dict[str, Any]:
         "training_step": summary(train, "torchvision"),
         "inference": summary(paired_times(infer, 3 * args.repeats, warmup=1), "torchvision"),
         "detections": found,
-        "peak_mb": {arm: _peak_apart(args, name, arm) for arm in ARMS},
+        "peak_mb": {arm: _peak(args, name, arm) for arm in ARMS},
     }
 
 
@@ -151,38 +148,22 @@ def _infer(model: nn.Module, images: list[Tensor], amp: str) -> Any:
         return model(images)
 
 
-def _peak_apart(args: Any, name: str, arm: str) -> float:
-    command = [
-        sys.executable,
-        __file__,
-        "--peak",
-        f"{name}:{arm}",
-        "--batch",
-        str(args.batch),
-        "--side",
-        str(args.side),
-    ]
-    done = subprocess.run([*command, "--amp", args.amp], capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
-
-
 def _peak(args: Any, name: str, arm: str) -> float:
+    """Most megabytes of tensors that a training step holds beyond those that were there before it."""
     images, targets = _data(args, masks=name == "maskrcnn")
-    model = _build(name, arm, args.side).to(DEVICE).train()
-    gc.collect()
-    before = _resident()
-    step = _step(model, images, targets, args.amp)
-    for _ in range(2):
-        step()
+    step = _step(_build(name, arm, args.side).to(DEVICE).train(), images, targets, args.amp)
+    step()  # gradients and momentum are not the step's
     if DEVICE.type == "cuda":
-        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
-    return round(_resident("VmHWM") - before, 1)
-
-
-def _resident(key: str = "VmRSS") -> float:
-    """Megabytes, from Linux' status file."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status[key].split()[0]) * 1024 / 1e6
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    changes = [e for e in profiled.events() if e.name == "[memory]"]  # type: ignore[union-attr]
+    sizes = [e.cpu_memory_usage for e in sorted(changes, key=lambda e: e.time_range.start)]
+    return round(max(accumulate(sizes)) / 1e6, 1)
 
 
 if __name__ == "__main__":
