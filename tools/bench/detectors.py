@@ -161,9 +161,9 @@ def _peak(args: Any, name: str, arm: str) -> float:
         return round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
-    changes = [e for e in profiled.events() if e.name == "[memory]"]  # type: ignore[union-attr]
-    sizes = [e.cpu_memory_usage for e in sorted(changes, key=lambda e: e.time_range.start)]
-    return round(max(accumulate(sizes)) / 1e6, 1)
+    events = profiled.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    return round(max(accumulate(e.nbytes() for e in changes)) / 1e6, 1)
 
 
 if __name__ == "__main__":
