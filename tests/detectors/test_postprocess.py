@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms
 
 from iifdet.detectors import PostprocessOptions
-from iifdet.detectors.postprocess import NMS_KINDS, select
+from iifdet.detectors.postprocess import NMS_KINDS, first_survivors, select
 
 SIZE = (90, 120)
 
@@ -103,6 +103,17 @@ def test_multi_label_counts_every_class_of_a_box_and_single_label_the_best():
     assert many["labels"].tolist() == [1, 0, 3]
     one, _ = select(boxes, scores, SIZE, PostprocessOptions(multi_label=False))
     assert one["labels"].tolist() == [1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), number=st.sampled_from([1, 3, 10]), levels=st.sampled_from([5, 1000]))
+def test_looking_at_the_best_first_finds_what_nms_over_all_finds(seed, number, levels):
+    generator = torch.Generator().manual_seed(seed)
+    n = int(torch.randint(0, 600, (), generator=generator))
+    corner = torch.rand(n, 2, generator=generator) * 40
+    boxes = torch.cat([corner, corner + 5 + 30 * torch.rand(n, 2, generator=generator)], dim=1)
+    scores = (torch.rand(n, generator=generator) * levels).floor().sort(descending=True).values / levels  # with ties
+    assert torch.equal(first_survivors(boxes, scores, 0.4, number), nms(boxes, scores, 0.4)[:number])
 
 
 @settings(max_examples=20, deadline=None)
