@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from iifdet import build, config
 from iifdet.checkpoint import read_checkpoint
-from iifdet.comparison import Comparison, compare_runs
+from iifdet.comparison import Comparison, Options, compare_runs, examine, write_report
 from iifdet.config import (
     CheckConfig,
-    CompareConfig,
     StatsConfig,
     TrainConfig,
     ValConfig,
@@ -25,6 +24,7 @@ from iifdet.config import (
     validate,
 )
 from iifdet.config.explaining import CamConfig
+from iifdet.config.comparison import CompareConfig
 from iifdet.config.prediction import PredictConfig
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS
@@ -484,9 +484,24 @@ def check(**keys: Any) -> CheckReport:
 
 
 def compare(runs: Sequence[str | Path] = (), **keys: Any) -> Comparison:
-    """AP and tail-k of several runs beside each other, each with its difference to the first."""
+    """Runs beside each other, each with its difference to the first.
+
+    AP, tails and groups come from their metrics.json. Where their predictions and the data are at hand there are bootstrap
+    intervals, McNemar's test, TIDE errors, Fixed AP and calibration too; ``project``, ``name`` or ``save`` write all of it
+    down, with pictures and an HTML page.
+
+    Raises:
+        InputError: bad keys, a folder without metrics.json, or runs on different data.
+    """
     cfg = resolve(CompareConfig, {"runs": [str(r) for r in runs], **keys})
-    return compare_runs(cfg.runs, by=cfg.by)
+    found = compare_runs(cfg.runs, by=cfg.by)
+    options = Options(cfg.draws, cfg.level, cfg.seed, cfg.conf, cfg.iou, cfg.by)
+    found = examine(found, cfg.runs, lambda settings: build.evaluated_index(settings, cfg.data), options)
+    if not (cfg.save or cfg.project or cfg.name):
+        return found
+    run = RunDir.create("compare", cfg.project, cfg.name, cfg.exist_ok)
+    norms = build.classifier_norms([Path(folder) for folder in cfg.runs]) if cfg.plots else []
+    return write_report(found, run, norms, plots=cfg.plots)
 
 
 VERBS = {
@@ -505,5 +520,5 @@ CONFIGS: dict[str, type[Any]] = {
     "cam": CamConfig,
     "stats": config.StatsConfig,
     "check": config.CheckConfig,
-    "compare": config.CompareConfig,
+    "compare": CompareConfig,
 }

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from iifdet import plots
-from iifdet.detectors import PostprocessOptions
+from iifdet.detectors import Detector, PostprocessOptions
 from iifdet.longtail import ClassCounts
 from iifdet.types import Batch, Detection, Target
 
@@ -65,6 +66,12 @@ def _enlarged(picture: np.ndarray, zoom: int) -> np.ndarray:
 
 def _to_uint8(image: Tensor) -> Tensor:
     return (image * 255).round().clamp(0, 255).byte() if image.is_floating_point() else image
+
+
+def class_norms(model: Detector) -> Tensor:
+    """(C,) Euclidean norm of each class's row without its bias, the mean over anchors and layers."""
+    rows = [r.weight.detach().flatten(1).norm(dim=1).double().cpu() for r in model.classifier_rows()]
+    return torch.stack(rows).mean(dim=0)
 
 
 def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts | None, metrics: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from iifdet.build.adjustment import class_weights, set_adjustment
 from iifdet.build.batch import settle_batch
+from iifdet.build.comparison import classifier_norms, evaluated_index
 from iifdet.build.data import (
     EpochBatches,
     build_evaluator,
@@ -38,7 +39,9 @@ __all__ = [
     "build_val_batches",
     "class_weights",
     "deterministic",
+    "classifier_norms",
     "ending_workers",
+    "evaluated_index",
     "fit_options",
     "is_foreign",
     "load_foreign_model",

@@ -224,16 +224,7 @@ class CheckConfig(DataKeys):
     verbose: bool = False  # show all of them
 
 
-class CompareConfig(BaseModel):
-    """``iifdet compare run run …``."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    runs: list[str] = []
-    by: Literal["image", "instance"] = "image"
-
-
-Config = TrainConfig | ValConfig | StatsConfig | CheckConfig | CompareConfig
+Config = TrainConfig | ValConfig | StatsConfig | CheckConfig
 C = TypeVar("C", bound=BaseModel)
 
 

@@ -92,9 +92,9 @@ def evaluate(
         raise InputError(f"iou_type: expected 'bbox' or 'segm', got '{iou_type}'")
     limits = _limits(max_dets, protocol)
     run = _run_lvis if protocol == "lvis" else ENGINES[engine]
-    image_ids, category_ids = _unique_ids(gt["images"], "image"), _unique_ids(gt["categories"], "category")
-    truth = _prepare_truth(gt, iou_type)
-    found = _prepare_results(results, image_ids, category_ids, iou_type)
+    image_ids, category_ids = unique_ids(gt["images"], "image"), unique_ids(gt["categories"], "category")
+    truth = prepare_truth(gt, iou_type)
+    found = prepare_results(results, image_ids, category_ids, iou_type)
     precision, recall, scores = run(truth, found, iou_type, limits)
     return EngineOutput(summarise(precision, recall), precision, recall, scores, category_ids, image_ids)
 
@@ -148,7 +148,7 @@ def _mean_present(values: Array) -> float:
     return float(np.mean(present)) if present.size else -1.0
 
 
-def _unique_ids(entries: list[dict[str, Any]], what: str) -> Array:
+def unique_ids(entries: list[dict[str, Any]], what: str) -> Array:
     ids = np.array([entry["id"] for entry in entries], dtype=np.int64)
     unique, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
@@ -156,7 +156,7 @@ def _unique_ids(entries: list[dict[str, Any]], what: str) -> Array:
     return unique
 
 
-def _prepare_truth(gt: CocoDict, iou_type: str) -> CocoDict:
+def prepare_truth(gt: CocoDict, iou_type: str) -> CocoDict:
     # Fresh ids from 1: both engines take an object with id 0 for "not matched", and LVIS-like merges repeat ids.
     annotations = [
         {**a, "id": i, "iscrowd": int(a.get("iscrowd", 0)), "area": a.get("area", a["bbox"][2] * a["bbox"][3])}
@@ -169,7 +169,7 @@ def _prepare_truth(gt: CocoDict, iou_type: str) -> CocoDict:
     return {"images": gt["images"], "categories": gt["categories"], "annotations": annotations}
 
 
-def _prepare_results(results: Results, image_ids: Array, category_ids: Array, iou_type: str) -> Results:
+def prepare_results(results: Results, image_ids: Array, category_ids: Array, iou_type: str) -> Results:
     if isinstance(results, list):
         images = np.array([r["image_id"] for r in results], dtype=np.int64)
         categories = np.array([r["category_id"] for r in results], dtype=np.int64)

@@ -2,8 +2,10 @@
 
 from iifdet.plots.boxes import class_colour, draw_boxes, mosaic_grid, write_note
 from iifdet.plots.classes import by_frequency, plot_labels, plot_weight_curves
+from iifdet.plots.comparison import plot_differences, plot_errors, plot_intervals, plot_reliabilities
 from iifdet.plots.confusion import plot_confusion
 from iifdet.plots.curves import plot_pr_curve, plot_reliability
+from iifdet.plots.norms import plot_weight_norms
 from iifdet.plots.results import plot_results
 from iifdet.plots.tail import plot_tail
 
@@ -13,11 +15,16 @@ __all__ = [
     "draw_boxes",
     "mosaic_grid",
     "plot_confusion",
+    "plot_differences",
+    "plot_errors",
+    "plot_intervals",
     "plot_labels",
     "plot_pr_curve",
+    "plot_reliabilities",
     "plot_reliability",
     "plot_results",
     "plot_tail",
     "plot_weight_curves",
+    "plot_weight_norms",
     "write_note",
 ]

@@ -72,7 +72,7 @@ def plot_tail(
     top = max(0.05, float(ap[order].max()) * 1.25)
     ax.set(xlim=(-0.7, len(order) - 0.3), ylim=(0, top))
     _draw_counts(ax, as_array(counts.by(by))[order], unit)
-    _shade_groups(ax, order, ap, groups or {}, top)
+    shade_groups(ax, order, ap, groups or {}, top * 0.985)
     _draw_ap(ax, ap[order], named)
     _mark_tails(ax, tails, len(order))
     if named:
@@ -100,7 +100,24 @@ def _draw_counts(ax: Axes, n: np.ndarray, unit: str) -> None:
     ax.patch.set_visible(False)
 
 
-def _shade_groups(ax: Axes, order: np.ndarray, ap: np.ndarray, groups: Mapping[str, Sequence[int]], top: float) -> None:
+def shade_groups(
+    ax: Axes,
+    order: np.ndarray,
+    values: np.ndarray,
+    groups: Mapping[str, Sequence[int]],
+    top: float,
+    form: str = "{:.3f}",
+) -> None:
+    """Tint each frequency group's stretch of the ranks and write its name, mean and number of classes at the top.
+
+    Args:
+        ax: classes stand at 0, 1, … in ``order``.
+        order: the (K,) classes drawn.
+        values: (C,) what the mean is taken of; NaN is left out.
+        groups: name -> class indices.
+        top: where the text hangs.
+        form: how a mean is written.
+    """
     for i, (name, members) in enumerate(groups.items()):
         inside = np.isin(order, np.asarray(list(members), dtype=int))
         runs = _runs(inside)
@@ -110,8 +127,9 @@ def _shade_groups(ax: Axes, order: np.ndarray, ap: np.ndarray, groups: Mapping[s
         for start, stop in runs:
             ax.axvspan(start - 0.5, stop - 0.5, color=colour, alpha=0.12, linewidth=0)
         start, stop = max(runs, key=lambda run: run[1] - run[0])
-        text = f"{name}\n{number(mean_of_finite(ap[order[inside]]))} ({int(inside.sum())})"
-        ax.text((start + stop - 1) / 2, top * 0.985, text, ha="center", va="top", fontsize=9, color=BLACK)
+        mean = mean_of_finite(values[order[inside]])
+        text = f"{name}\n{form.format(mean) if np.isfinite(mean) else '–'} ({int(inside.sum())})"
+        ax.text((start + stop - 1) / 2, top, text, ha="center", va="top", fontsize=9, color=BLACK)
 
 
 def _runs(inside: np.ndarray) -> list[tuple[int, int]]:

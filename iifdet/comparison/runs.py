@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from iifdet.comparison.analysis import Analysis
+from iifdet.comparison.files import read_metrics, read_settings, short_names
+from iifdet.comparison.tables import Table
 from iifdet.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 FIGURES = ("AP", "AP50", "AP75", "tail5", "tail10", "tail20")
+#: Figures of the frequency groups, shown where one of the runs has them.
+GROUP_FIGURES = ("rare", "common", "frequent")
 #: Figures by the overlap of masks, shown where one of the runs has them.
 MASK_FIGURES = ("mask_AP", "mask_tail5", "mask_tail10", "mask_tail20")
 #: Settings worth a word beside a run's name, where runs differ in them.
@@ -30,7 +31,7 @@ class Row:
     Attributes:
         name: the run folder's name, with its parents where names repeat.
         settings: the settings in which it differs from another run, as ``key=value``.
-        values: FIGURES, and with masks MASK_FIGURES, in percent; None where unknown.
+        values: FIGURES, with groups GROUP_FIGURES, and with masks MASK_FIGURES, in percent; None where unknown.
         differences: values minus those of the first run, None where either is unknown.
     """
 
@@ -48,54 +49,50 @@ class Comparison:
         rows: one a run, in the order given.
         by: the order of the tail figures, ``image`` or ``instance``.
         notices: what a reader should know before trusting the differences.
+        analysis: intervals, tests, errors and calibration, where the runs' predictions were at hand.
+        folder: where the report is, if one was written.
     """
 
     rows: list[Row]
     by: str = "image"
     notices: list[str] = field(default_factory=list)
+    analysis: Analysis | None = None
+    folder: Path | None = None
 
-    def table(self) -> Table:
-        """The comparison as a rich Table."""
-        from rich.table import Table
+    def tables(self) -> list[Table]:
+        """The figures of the runs, then what a closer look found."""
+        return [self.figures(), *(self.analysis.tables() if self.analysis else [])]
 
+    def figures(self) -> Table:
+        """The figures of metrics.json, one row a run."""
         header, *lines = self._cells()
-        table = Table(title=self.caption, title_justify="left", title_style="")
-        for column, title in enumerate(header):
-            table.add_column(title, justify="left" if column < self._text_columns else "right", no_wrap=column == 0)
-        for line in lines:
-            table.add_row(*line)
-        return table
+        return Table(self.caption, header, lines, self._text_columns, "figures")
 
     def plain(self) -> str:
         """The comparison as aligned lines of text."""
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < self._text_columns else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in cells
-        ]
-        return "\n".join([self.caption, *lines])
+        return "\n\n".join(table.plain() for table in self.tables())
 
     def markdown(self) -> str:
-        """The comparison as a Markdown table."""
-        header, *lines = [[cell.replace("|", "\\|") for cell in line] for line in self._cells()]
-        rule = ["---" if i < self._text_columns else "---:" for i in range(len(header))]
-        return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines))
+        """The comparison as Markdown tables, with captions where there are several."""
+        tables = self.tables()
+        if len(tables) == 1:
+            return tables[0].markdown()
+        return "\n\n".join(f"{table.caption}\n\n{table.markdown()}" for table in tables)
 
     def print(self, console: Console | None = None) -> None:
-        """Show the table on a terminal, plain lines elsewhere. NO_COLOR is honoured."""
+        """Show the tables on a terminal, plain lines elsewhere. NO_COLOR is honoured."""
         from rich.console import Console
 
         console = console or Console()
         if console.is_terminal:
-            console.print(self.table())
+            for table in self.tables():
+                console.print(table.rich())
         else:
             console.print(self.plain(), markup=False, highlight=False, soft_wrap=True)
         for notice in self.notices:
             console.print(f"note: {notice}", markup=False, highlight=False, soft_wrap=True)
+        if self.folder is not None:
+            console.print(f"report and tables: {self.folder}", markup=False, highlight=False, soft_wrap=True)
 
     @property
     def caption(self) -> str:
@@ -133,41 +130,15 @@ def compare_runs(folders: Sequence[str | Path], by: str = "image") -> Comparison
             "compare: expected at least one run folder, got none; name folders such as runs/train/baseline"
         )
     paths = [Path(folder) for folder in folders]
-    metrics = [_read_metrics(path) for path in paths]
+    metrics = [read_metrics(path) for path in paths]
     notices = _check_same_data(paths, metrics)
-    figures = FIGURES + (MASK_FIGURES if any("segm" in m for m in metrics) else ())
+    figures = FIGURES + (GROUP_FIGURES if any(m.get("groups") for m in metrics) else ())
+    figures += MASK_FIGURES if any("segm" in m for m in metrics) else ()
     values = [{figure: _percent(m, figure, by) for figure in figures} for m in metrics]
     differences = [{f: _difference(row[f], values[0][f]) for f in figures} for row in values]
-    settings = _differing_settings([_read_settings(path) for path in paths])
-    rows = [Row(*parts) for parts in zip(_names(paths), settings, values, differences, strict=True)]
+    settings = _differing_settings([read_settings(path) for path in paths])
+    rows = [Row(*parts) for parts in zip(short_names(paths), settings, values, differences, strict=True)]
     return Comparison(rows, by, notices)
-
-
-def _read_metrics(folder: Path) -> dict[str, Any]:
-    path = folder / "metrics.json"
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise InputError(
-            f"{folder}: expected a run folder with metrics.json, got none; "
-            "let the run finish, or make one with: iifdet val weights=…"
-        ) from None
-    except ValueError as error:  # broken JSON or encoding
-        raise InputError(f"{path}: expected JSON, got {error}; run iifdet val again") from None
-    if not isinstance(metrics, dict) or "AP" not in metrics:
-        raise InputError(f"{path}: expected the figures of a detection run, got no AP; run iifdet val again")
-    return metrics
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load((folder / "args.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{folder / 'args.yaml'}: expected YAML, got {reason}; repair or delete it") from None
-    return settings if isinstance(settings, dict) else {}
 
 
 def _check_same_data(paths: list[Path], metrics: list[dict[str, Any]]) -> list[str]:
@@ -188,7 +159,7 @@ def _check_same_data(paths: list[Path], metrics: list[dict[str, Any]]) -> list[s
 def _percent(metrics: dict[str, Any], figure: str, by: str) -> float | None:
     if figure.startswith("mask_"):
         metrics, figure = metrics.get("segm", {}), figure.removeprefix("mask_")
-    value = metrics.get(figure)
+    value = (metrics.get("groups") or {}).get(figure) if figure in GROUP_FIGURES else metrics.get(figure)
     if isinstance(value, dict):  # tail figures come in both orders
         value = value.get(by)
     return None if value is None else 100.0 * float(value)
@@ -201,15 +172,6 @@ def _difference(value: float | None, first: float | None) -> float | None:
 def _differing_settings(settings: list[dict[str, Any]]) -> list[str]:
     differing = [key for key in SETTINGS if len({str(s.get(key)) for s in settings}) > 1]
     return [" ".join(f"{key}={s[key]}" for key in differing if s.get(key) is not None) for s in settings]
-
-
-def _names(paths: list[Path]) -> list[str]:
-    """The shortest folder names that tell the runs apart."""
-    parts = [path.resolve().parts for path in paths]
-    depth = 1
-    while len({p[-depth:] for p in parts}) < len(set(parts)):
-        depth += 1
-    return ["/".join(p[-depth:]) for p in parts]
 
 
 def _cell(value: float | None, difference: float | None) -> str:

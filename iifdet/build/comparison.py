@@ -1,0 +1,39 @@
+"""What a comparison needs of finished runs beside their files: the data they were evaluated on, their class rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from iifdet.build.data import build_index
+from iifdet.build.model import load_model
+from iifdet.config import DataKeys, validate
+from iifdet.datasets import DatasetIndex
+from iifdet.errors import InputError
+from iifdet.pictures import class_norms
+
+
+def evaluated_index(settings: dict[str, Any], data: str | None = None) -> DatasetIndex:
+    """The index of the split that a run's metrics speak of.
+
+    Args:
+        settings: the run's args.yaml. A training run evaluates on ``val``.
+        data: where the data are now, if not where args.yaml says.
+
+    Raises:
+        InputError: the data cannot be read.
+    """
+    keys = ("data", "max_bad", "fraction", "classes", "single_cls", "cache_index", "seed")
+    known = {key: settings[key] for key in keys if key in settings} | ({} if data is None else {"data": data})
+    return build_index(validate(DataKeys, known), settings.get("split", "val"))
+
+
+def classifier_norms(folders: list[Path]) -> list[Any]:
+    """(C,) norms of the class rows of each run's last.pt; None where there is none to read."""
+    found: list[Any] = []
+    for folder in folders:
+        try:
+            found.append(class_norms(load_model(folder / "weights" / "last.pt")))
+        except InputError:  # a folder of `val` has no checkpoint
+            found.append(None)
+    return found

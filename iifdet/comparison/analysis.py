@@ -1,0 +1,290 @@
+"""What stands behind the figures of runs on one split: intervals, tests, kinds of errors, calibration.
+
+Steps: 1) match each run's detections once 2) draw images with replacement, the same draws for every run, and take each
+run's figures under them 3) McNemar's test, TIDE, Fixed AP and calibration from the same records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iifdet.comparison.tables import Table
+from iifdet.errors import InputError
+from iifdet.evaluation.curves import Reliability, reliability
+from iifdet.evaluation.engine import Array, CocoDict
+from iifdet.evaluation.masks import with_rectangles
+from iifdet.evaluation.matching import MatchRecords, match_records
+from iifdet.evaluation.resampling import Interval, image_weights, interval, weighted_ap
+from iifdet.evaluation.significance import McNemar, found_boxes, mcnemar
+from iifdet.evaluation.tail import frequency_groups, tail_classes
+from iifdet.evaluation.tide import TideErrors, tide_errors
+from iifdet.longtail import ClassCounts
+
+TAILS = (5, 10, 20)
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How closely to look.
+
+    Attributes:
+        draws: bootstrap replicates; 0 leaves intervals out.
+        level: of the intervals.
+        seed: of the draws.
+        score, iou: the operating point of McNemar's test.
+        by: the counts that rank the tail.
+    """
+
+    draws: int = 1000
+    level: float = 0.95
+    seed: int = 0
+    score: float = 0.25
+    iou: float = 0.5
+    by: str = "image"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """The data that the runs were evaluated on.
+
+    Attributes:
+        names: the C class names.
+        category_ids: (C,) the category of each label.
+        truth: COCO ground truth.
+        protocol: ``coco`` or ``lvis``.
+        counts: class counts of the training set, None where they are unknown.
+        groups: name -> labels; empty without counts.
+    """
+
+    names: list[str]
+    category_ids: NDArray[np.int64]
+    truth: CocoDict
+    protocol: str = "coco"
+    counts: ClassCounts | None = None
+    groups: dict[str, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, index: Any, counts: ClassCounts | None, thresholds: Sequence[int] = (10, 100)) -> Split:
+        """From a DatasetIndex; its own frequency groups (LVIS) win over thresholds on the counts."""
+        federated = getattr(index, "federated", None)
+        groups = None if federated is None else federated.groups()
+        if groups is None:
+            groups = {} if counts is None else frequency_groups(counts, thresholds)
+        ids = np.asarray(index.category_ids, np.int64)
+        return cls(list(index.names), ids, index.to_coco(), "coco" if federated is None else "lvis", counts, groups)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunAnalysis:
+    """One run, by boxes or by masks. Fractions, not percent.
+
+    Attributes:
+        name: of the run.
+        figures: figure -> its interval; ``low`` and ``high`` are NaN without draws.
+        differences: figure -> interval of the paired difference to the first run; empty for the first.
+        ap: (C,) AP of each class, NaN without ground truth.
+        class_differences: (C, 3) difference to the first run, low, high; None for the first.
+        fixed: figure -> Fixed AP.
+        tide: what AP50 loses to which errors.
+        mcnemar: group (``all`` first) -> test against the first run; empty for the first.
+        calibration: group (``all`` first) -> confidence against precision at IoU .50.
+    """
+
+    name: str
+    figures: dict[str, Interval]
+    differences: dict[str, Interval]
+    ap: Array
+    class_differences: Array | None
+    fixed: dict[str, float]
+    tide: TideErrors
+    mcnemar: dict[str, McNemar]
+    calibration: dict[str, Reliability]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """What :func:`analyse` found.
+
+    Attributes:
+        split, options: what it was asked about.
+        boxes: one RunAnalysis a run.
+        masks: the same by the overlap of masks, where every run has them; else empty.
+    """
+
+    split: Split
+    options: Options
+    boxes: list[RunAnalysis]
+    masks: list[RunAnalysis] = field(default_factory=list)
+
+    @property
+    def kinds(self) -> dict[str, list[RunAnalysis]]:
+        """``boxes`` and, where there are some, ``masks``."""
+        return {"boxes": self.boxes, **({"masks": self.masks} if self.masks else {})}
+
+    def tables(self) -> list[Table]:
+        """All of it as tables."""
+        from iifdet.comparison.rendering import analysis_tables
+
+        return analysis_tables(self)
+
+    def plain_values(self) -> dict[str, Any]:
+        """All of it as plain values, for JSON; NaN becomes None."""
+        found = {kind: [_plain(asdict(run)) for run in runs] for kind, runs in self.kinds.items()}
+        return {"options": asdict(self.options), "names": self.split.names, "groups": self.split.groups, **found}
+
+
+def analyse(
+    split: Split,
+    predictions: Mapping[str, tuple[Array, list[Any] | None]],
+    options: Options | None = None,
+) -> Analysis:
+    """Look closely at runs on one split.
+
+    Args:
+        split: the data.
+        predictions: name of the run -> its (n, 7) detections, and their masks as COCO run lengths or None.
+        options: how closely.
+
+    Raises:
+        InputError: detections of other images or classes.
+    """
+    options = options or Options()
+    boxes = _analyse(split, {name: rows for name, (rows, _) in predictions.items()}, "bbox", options)
+    if any(masks is None for _, masks in predictions.values()):
+        return Analysis(split, options, boxes)
+    dicts = {name: _mask_results(rows, masks or []) for name, (rows, masks) in predictions.items()}
+    return Analysis(split, options, boxes, _analyse(split, dicts, "segm", options))
+
+
+def _mask_results(rows: Array, masks: list[Any]) -> list[dict[str, Any]]:
+    return [
+        {"image_id": int(r[0]), "category_id": int(r[6]), "score": r[5], "segmentation": mask}
+        for r, mask in zip(rows.tolist(), masks, strict=True)
+    ]
+
+
+def _analyse(split: Split, results: Mapping[str, Any], iou_type: str, options: Options) -> list[RunAnalysis]:
+    truth = with_rectangles(split.truth) if iou_type == "segm" else split.truth
+    if not truth["images"]:
+        raise InputError("compare: expected images in the evaluated split, got none")
+    records = [match_records(truth, found, split.category_ids, iou_type, split.protocol) for found in results.values()]
+    ones = np.ones((1, len(truth["images"])), np.float32)
+    whole = [weighted_ap(r, ones)[0] for r in records]  # (C, T) each
+    members = _members(split, records[0], options.by)
+    draws = _draw(records, members, options)
+    runs = []
+    for i, (name, found) in enumerate(results.items()):
+        best = match_records(truth, found, split.category_ids, iou_type, split.protocol, fixed=True)
+        values = {f: v[0] for f, v in _figures(whole[i][None], members).items()}
+        compared = {} if i == 0 else _compare(whole, draws, members, i, options)
+        runs.append(
+            RunAnalysis(
+                name,
+                {f: interval(v, draws[i].figures[f], options.level, (0.0, 1.0)) for f, v in values.items()},
+                compared.get("figures", {}),
+                whole[i].mean(axis=1),
+                compared.get("classes"),
+                {f: float(v[0]) for f, v in _figures(weighted_ap(best, ones), members).items()},
+                tide_errors(truth, found, iou_type, split.protocol),
+                {} if i == 0 else _mcnemar(records[0], records[i], split, options),
+                _calibration(records[i], split),
+            )
+        )
+    return runs
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """One run under all draws: figure -> (B,), and (B, C) AP of each class."""
+
+    figures: dict[str, Array]
+    ap: Array
+
+
+def _draw(records: list[MatchRecords], members: Mapping[str, list[int]], options: Options) -> list[_Draws]:
+    parts: list[list[_Draws]] = [[] for _ in records]
+    for weights in image_weights(records[0].num_images, options.draws, options.seed):
+        for mine, run in zip(parts, records, strict=True):  # the same weights for every run: differences are paired
+            ap = weighted_ap(run, weights)
+            mine.append(_Draws(_figures(ap, members), ap.mean(axis=2)))
+    return [_join(mine, members, records[0].num_classes) for mine in parts]
+
+
+def _join(parts: list[_Draws], members: Mapping[str, list[int]], classes: int) -> _Draws:
+    empty = _Draws(dict.fromkeys(("AP", "AP50", "AP75", *members), np.zeros(0)), np.zeros((0, classes)))
+    parts = parts or [empty]
+    figures = {f: np.concatenate([p.figures[f] for p in parts]) for f in parts[0].figures}
+    return _Draws(figures, np.concatenate([p.ap for p in parts]))
+
+
+def _members(split: Split, records: MatchRecords, by: str) -> dict[str, list[int]]:
+    """Labels that each tail and each group averages. They stay those of the whole split in every draw."""
+    if split.counts is None:
+        return dict(split.groups)
+    result = _Scored(split.names, np.zeros(len(split.names)), np.diff(records.truth_bounds))
+    return {f"tail{k}": tail_classes(result, split.counts, k, by)[0] for k in TAILS} | split.groups
+
+
+@dataclass(frozen=True)
+class _Scored:
+    names: list[str]
+    ap: Array
+    gt_instances: NDArray[np.int64]
+
+
+def _figures(ap: Array, members: Mapping[str, list[int]]) -> dict[str, Array]:
+    """(B, C, T) AP to figures (B,); classes without a box in a draw are left out of its means."""
+    by_class = ap.mean(axis=2)
+    figures = {"AP": by_class, "AP50": ap[:, :, 0], "AP75": ap[:, :, 5]}
+    figures |= {name: by_class[:, labels] for name, labels in members.items()}
+    return {name: _present_mean(values) for name, values in figures.items()}
+
+
+def _present_mean(values: Array) -> Array:
+    """(B, K) -> (B,) means over what is not NaN."""
+    present = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(present, values, 0.0).sum(axis=1) / present.sum(axis=1)
+
+
+def _compare(
+    whole: list[Array], draws: list[_Draws], members: Mapping[str, list[int]], i: int, options: Options
+) -> dict[str, Any]:
+    first, mine = (_figures(ap[None], members) for ap in (whole[0], whole[i]))
+    figures = {
+        f: interval(v[0] - first[f][0], draws[i].figures[f] - draws[0].figures[f], options.level)
+        for f, v in mine.items()
+    }
+    change, drawn = (whole[i] - whole[0]).mean(axis=1), draws[i].ap - draws[0].ap
+    classes = [interval(value, drawn[:, c], options.level) for c, value in enumerate(change)]
+    return {"figures": figures, "classes": np.array([(v.value, v.low, v.high) for v in classes]).reshape(-1, 3)}
+
+
+def _mcnemar(first: MatchRecords, second: MatchRecords, split: Split, options: Options) -> dict[str, McNemar]:
+    a, b = (found_boxes(records, options.score, options.iou) for records in (first, second))
+    groups = {ALL: np.arange(first.num_classes), **{n: np.asarray(v, int) for n, v in split.groups.items()}}
+    chosen = {name: np.isin(first.truth_label, labels) for name, labels in groups.items()}
+    return {name: mcnemar(a[rows], b[rows], first.truth_image[rows]) for name, rows in chosen.items()}
+
+
+def _calibration(records: MatchRecords, split: Split) -> dict[str, Reliability]:
+    matches = records.matches(0.5)
+    return {ALL: reliability(matches), **{n: reliability(matches, labels=v) for n, v in split.groups.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value

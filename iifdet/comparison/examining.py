@@ -1,0 +1,105 @@
+"""From run folders to an Analysis, or to the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from iifdet.comparison.analysis import Analysis, Options, Split, analyse
+from iifdet.comparison.files import read_metrics, read_predictions, read_settings, short_names
+from iifdet.comparison.runs import Comparison
+from iifdet.errors import InputError
+from iifdet.evaluation.engine import Array
+from iifdet.longtail import ClassCounts
+
+#: Detections of an image that a run keeps at most.
+KEPT = 300
+
+
+def examine(
+    found: Comparison,
+    folders: Sequence[str | Path],
+    index_of: Callable[[dict[str, Any]], Any],
+    options: Options | None = None,
+) -> Comparison:
+    """Look behind the figures of runs, where predictions and data allow it; a notice says why not.
+
+    Args:
+        found: what :func:`iifdet.comparison.compare_runs` said about the folders.
+        folders: the run folders.
+        index_of: settings of a run -> DatasetIndex of the split that it was evaluated on.
+        options: how closely to look.
+    """
+    paths, options = [Path(folder) for folder in folders], options or Options()
+    try:
+        predictions = [read_predictions(path) for path in paths]
+        metrics = [read_metrics(path) for path in paths]
+        index = index_of(read_settings(paths[0]))
+        _check_index(index, metrics)
+        counts = _training_counts(metrics[0], index.names)
+        split = Split.of(index, counts, metrics[0].get("group_thresholds", (10, 100)))
+        names = [f"{name} ({i})" if repeated else name for i, (name, repeated) in enumerate(_numbered(paths), 1)]
+        analysis = analyse(split, dict(zip(names, predictions, strict=True)), options)
+    except InputError as error:
+        return replace(found, notices=[*found.notices, f"no intervals, tests and errors: {error}"])
+    said = [*_disagreements(analysis, metrics, paths), *_other_counts(metrics), *_capped(paths, predictions)]
+    return replace(found, analysis=analysis, notices=[*found.notices, *said])
+
+
+def _numbered(paths: list[Path]) -> list[tuple[str, bool]]:
+    names = short_names(paths)
+    return [(name, names.count(name) > 1) for name in names]
+
+
+def _check_index(index: Any, metrics: list[dict[str, Any]]) -> None:
+    evaluated = next((m["data_digest"] for m in metrics if m.get("data_digest")), None)
+    if evaluated is not None and index.digest() != evaluated:
+        raise InputError(
+            f"expected the data that the runs were evaluated on ({evaluated[:12]}), got {index.digest()[:12]}; "
+            "run iifdet val again, or name the data with data="
+        )
+
+
+def _training_counts(metrics: dict[str, Any], names: list[str]) -> ClassCounts | None:
+    """The training counts that a run's tables were made with; the number of training images plays no part here."""
+    rows = metrics.get("per_class") or []
+    if [row.get("name") for row in rows] != list(names) or any(row.get("train_images") is None for row in rows):
+        return None
+    images, instances = (torch.tensor([row[f"train_{by}"] for row in rows]) for by in ("images", "instances"))
+    return ClassCounts(list(names), images, instances, int(images.sum()))
+
+
+def _disagreements(analysis: Analysis, metrics: list[dict[str, Any]], paths: list[Path]) -> list[str]:
+    """Predictions that do not give the figures beside them come from another evaluation."""
+    said = []
+    for run, measured, path in zip(analysis.boxes, metrics, paths, strict=True):
+        mine, theirs = run.figures["AP"].value, measured.get("AP")
+        if theirs is not None and not np.isclose(mine, theirs, atol=1e-6):
+            said.append(
+                f"{path}: predictions.json gives AP {100 * mine:.2f}, metrics.json says {100 * theirs:.2f}; "
+                "run iifdet val again"
+            )
+    return said
+
+
+def _other_counts(metrics: list[dict[str, Any]]) -> list[str]:
+    counts = [[(r.get("train_images"), r.get("train_instances")) for r in m.get("per_class") or []] for m in metrics]
+    differ = any(c != counts[0] for c in counts[1:])
+    return ["the runs had different training counts; tails and groups are the first run's"] if differ else []
+
+
+def _capped(paths: list[Path], predictions: list[tuple[Array, list[Any] | None]]) -> list[str]:
+    """Fixed AP wants every detection; a run keeps the best of an image."""
+    full = [
+        path.name
+        for path, (rows, _) in zip(paths, predictions, strict=True)
+        if len(rows) and np.unique(rows[:, 0], return_counts=True)[1].max() >= KEPT
+    ]
+    if not full:
+        return []
+    return [f"{', '.join(full)}: Fixed AP sees only the {KEPT} detections of an image that a run keeps"]

@@ -1,0 +1,124 @@
+"""What a closer look found, as tables."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from iifdet.comparison.tables import Table
+from iifdet.evaluation.matching import FIXED
+from iifdet.evaluation.resampling import Interval
+from iifdet.evaluation.tide import ERRORS
+
+if TYPE_CHECKING:
+    from iifdet.comparison.analysis import Analysis, RunAnalysis
+
+NONE = "–"
+
+
+def analysis_tables(analysis: Analysis) -> list[Table]:
+    """Intervals, McNemar's test, TIDE, Fixed AP and calibration; for boxes, then for masks."""
+    tables: list[Table] = []
+    for kind, runs in analysis.kinds.items():
+        tables += [
+            *([_intervals(analysis, kind, runs)] if analysis.options.draws else []),
+            *([_tests(analysis, kind, runs)] if len(runs) > 1 else []),
+            _errors(kind, runs),
+            _fixed(analysis, kind, runs),
+            _calibration(kind, runs),
+        ]
+    return tables
+
+
+def _intervals(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
+    options = analysis.options
+    caption = (
+        f"{kind}: percent [{options.level:.0%} interval from {options.draws} draws of "
+        f"{len(analysis.split.truth['images'])} images]; Δ: paired difference to {runs[0].name}, * where 0 is outside"
+    )
+    header = ["figure", *(title for run in runs for title in (run.name, *(["Δ"] if run.differences else [])))]
+    rows = []
+    for figure in runs[0].figures:
+        cells = [figure]
+        for run in runs:
+            cells.append(_span(run.figures[figure]))
+            if run.differences:
+                cells.append(_span(run.differences[figure], signed=True))
+        rows.append(cells)
+    return Table(caption, header, rows, 1, f"{kind}-intervals")
+
+
+def _tests(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
+    options = analysis.options
+    caption = (
+        f"{kind}: McNemar's test against {runs[0].name} on boxes found with score ≥ {options.score:g} at IoU "
+        f"{options.iou:g}; p by images allows for boxes of one image that are found together"
+    )
+    header = ["run", "classes", "both", f"only {runs[0].name}", "only this", "neither", "p", "p by images"]
+    rows = [
+        [
+            run.name,
+            group,
+            *(str(n) for n in (test.both, test.first, test.second, test.neither)),
+            _p(test.p) + (" exact" if test.exact else ""),
+            _p(test.p_clustered),
+        ]
+        for run in runs[1:]
+        for group, test in run.mcnemar.items()
+    ]
+    return Table(caption, header, rows, 2, f"{kind}-mcnemar")
+
+
+def _errors(kind: str, runs: list[RunAnalysis]) -> Table:
+    caption = f"{kind}: AP50 in percent, and what it would gain without an error (TIDE); FP: ΔAP_FP"
+    rows = [[run.name, _percent(run.tide.ap50), *(_percent(run.tide.delta[error]) for error in ERRORS)] for run in runs]
+    return Table(caption, ["run", "AP50", *ERRORS], rows, 1, f"{kind}-tide")
+
+
+def _fixed(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
+    caption = (
+        f"{kind}: Fixed AP in percent (the best {FIXED:,} of a class, no limit on an image); "
+        "gains that vanish here were gains in ranking across classes"
+    )
+    figures = list(runs[0].fixed)
+    rows = []
+    for run in runs:
+        changes = [run.fixed[f] - runs[0].fixed[f] for f in figures]
+        rows.append(
+            [
+                run.name,
+                *(
+                    _percent(run.fixed[f]) + (f" ({100 * d:+.1f})" if run is not runs[0] and d == d else "")
+                    for f, d in zip(figures, changes, strict=True)
+                ),
+            ]
+        )
+    return Table(caption, ["run", *figures], rows, 1, f"{kind}-fixed")
+
+
+def _calibration(kind: str, runs: list[RunAnalysis]) -> Table:
+    caption = f"{kind}: expected calibration error in percent at IoU 0.5 (detections in brackets)"
+    groups = list(runs[0].calibration)
+    rows = [
+        [run.name, *(f"{_percent(r.ece)} ({int(r.count.sum()):,})" for r in run.calibration.values())] for run in runs
+    ]
+    return Table(caption, ["run", *groups], rows, 1, f"{kind}-calibration")
+
+
+def _span(span: Interval, signed: bool = False) -> str:
+    if math.isnan(span.value):
+        return NONE
+    form = "{:+.1f}" if signed else "{:.1f}"
+    text = form.format(100 * span.value)
+    if math.isnan(span.low):
+        return text
+    outside = signed and not span.low <= 0 <= span.high
+    return f"{text} [{form.format(100 * span.low)}, {form.format(100 * span.high)}]{'*' if outside else ''}"
+
+
+def _percent(value: float) -> str:
+    return NONE if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -1,0 +1,92 @@
+"""Do two runs differ by more than chance? McNemar's test on the boxes that each of them finds.
+
+A box is found when a detection of its class, at least as sure as a threshold, was matched to it one to one. Boxes that
+both runs find, or neither, say nothing about the difference: the test looks at those that exactly one of them finds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iifdet.evaluation.matching import MatchRecords, iou_row
+
+#: Fewer discordant boxes than this get the exact test.
+EXACT_BELOW = 25
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Outcome of the test on m boxes.
+
+    Attributes:
+        both, first, second, neither: boxes found by both runs, by the first alone, by the second alone, by neither.
+        p: two-sided; exact binomial for fewer than EXACT_BELOW discordant boxes, else chi-squared with continuity
+            correction. Takes boxes for independent.
+        p_clustered: two-sided, with images in place of boxes, because boxes of one image are found together:
+            z² = (Σ dᵢ)² / Σ dᵢ² over the images' differences dᵢ in boxes found, normal approximation; 1 without any.
+        exact: whether ``p`` is exact.
+    """
+
+    both: int
+    first: int
+    second: int
+    neither: int
+    p: float
+    p_clustered: float
+    exact: bool
+
+
+def found_boxes(records: MatchRecords, score: float = 0.25, iou: float = 0.5) -> NDArray[np.bool_]:
+    """(m,) whether each box is found by a detection of at least this score and this IoU.
+
+    Boxes of images without detections are there and not found.
+    """
+    return records.truth_score[iou_row(iou)] >= score
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_], image: NDArray[np.int64] | None = None) -> McNemar:
+    """Compare what two runs found of the same boxes.
+
+    Args:
+        first, second: (m,) bool, see :func:`found_boxes`.
+        image: (m,) the image of each box, for ``p_clustered``; by default each box is alone.
+
+    Example:
+        >>> mcnemar(np.array([True] * 8 + [False] * 3), np.array([False] * 7 + [True] * 4)).p  # 7 against 3
+        0.34375
+    """
+    a, b = np.asarray(first, bool), np.asarray(second, bool)
+    if a.shape != b.shape:
+        raise ValueError(f"mcnemar: expected the same boxes twice, got {a.shape} and {b.shape}")
+    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
+    exact = only_first + only_second < EXACT_BELOW
+    return McNemar(
+        int((a & b).sum()),
+        only_first,
+        only_second,
+        int((~a & ~b).sum()),
+        (_binomial_p if exact else _chi_squared_p)(only_first, only_second),
+        _clustered_p(b.astype(int) - a.astype(int), np.arange(len(a)) if image is None else image),
+        exact,
+    )
+
+
+def _binomial_p(b: int, c: int) -> float:
+    """Twice the smaller tail of Binomial(b + c, 1/2), at most 1."""
+    n = b + c
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(b, c) + 1)) / 2**n)
+
+
+def _chi_squared_p(b: int, c: int) -> float:
+    """Upper tail of chi-squared with one degree of freedom at (|b − c| − 1)² / (b + c)."""
+    return math.erfc(max(abs(b - c) - 1, 0) / math.sqrt(2 * (b + c)))
+
+
+def _clustered_p(difference: NDArray[np.int64], image: NDArray[np.int64]) -> float:
+    by_image = np.bincount(np.unique(image, return_inverse=True)[1], weights=difference)
+    spread = float((by_image**2).sum())
+    return 1.0 if spread == 0 else math.erfc(abs(float(by_image.sum())) / math.sqrt(2 * spread))
