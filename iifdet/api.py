@@ -268,6 +268,7 @@ class _Validation:
         folder, names = self.run.path, self.model.names
         draw = pictures.PICTURES[self.task]
         pictures.quietly(draw.result, folder, self.result, self.evaluator, self.model.counts, self.metrics)
+        pictures.quietly(draw.model, folder, self.model)
         if self.first is not None:
             batch, outputs = self.first
             pictures.quietly(self._draw_labels, draw.batch, batch, folder / "val_batch0_labels.jpg")
@@ -486,9 +487,9 @@ def check(**keys: Any) -> CheckReport:
 def compare(runs: Sequence[str | Path] = (), **keys: Any) -> Comparison:
     """Runs beside each other, each with its difference to the first.
 
-    AP, tails and groups come from their metrics.json. Where their predictions and the data are at hand there are bootstrap
-    intervals, McNemar's test, TIDE errors, Fixed AP and calibration too; ``project``, ``name`` or ``save`` write all of it
-    down, with pictures and an HTML page.
+    AP, tails and groups come from their metrics.json. Where their predictions and the data are at hand there are
+    bootstrap intervals, McNemar's test, TIDE errors, Fixed AP and calibration too; ``project``, ``name`` or ``save``
+    write all of it down, with pictures and an HTML page.
 
     Raises:
         InputError: bad keys, a folder without metrics.json, or runs on different data.

@@ -93,16 +93,24 @@ def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts |
         plots.plot_tail(result.ap, counts, result.names, tails, folder / "tail.png", groups)
 
 
+def draw_model(folder: Path, model: Detector) -> None:
+    """weight_norms.png, where training counts rank the classes."""
+    if model.counts is not None:
+        name = str(model.spec.get("name", type(model).__name__))
+        plots.plot_weight_norms({name: class_norms(model)}, model.counts, folder / "weight_norms.png")
+
+
 @dataclass(frozen=True)
 class TaskPictures:
-    """What a task draws: one batch, one evaluation result; and what to keep of a batch's outputs to draw it later."""
+    """What a task draws: a batch, an evaluation result, the model; and what to keep of a batch's outputs for that."""
 
     batch: Callable[..., None]
     result: Callable[..., None]
     keep: Callable[..., Any]
+    model: Callable[..., None]
 
 
-PICTURES = {"detect": TaskPictures(draw_batch, draw_result, keep_drawn)}
+PICTURES = {"detect": TaskPictures(draw_batch, draw_result, keep_drawn, draw_model)}
 
 
 def quietly(draw: Any, *args: Any) -> None:

@@ -102,6 +102,19 @@ def reliability(counts: ClassCounts, path: Path) -> None:
     plots.plot_reliability(confidence, confidence * 0.8, np.append(np.full(9, 10 * len(counts)), 0), 0.1, path)
 
 
+def differences(counts: ClassCounts, path: Path) -> None:
+    value = torch.linspace(-0.1, 0.1, len(counts))
+    value[len(counts) // 2] = NAN if len(counts) > 1 else 0.1
+    groups = {"rare": range(len(counts) // 2), "frequent": range(len(counts) // 2, len(counts))}
+    table = torch.stack((value, value - 0.03, value + 0.03), dim=1)
+    plots.plot_differences(table, counts.names, path, counts, groups, title="b − a")
+
+
+def weight_norms(counts: ClassCounts, path: Path) -> None:
+    norms = {"softmax": torch.linspace(1, 2, len(counts)), "iif": torch.ones(len(counts))}
+    plots.plot_weight_norms(norms, counts, path)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def font_list(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The first chart on a fresh machine makes matplotlib look for fonts, which is not what is timed here."""
@@ -116,6 +129,8 @@ CHARTS: list[Callable[[ClassCounts, Path], None]] = [
     confusion,
     tail,
     reliability,
+    differences,
+    weight_norms,
 ]
 
 
@@ -153,6 +168,15 @@ EMPTY_INPUTS: dict[str, Callable[[Path], None]] = {
     "tail, no classes": lambda p: plots.plot_tail([], NONE, [], {}, p),
     "tail, no ground truth": lambda p: plots.plot_tail(NANS, ZERO, ZERO.names, {"tail5": NAN}, p, {"rare": [0, 1]}),
     "tail, all zero": lambda p: plots.plot_tail([0, 0], ZERO, ZERO.names, {"tail5": 0.0}, p),
+    "differences, no classes": lambda p: plots.plot_differences(np.zeros((0, 3)), [], p),
+    "differences, nothing known": lambda p: plots.plot_differences(np.full((2, 3), NAN), ["a", "b"], p, ZERO),
+    "differences, no intervals": lambda p: plots.plot_differences([[0.1, NAN, NAN]], ["a"], p),
+    "norms, no models": lambda p: plots.plot_weight_norms({}, ZERO, p),
+    "norms, all zero": lambda p: plots.plot_weight_norms({"a": [0, 0]}, ZERO, p),
+    "intervals, no runs": lambda p: plots.plot_intervals({}, p),
+    "intervals, nothing known": lambda p: plots.plot_intervals({"a": {"AP": (NAN, NAN, NAN)}}, p),
+    "errors, no runs": lambda p: plots.plot_errors({}, p),
+    "reliabilities, no runs": lambda p: plots.plot_reliabilities({}, p),
     "reliability, no bins": lambda p: plots.plot_reliability([], [], [], NAN, p),
     "reliability, no detections": lambda p: plots.plot_reliability(NANS, NANS, [0, 0], NAN, p),
 }

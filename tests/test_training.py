@@ -113,7 +113,7 @@ def test_a_run_leaves_all_its_files_and_its_loss_falls(tiny_keys: Keys, tmp_path
     result = iifdet.train(**tiny_keys(tmp_path, epochs=6, lr=0.005, plots=True, ema=0.9, workers=2))
     run = result.folder
     pictures = {"labels.png", "results.png", "pr_curve.png", "confusion_matrix.png", "tail.png", "reliability.png"}
-    pictures |= {"train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg"}
+    pictures |= {"weight_norms.png", "train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg"}
     tables = {"args.yaml", "environment.json", "results.csv", "metrics.json", "per_class.csv", "predictions.json"}
     found = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
     assert found - {".lock"} == pictures | tables | {f"weights/{name}.pt" for name in ("last", "last.prev", "best")}

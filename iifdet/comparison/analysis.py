@@ -18,7 +18,7 @@ from iifdet.errors import InputError
 from iifdet.evaluation.curves import Reliability, reliability
 from iifdet.evaluation.engine import Array, CocoDict
 from iifdet.evaluation.masks import with_rectangles
-from iifdet.evaluation.matching import MatchRecords, match_records
+from iifdet.evaluation.matching import MatchRecords, match_both
 from iifdet.evaluation.resampling import Interval, image_weights, interval, weighted_ap
 from iifdet.evaluation.significance import McNemar, found_boxes, mcnemar
 from iifdet.evaluation.tail import frequency_groups, tail_classes
@@ -173,14 +173,14 @@ def _analyse(split: Split, results: Mapping[str, Any], iou_type: str, options: O
     truth = with_rectangles(split.truth) if iou_type == "segm" else split.truth
     if not truth["images"]:
         raise InputError("compare: expected images in the evaluated split, got none")
-    records = [match_records(truth, found, split.category_ids, iou_type, split.protocol) for found in results.values()]
+    pairs = [match_both(truth, found, split.category_ids, iou_type, split.protocol) for found in results.values()]
+    records, fixed = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     ones = np.ones((1, len(truth["images"])), np.float32)
     whole = [weighted_ap(r, ones)[0] for r in records]  # (C, T) each
     members = _members(split, records[0], options.by)
     draws = _draw(records, members, options)
     runs = []
     for i, (name, found) in enumerate(results.items()):
-        best = match_records(truth, found, split.category_ids, iou_type, split.protocol, fixed=True)
         values = {f: v[0] for f, v in _figures(whole[i][None], members).items()}
         compared = {} if i == 0 else _compare(whole, draws, members, i, options)
         runs.append(
@@ -190,7 +190,7 @@ def _analyse(split: Split, results: Mapping[str, Any], iou_type: str, options: O
                 compared.get("figures", {}),
                 whole[i].mean(axis=1),
                 compared.get("classes"),
-                {f: float(v[0]) for f, v in _figures(weighted_ap(best, ones), members).items()},
+                {f: float(v[0]) for f, v in _figures(weighted_ap(fixed[i], ones), members).items()},
                 tide_errors(truth, found, iou_type, split.protocol),
                 {} if i == 0 else _mcnemar(records[0], records[i], split, options),
                 _calibration(records[i], split),

@@ -36,7 +36,10 @@ def _intervals(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
         f"{kind}: percent [{options.level:.0%} interval from {options.draws} draws of "
         f"{len(analysis.split.truth['images'])} images]; Δ: paired difference to {runs[0].name}, * where 0 is outside"
     )
-    header = ["figure", *(title for run in runs for title in (run.name, *(["Δ"] if run.differences else [])))]
+    header = [
+        "figure",
+        *(title for run in runs for title in (run.name, *([f"Δ {run.name}"] if run.differences else []))),
+    ]
     rows = []
     for figure in runs[0].figures:
         cells = [figure]

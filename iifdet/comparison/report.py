@@ -134,7 +134,7 @@ def draw_pictures(found: Comparison, folder: Path, norms: Sequence[Any] = ()) ->
         prefix = "mask_" if kind == "masks" else ""
         for i, run in enumerate(runs[1:], start=2):
             name = f"{prefix}difference{'' if len(runs) == 2 else f'_{i}'}"
-            look = {"counts": split.counts, "groups": split.groups, "by": found.by}
+            look = {"counts": split.counts, "groups": split.groups, "level": analysis.options.level, "by": found.by}
             title = f"{run.name} − {runs[0].name} ({kind})"
             draw(name, plots.plot_differences, run.class_differences, split.names, title=title, **look)
         spans = {r.name: {f: (s.value, s.low, s.high) for f, s in r.figures.items()} for r in runs}

@@ -91,53 +91,104 @@ def match_records(
     category_ids: Sequence[int] | Array,
     iou_type: str = "bbox",
     protocol: str = "coco",
-    fixed: bool = False,
 ) -> MatchRecords:
     """Match detections as COCO or LVIS do; see :func:`iifdet.evaluation.engine.evaluate` for the arguments.
 
     Args:
         category_ids: (C,) the category of each label.
-        fixed: what Fixed AP looks at (Dave et al. 2021): the best FIXED detections of each class over the whole split,
-            however many lie in one image, in place of the protocol's limit on an image.
 
     Raises:
         InputError: as ``evaluate``.
+    """
+    return match_both(gt, results, category_ids, iou_type, protocol)[0]
+
+
+def match_both(
+    gt: CocoDict,
+    results: Results,
+    category_ids: Sequence[int] | Array,
+    iou_type: str = "bbox",
+    protocol: str = "coco",
+) -> tuple[MatchRecords, MatchRecords]:
+    """Records under the protocol's limit on an image, and those of Fixed AP, from one matching.
+
+    Fixed AP (Dave et al. 2021) looks at the best FIXED detections of each class over the whole split, however many lie
+    in one image. Better-scored detections choose first, so that what a limit leaves out changes nothing for the rest.
     """
     check_choice("hotcoco", protocol)
     image_ids, labels = unique_ids(gt["images"], "image"), np.asarray(category_ids, np.int64)
     truth = prepare_truth(gt, iou_type)
     found = prepare_results(results, image_ids, np.sort(labels), iou_type)
-    table = _Table.of(found, image_ids, labels)
-    boxes = _Boxes.of(truth, image_ids, labels)
-    chosen, passed = _choose(table, boxes, gt, image_ids, labels, protocol, fixed)
-    correct, ignored = np.zeros((len(IOUS), len(chosen)), bool), np.repeat(passed[None], len(IOUS), axis=0)
-    truth_score = np.full((len(IOUS), len(boxes.image)), -np.inf)
-    matched = np.flatnonzero(np.isin(table.key[chosen], boxes.key))
-    subset = [found[r] for r in chosen[matched]] if isinstance(found, list) else found[chosen[matched]]
-    scores = table.score[chosen[matched]]
-    for entry in _run(truth, subset, iou_type, protocol, fixed):
-        rows = matched[np.asarray(entry["dtIds"], np.int64) - 1]
+    table, boxes = _Table.of(found, image_ids, labels), _Boxes.of(truth, image_ids, labels)
+    judged, unsure = _judged(table, boxes, gt, image_ids, labels, protocol)
+    fate = _match(table, boxes, found, truth, np.flatnonzero(judged), unsure, iou_type, protocol)
+    limit, group = PROTOCOLS[protocol][-1], table.key if protocol == "coco" else table.image
+    usual = judged & _among_best(group, table.score, limit)
+    fixed = judged & _among_best(table.label, np.where(judged, table.score, -np.inf), FIXED)
+    shape = len(image_ids), len(labels)
+    return _records(table, boxes, fate, usual, shape), _records(table, boxes, fate, fixed, shape)
+
+
+@dataclass(frozen=True)
+class _Fate:
+    """What became of all n results and m annotations: (T, n) correct and ignored, (T, m) row of the finder or -1."""
+
+    correct: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    finder: NDArray[np.int64]
+
+
+def _match(
+    table: _Table,
+    boxes: _Boxes,
+    found: Results,
+    truth: CocoDict,
+    judged: NDArray[np.int64],
+    unsure: NDArray[np.bool_],
+    iou_type: str,
+    protocol: str,
+) -> _Fate:
+    fate = _Fate(
+        np.zeros((len(IOUS), len(table.key)), bool),
+        np.repeat(unsure[None], len(IOUS), axis=0),
+        np.full((len(IOUS), len(boxes.key)), -1),
+    )
+    rows = judged[np.isin(table.key[judged], boxes.key)]
+    subset = [found[r] for r in rows.tolist()] if isinstance(found, list) else found[rows]
+    for entry in _run(truth, subset, iou_type, protocol):
+        mine = rows[np.asarray(entry["dtIds"], np.int64) - 1]
         unclear = np.asarray(entry["dtIgnore"], bool).reshape(len(IOUS), -1)
-        correct[:, rows] = np.asarray(entry["dtMatched"], bool).reshape(len(IOUS), -1) & ~unclear
-        ignored[:, rows] = unclear
-        by = np.asarray(entry["gtMatches"], np.int64).reshape(len(IOUS), -1)  # (T, G), 0 for none
-        hit = by > 0
-        places = np.broadcast_to(np.asarray(entry["gtIds"], np.int64) - 1, by.shape)
-        truth_score[np.nonzero(hit)[0], places[hit]] = scores[by[hit] - 1]
-    order = np.lexsort((table.image[chosen], -table.score[chosen], table.label[chosen]))  # stable
-    chosen, kept = chosen[order], np.flatnonzero(~boxes.crowd)
+        fate.correct[:, mine] = np.asarray(entry["dtMatched"], bool).reshape(len(IOUS), -1) & ~unclear
+        fate.ignored[:, mine] = unclear
+        by = np.asarray(entry["gtMatches"], np.int64).reshape(len(IOUS), -1)  # (T, G) ids from 1, 0 for none
+        places = np.asarray(entry["gtIds"], np.int64) - 1
+        fate.finder[:, places] = np.where(by > 0, rows[by - 1] if len(rows) else -1, -1)
+    return fate
+
+
+def _records(
+    table: _Table, boxes: _Boxes, fate: _Fate, chosen: NDArray[np.bool_], shape: tuple[int, int]
+) -> MatchRecords:
+    """Records of the chosen results, class by class and best first."""
+    images, classes = shape
+    rows = np.flatnonzero(chosen)
+    for values in (table.image, -table.score, table.label.astype(np.int16)):  # stable: the last one leads
+        rows = rows[np.argsort(values[rows], kind="stable")]
+    kept = np.flatnonzero(~boxes.crowd)
     kept = kept[np.argsort(boxes.label[kept], kind="stable")]
+    finder = fate.finder[:, kept]
+    found = (finder >= 0) & chosen[finder] if len(chosen) else finder >= 0
     return MatchRecords(
-        len(image_ids),
-        len(labels),
-        table.image[chosen],
-        table.score[chosen],
-        np.searchsorted(table.label[chosen], np.arange(len(labels) + 1)),
-        correct[:, order],
-        ignored[:, order],
+        images,
+        classes,
+        table.image[rows],
+        table.score[rows],
+        np.searchsorted(table.label[rows], np.arange(classes + 1)),
+        fate.correct[:, rows],
+        fate.ignored[:, rows],
         boxes.image[kept],
-        np.searchsorted(boxes.label[kept], np.arange(len(labels) + 1)),
-        truth_score[:, kept],
+        np.searchsorted(boxes.label[kept], np.arange(classes + 1)),
+        np.where(found, table.score[finder], -np.inf) if len(chosen) else np.full(finder.shape, -np.inf),
     )
 
 
@@ -183,49 +234,45 @@ def _to_labels(categories: Array, category_ids: Array) -> NDArray[np.int64]:
     return order[np.searchsorted(category_ids, categories.astype(np.int64), sorter=order)]
 
 
-def _choose(
-    table: _Table, boxes: _Boxes, gt: CocoDict, image_ids: Array, category_ids: Array, protocol: str, fixed: bool
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Rows of the results that count, by image and descending score, and whether each is a mere maybe (LVIS)."""
-    if fixed:
-        chosen = _best_of_each(table.label, table.score, FIXED)
-        chosen = chosen[np.lexsort((-table.score[chosen], table.key[chosen]))]
-    else:
-        chosen = _best_of_each(table.key if protocol == "coco" else table.image, table.score, PROTOCOLS[protocol][-1])
+def _judged(
+    table: _Table, boxes: _Boxes, gt: CocoDict, image_ids: Array, category_ids: Array, protocol: str
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(n,) whether each result counts at all, and whether it is a mere maybe where it finds nothing (LVIS)."""
     if protocol == "coco":
-        return chosen, np.zeros(len(chosen), bool)
-    listed = {
-        name: np.array(
-            [(i["id"], c) for i in gt["images"] for c in i.get(name, ())] or np.zeros((0, 2)), np.int64
-        ).reshape(-1, 2)
-        for name in ("neg_category_ids", "not_exhaustive_category_ids")
-    }
+        return np.ones(len(table.key), bool), np.zeros(len(table.key), bool)
     negative, unsure = (
-        np.searchsorted(image_ids, pairs[:, 0]) * len(category_ids) + _to_labels(pairs[:, 1], category_ids)
-        for pairs in listed.values()
+        _keys([(i["id"], c) for i in gt["images"] for c in i.get(name, ())], image_ids, category_ids)
+        for name in ("neg_category_ids", "not_exhaustive_category_ids")
     )
-    chosen = chosen[np.isin(table.key[chosen], np.concatenate([boxes.key, negative]))]
-    return chosen, np.isin(table.key[chosen], unsure)
+    judged = np.isin(table.key, np.concatenate([boxes.key, negative]))
+    return judged, np.isin(table.key, unsure)
 
 
-def _best_of_each(group: NDArray[np.int64], score: Array, limit: int) -> NDArray[np.int64]:
-    """Rows by group and descending score, at most ``limit`` of each group; equal scores keep their order."""
-    order = np.lexsort((-score, group))
-    grouped = group[order]
-    return order[np.arange(len(order)) - np.searchsorted(grouped, grouped) < limit]
+def _keys(pairs: list[tuple[int, int]], image_ids: Array, category_ids: Array) -> NDArray[np.int64]:
+    """Numbers of (image id, category id) pairs."""
+    image, category = np.array(pairs, np.int64).reshape(-1, 2).T
+    return np.searchsorted(image_ids, image) * len(category_ids) + _to_labels(category, category_ids)
 
 
-def _run(truth: CocoDict, results: Results, iou_type: str, protocol: str, fixed: bool) -> list[dict[str, Any]]:
-    """hotcoco's matches of each image and class that has boxes."""
+def _among_best(group: NDArray[np.int64], score: Array, limit: int) -> NDArray[np.bool_]:
+    """(n,) whether fewer than ``limit`` of its group come before each; equal scores come in their order."""
+    best = np.ones(len(group), bool)
+    rows = np.flatnonzero(np.bincount(group)[group] > limit) if len(group) else np.zeros(0, np.int64)
+    rows = rows[np.lexsort((-score[rows], group[rows]))]  # most groups are smaller and need no sorting
+    ordered = group[rows]
+    best[rows] = np.arange(len(rows)) - np.searchsorted(ordered, ordered) < limit
+    return best
+
+
+def _run(truth: CocoDict, results: Results, iou_type: str, protocol: str) -> list[dict[str, Any]]:
+    """hotcoco's matches of each image and class that has boxes, without a limit on an image."""
     import hotcoco
 
-    coco = hotcoco.COCO(truth)
-    limit = max(len(results), 1) if fixed else PROTOCOLS[protocol][-1]
     if not len(results):
         return []
-    found = coco.load_res(results)
-    run = hotcoco.COCOeval(coco, found, iou_type, lvis_style=protocol == "lvis")
-    run.params.max_dets = [limit]
+    coco = hotcoco.COCO(truth)
+    run = hotcoco.COCOeval(coco, coco.load_res(results), iou_type, lvis_style=protocol == "lvis")
+    run.params.max_dets = [len(results)]
     run.params.area_rng, run.params.area_rng_lbl = [[0.0, 1e10]], ["all"]
     run.evaluate()
     return [entry for entry in run.eval_imgs if entry is not None and entry["gtIds"]]

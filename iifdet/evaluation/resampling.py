@@ -127,10 +127,10 @@ class Interval:
 def interval(value: float, draws: Array, level: float = 0.95, bounds: tuple[float, float] = (-1.0, 1.0)) -> Interval:
     """Bootstrap interval: percentiles of the draws, moved so that their mean lies on the figure itself.
 
-    Images that come twice make rankings look cleaner: AP is higher in the draws than in the data, by about a point where
-    classes have a dozen boxes, and plain percentiles would lie that much too high. Moved back, the interval speaks of
-    the AP to expect on splits of this size. AP of small splits is itself higher than that of large ones, by more than
-    resampling can tell. In a difference of two runs both effects all but cancel.
+    Images that come twice make rankings look cleaner: AP is higher in the draws than in the data, by about a point
+    where classes have a dozen boxes, and plain percentiles would lie that much too high. Moved back, the interval
+    speaks of the AP to expect on splits of this size. AP of small splits is itself higher than that of large ones, by
+    more than resampling can tell. In a difference of two runs both effects all but cancel.
 
     Args:
         value: the figure of the data itself.

@@ -45,6 +45,7 @@ def plot_differences(
     groups: Mapping[str, Sequence[int]] | None = None,
     *,
     title: str = "second run − first run",
+    level: float = 0.95,
     by: str = "image",
 ) -> None:
     """Difference in AP of each class between two runs, over its frequency rank in training.
@@ -56,6 +57,7 @@ def plot_differences(
         counts: class counts of the training set, which rank the classes; without them the class order does.
         groups: name -> class indices.
         title: which run minus which.
+        level: what the intervals hold.
         by: ``"image"`` or ``"instance"``: the counts that rank the classes.
     """
     table = 100 * as_array(differences).reshape(-1, 3)
@@ -65,12 +67,12 @@ def plot_differences(
     figure = new_figure(min(14.0, max(9.0, 2 + 0.3 * len(order))) if named else 14.0, 6)
     ax = figure.subplots()
     xlabel = "classes" if counts is None else f"classes, by number of training {by}s"
-    tidy(ax, title=_difference_title(title, table[order]), ylabel="difference in AP (points)", xlabel=xlabel)
+    tidy(ax, title=_difference_title(title, table[order], level), ylabel="difference in AP (points)", xlabel=xlabel)
     if len(order) == 0:
         say_nothing_to_show(ax, "no class has ground truth")
         save(figure, path)
         return
-    bottom, top = _difference_limits(table[order])
+    bottom, top = _difference_limits(table[order] if named else table[order, :1])
     ax.set(xlim=(-0.7, len(order) - 0.3), ylim=(bottom, top))
     shade_groups(ax, order, table[:, 0], groups or {}, top - 0.01 * (top - bottom), "{:+.1f}")
     ax.axhline(0, color="#666666", linewidth=0.8)
@@ -90,19 +92,21 @@ def _sides(table: np.ndarray) -> dict[str, np.ndarray]:
 SIDE_LOOKS = {"better": (BLUE, "^"), "worse": (RED, "v"), "interval holds 0": (GREY, "o")}
 
 
-def _difference_title(title: str, table: np.ndarray) -> str:
+def _difference_title(title: str, table: np.ndarray, level: float) -> str:
+    """Of many classes some lie outside their intervals by chance alone; the title says how many to expect."""
     sides = _sides(table)
     mean = mean_of_finite(table[:, 0])
     return (
-        f"{title}: mean {mean:+.1f} points over {len(table)} classes; "
-        f"{int(sides['better'].sum())} better, {int(sides['worse'].sum())} worse beyond chance"
+        f"{title}: mean {mean:+.1f} points over {len(table)} classes; {level:.0%} intervals without 0: "
+        f"{int(sides['better'].sum())} better, {int(sides['worse'].sum())} worse "
+        f"({(1 - level) * len(table):.0f} expected by chance)"
         if len(table)
         else title
     )
 
 
 def _difference_limits(table: np.ndarray) -> tuple[float, float]:
-    """Room for all differences and most of the intervals, and for the groups' names above."""
+    """Room for what is drawn, and for the groups' names above it."""
     ends = table[np.isfinite(table)]
     low, high = min(float(ends.min()), -1.0), max(float(ends.max()), 1.0)
     return low - 0.05 * (high - low), high + 0.22 * (high - low)
@@ -151,7 +155,7 @@ def plot_intervals(runs: Mapping[str, Mapping[str, Sequence[float]]], path: str 
         level: what the intervals hold, for the title.
     """
     figures = list(dict.fromkeys(f for values in runs.values() for f in values))
-    spread = 0.18
+    spread = 0.24
     figure = new_figure(9, max(3.5, 1.6 + len(figures) * (0.25 + spread * len(runs))))
     ax = figure.subplots()
     first = next(iter(runs.values()), {})
@@ -227,7 +231,7 @@ def plot_reliabilities(runs: Mapping[str, Mapping[str, Any]], path: str | Path) 
         lines = {name: values[group] for name, values in runs.items() if group in values}
         eces = ", ".join(number(100 * r.ece, 1) for r in lines.values())
         tidy(ax, title=f"{group}: ECE {eces} %" if lines else "", xlabel="confidence", grid="both")
-        ax.set(xlim=(0, 1), ylim=(0, 1))
+        ax.set(xlim=(0, 1.02), ylim=(0, 1.02))
         ax.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
         if not any(np.nansum(as_array(r.count)) for r in lines.values()):
             say_nothing_to_show(ax, "no detections")

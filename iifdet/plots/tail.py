@@ -34,6 +34,8 @@ from iifdet.plots.figure import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+#: Classes that have a panel of their own where there are too many to name.
+RAREST = 20
 GROUP_COLOURS = (GREEN, ORANGE, RED, PURPLE, SKY, GREY)
 
 
@@ -61,8 +63,8 @@ def plot_tail(
     ap = np.where(ap < 0, np.nan, ap)
     order = np.array([c for c in by_frequency(counts, by) if np.isfinite(ap[c])], dtype=int)
     named = len(order) <= MAX_NAMES
-    figure = new_figure(min(14.0, max(9.0, 2 + 0.3 * len(order))) if named else 14.0, 6)
-    ax = figure.subplots()
+    figure = new_figure(min(14.0, max(9.0, 2 + 0.3 * len(order))) if named else 15.0, 6)
+    ax, closer = (figure.subplots(), None) if named else figure.subplots(1, 2, width_ratios=[3, 1])
     unit = "images" if by == "image" else "instances"
     tidy(ax, title=_title(ap, tails), ylabel="AP", xlabel=f"classes, by number of training {unit}")
     if len(order) == 0:
@@ -74,11 +76,21 @@ def plot_tail(
     _draw_counts(ax, as_array(counts.by(by))[order], unit)
     shade_groups(ax, order, ap, groups or {}, top * 0.985)
     _draw_ap(ax, ap[order], named)
-    _mark_tails(ax, tails, len(order))
-    if named:
+    _mark_tails(closer or ax, tails, min(len(order), RAREST) if closer else len(order))
+    if closer is not None:
+        _draw_rarest(closer, ap, order[-RAREST:], names)
+    else:
         name_classes(ax, [names[c] for c in order])
     figure.legend(loc="outside lower right", ncols=8, frameon=False, fontsize=9)
     save(figure, path)
+
+
+def _draw_rarest(ax: Axes, ap: np.ndarray, rarest: np.ndarray, names: Sequence[str]) -> None:
+    """The tail by name: among more than a thousand classes twenty are a hair's breadth."""
+    tidy(ax, title=f"the {len(rarest)} rarest", ylabel="", xlabel="")
+    ax.bar(np.arange(len(rarest)), ap[rarest], 0.7, color=BLUE)
+    ax.set(xlim=(-0.7, len(rarest) - 0.3), ylim=(0, max(0.05, float(ap[rarest].max()) * 1.1)))
+    name_classes(ax, [names[c] for c in rarest])
 
 
 def _title(ap: np.ndarray, tails: Mapping[str, float | None]) -> str:
@@ -126,6 +138,8 @@ def shade_groups(
         colour = GROUP_COLOURS[i % len(GROUP_COLOURS)]
         for start, stop in runs:
             ax.axvspan(start - 0.5, stop - 0.5, color=colour, alpha=0.12, linewidth=0)
+            if start > 0:  # a line too, for eyes that see no difference between the tints
+                ax.axvline(start - 0.5, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)))
         start, stop = max(runs, key=lambda run: run[1] - run[0])
         mean = mean_of_finite(values[order[inside]])
         text = f"{name}\n{form.format(mean) if np.isfinite(mean) else '–'} ({int(inside.sum())})"
