@@ -120,7 +120,8 @@ def draw_pictures(found: Comparison, folder: Path, norms: Sequence[Any] = ()) ->
     from iifdet import plots
     from iifdet.pictures import quietly
 
-    analysis, drawn = found.analysis, []
+    analysis = found.analysis
+    drawn: list[Path] = []
 
     def draw(name: str, plot: Callable[..., None], *values: Any, **look: Any) -> None:
         path = folder / f"{name}.png"

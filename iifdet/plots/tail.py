@@ -64,7 +64,8 @@ def plot_tail(
     order = np.array([c for c in by_frequency(counts, by) if np.isfinite(ap[c])], dtype=int)
     named = len(order) <= MAX_NAMES
     figure = new_figure(min(14.0, max(9.0, 2 + 0.3 * len(order))) if named else 15.0, 6)
-    ax, closer = (figure.subplots(), None) if named else figure.subplots(1, 2, width_ratios=[3, 1])
+    panels = [figure.subplots()] if named else list(figure.subplots(1, 2, width_ratios=[3, 1]))
+    ax, closer = panels[0], None if named else panels[1]
     unit = "images" if by == "image" else "instances"
     tidy(ax, title=_title(ap, tails), ylabel="AP", xlabel=f"classes, by number of training {unit}")
     if len(order) == 0:
