@@ -69,7 +69,7 @@ def _to_uint8(image: Tensor) -> Tensor:
 
 
 def class_norms(model: Detector) -> Tensor:
-    """(C,) Euclidean norm of each class's row without its bias, the mean over anchors and layers."""
+    """(C,) Euclidean norm of each class's row, the mean over anchors and layers: no bias, and no adjustment of it."""
     rows = [r.weight.detach().flatten(1).norm(dim=1).double().cpu() for r in model.classifier_rows()]
     return torch.stack(rows).mean(dim=0)
 

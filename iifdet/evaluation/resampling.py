@@ -69,7 +69,7 @@ def _class_ap(
     right = np.flatnonzero(correct.any(axis=0))  # (U,) right at some threshold
     if not len(right):
         return
-    counted = ~ignored.all(axis=0)
+    counted = np.logical_not(ignored.all(axis=0))
     so_far = _running_sums(by_image, image, counted, right)  # (B, U) detections down to each right one
     levels = _levels_reached(boxes)  # (B, boxes + 1)
     start_of_row = np.arange(len(boxes))[:, None] * levels.shape[1]

@@ -39,8 +39,8 @@ def tide_errors(gt: CocoDict, results: Results, iou_type: str = "bbox", protocol
     import hotcoco
 
     truth = prepare_truth(gt, iou_type)
-    ids = [unique_ids(gt[entries], what) for entries, what in (("images", "image"), ("categories", "category"))]
-    found = prepare_results(results, *ids, iou_type)
+    images, categories = unique_ids(gt["images"], "image"), unique_ids(gt["categories"], "category")
+    found = prepare_results(results, images, categories, iou_type)
     coco, limits = hotcoco.COCO(truth), list(PROTOCOLS[protocol])
     if protocol == "lvis":
         run = hotcoco.COCOeval(coco, hotcoco.LVISResults(coco, found, max_dets=limits[0]), iou_type, lvis_style=True)

@@ -28,7 +28,7 @@ from iifdet.plots.figure import (
 def plot_weight_norms(norms: Mapping[str, Any], counts: ClassCounts, path: str | Path, by: str = "image") -> None:
     """Norms of the class rows of one or several models, relative to their mean (the paper's Figure 5).
 
-    Where they fall towards the rare classes, the classifier itself prefers the frequent ones.
+    Without an adjustment of the logits, rows that shorten towards the rare classes prefer the frequent ones.
 
     Args:
         norms: name of the model -> (C,) norms.
