@@ -23,8 +23,8 @@ from iifdet.config import (
     resolve,
     validate,
 )
-from iifdet.config.explaining import CamConfig
 from iifdet.config.comparison import CompareConfig
+from iifdet.config.explaining import CamConfig
 from iifdet.config.prediction import PredictConfig
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS

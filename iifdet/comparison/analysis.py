@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iifdet.comparison.tables import Table
 from iifdet.errors import InputError
 from iifdet.evaluation.curves import Reliability, reliability
 from iifdet.evaluation.engine import Array, CocoDict
@@ -126,12 +125,6 @@ class Analysis:
     def kinds(self) -> dict[str, list[RunAnalysis]]:
         """``boxes`` and, where there are some, ``masks``."""
         return {"boxes": self.boxes, **({"masks": self.masks} if self.masks else {})}
-
-    def tables(self) -> list[Table]:
-        """All of it as tables."""
-        from iifdet.comparison.rendering import analysis_tables
-
-        return analysis_tables(self)
 
     def plain_values(self) -> dict[str, Any]:
         """All of it as plain values, for JSON; NaN becomes None."""

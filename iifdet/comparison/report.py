@@ -33,7 +33,7 @@ CAPTIONS = {
     "intervals": "Figures with bootstrap intervals over images.",
     "errors": "What AP50 would gain without each kind of error (TIDE); FP is ΔAP_FP.",
     "reliability": "Precision over confidence at IoU 0.5, for all classes and by frequency group.",
-    "norms": "Norms of the classifier's rows as stored, relative to their mean; an adjustment of the logits is not in them.",
+    "norms": "Norms of the classifier's rows relative to their mean, as stored: without an adjustment of the logits.",
 }
 
 

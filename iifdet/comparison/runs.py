@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from iifdet.comparison.analysis import Analysis
 from iifdet.comparison.files import read_metrics, read_settings, short_names
+from iifdet.comparison.rendering import analysis_tables
 from iifdet.comparison.tables import Table
 from iifdet.errors import InputError
 
@@ -61,7 +62,7 @@ class Comparison:
 
     def tables(self) -> list[Table]:
         """The figures of the runs, then what a closer look found."""
-        return [self.figures(), *(self.analysis.tables() if self.analysis else [])]
+        return [self.figures(), *(analysis_tables(self.analysis) if self.analysis else [])]
 
     def figures(self) -> Table:
         """The figures of metrics.json, one row a run."""
