@@ -15,7 +15,7 @@ from iifdet.comparison.runs import Comparison
 from iifdet.rundir import RunDir
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; margin: 2em auto; max-width: 1100px; padding: 0 1em }
+body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; margin: 2em auto; max-width: 1300px; padding: 0 1em }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; margin: 1.2em 0; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding-bottom: .4em; color: #444 }
