@@ -60,3 +60,14 @@ def test_the_gain_without_false_positives_is_ap50_of_the_true_ones(oracle: Any) 
     errors, once = tide_errors(gt, found), np.ones((1, records.num_images))
     assert errors.ap50 == pytest.approx(evaluate(gt, found).stats[1])
     assert errors.delta["FP"] == pytest.approx(np.nanmean(weighted_ap(alone, once)[0, :, 0]) - errors.ap50)
+
+
+def test_in_federated_data_a_detection_is_an_error_only_where_its_class_was_looked_for() -> None:
+    images = [{"id": 1, "width": 99, "height": 99}, {"id": 2, "width": 99, "height": 99}]
+    stray = np.array([*RIGHT, [2, 0, 0, 9, 9, 0.9, 5]])
+    for negative, strays in (([], 0), ([5], 1)):
+        lists = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        truth = {**TRUTH, "images": [images[0] | lists, images[1] | lists | {"neg_category_ids": negative}]}
+        found = tide_errors(truth, stray, protocol="lvis")
+        assert found.counts["Bkg"] == strays and found.delta["FP"] == pytest.approx(1 - found.ap50)
+        assert (found.ap50 < 0.9) == bool(strays)
