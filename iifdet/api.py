@@ -6,12 +6,13 @@ import importlib.util
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iifdet import build, config
+from iifdet import build, config, distributed
 from iifdet.checkpoint import read_checkpoint
 from iifdet.comparison import Comparison, Options, compare_runs, examine, write_report
 from iifdet.config import (
@@ -26,6 +27,7 @@ from iifdet.config import (
 from iifdet.config.comparison import CompareConfig
 from iifdet.config.explaining import CamConfig
 from iifdet.config.prediction import PredictConfig
+from iifdet.distributed import World
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS
 from iifdet.explaining import CamResult
@@ -34,12 +36,14 @@ from iifdet.longtail import VARIANTS, ClassCounts, effective_imbalance, iif_weig
 from iifdet.models import MODELS
 from iifdet.online import OnlineIIF
 from iifdet.prediction import PredictionSummary, Result
-from iifdet.rundir import RunDir
-from iifdet.training import AMP_TYPES, Callback, averaged, fit
+from iifdet.rundir import Onlooker, RunDir
+from iifdet.training import AMP_TYPES, Callback, averaged, fit, processes_of
 from iifdet.types import Batch
 from iifdet.validation import run_validation
 
 if TYPE_CHECKING:
+    import torch
+
     from iifdet.detectors import Detector
 
 log = logging.getLogger("iifdet")
@@ -77,7 +81,9 @@ def train(callbacks: Sequence[Callback] = (), **keys: Any) -> RunResult:
     if keys.get("resume"):
         return _resume(str(keys["resume"]), {k: v for k, v in keys.items() if k != "resume"}, callbacks)
     cfg = resolve(TrainConfig, keys)
-    return _train(cfg, None, None, callbacks)
+    device = build.pick_device(cfg.device, distributed.launched())
+    with distributed.joined(device) as world:
+        return _train(cfg, device, world, None, None, callbacks)
 
 
 def _resume(where: str, keys: dict[str, Any], callbacks: Sequence[Callback]) -> RunResult:
@@ -97,7 +103,20 @@ def _resume(where: str, keys: dict[str, Any], callbacks: Sequence[Callback]) -> 
         figures = json.loads(metrics.read_text())
         return RunResult(run.path, figures, _summary(content["model"], figures))
     cfg = validate(TrainConfig, {**content["recipe"], **keys})
-    return _train(cfg, content, run, callbacks, from_previous=last == run.previous)
+    device = build.pick_device(cfg.device, distributed.launched())
+    with distributed.joined(device) as world:
+        _check_processes(content, world)
+        return _train(cfg, device, world, content, run, callbacks, from_previous=last == run.previous)
+
+
+def _check_processes(content: dict[str, Any], world: World) -> None:
+    """Refuse to go on with another number of processes: their batches and generators would be others."""
+    before = processes_of(content["training"])
+    if before != world.size:
+        how = f"torchrun --nproc-per-node={before} -m iifdet train resume=…" if before > 1 else "iifdet train resume=…"
+        raise InputError(
+            f"resume: expected {before} processes, as the run had when it was saved, got {world.size}; go on with {how}"
+        )
 
 
 def _summary(spec: dict[str, Any], metrics: dict[str, Any]) -> dict[str, float | None]:
@@ -106,52 +125,60 @@ def _summary(spec: dict[str, Any], metrics: dict[str, Any]) -> dict[str, float |
 
 def _train(
     cfg: TrainConfig,
+    device: torch.device,
+    world: World,
     content: dict[str, Any] | None,
     run: RunDir | None,
     callbacks: Sequence[Callback],
     from_previous: bool = False,
 ) -> RunResult:
     # 1. Everything that can be refused is refused before a folder is made.
-    device = build.pick_device(cfg.device)
-    index, val_index = build.build_index(cfg, "train"), build.build_index(cfg, "val")
+    build.check_batch(cfg, world)
+    with world.one_a_machine_first():
+        index, val_index = build.build_index(cfg, "train"), build.build_index(cfg, "val")
     if index.names != val_index.names:
         raise InputError("data: expected the same class names in train and val, got different ones")
     if content is not None and content["names"] != index.names:
         raise InputError(f"data: expected the run's {len(content['names'])} classes, got others in {cfg.data}")
     if cfg.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError("tensorboard: expected the package, got none; pip install iifdet[log]")
-    model, task = build.build_model(cfg, index, fill=content is None)
-    model.to(device)
+    _refuse_other_data(index, val_index, world)
+    with world.one_a_machine_first():
+        model, task = build.build_model(cfg, index, fill=content is None)
+    model = build.synchronise_batch_norms(cfg, model.to(device), device, world)
     state = build.build_state(cfg, model, device)
-    cfg = build.settle_batch(cfg, state, device)
-    if content is not None:
-        state.load_state_dict(content)
-    batches = build.build_train_batches(cfg, index, device, task, model.wants_masks)
-    val_batches = build.build_val_batches(cfg, cfg, val_index, task, cache=cfg.cache)
+    cfg = build.settle_batch(cfg, state, device, world)
+    if content is None:
+        world.own_generators(cfg.seed)
+    else:
+        state.load_state_dict(content, world.rank)
+    state.wrapped = world.wrap(model, device, cfg.accumulate)
+    batches = build.build_train_batches(cfg, index, device, task, model.wants_masks, world)
+    val_batches = build.build_val_batches(cfg, cfg, val_index, task, cfg.cache, world)
     evaluator = build.build_evaluator(cfg, val_index, task, model.wants_masks)
     # 2. The folder.
-    run = run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok)
-    with run.lock(), build.ending_workers(batches, val_batches), build.deterministic(cfg.deterministic):
+    run, lock = _open(world, lambda: run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok))
+    with lock, build.ending_workers(batches, val_batches), build.deterministic(cfg.deterministic):
         run.sweep()
         if content is None:
             run.clear()  # of an earlier run under exist_ok
         if from_previous:  # it is the last one now, or the next save would push it out and keep a damaged file
-            run.previous.replace(run.last)
+            run.promote_previous()
         recipe = cfg.model_dump(mode="json")
         run.write_yaml("args.yaml", recipe)
         run.write_environment()
         _announce(cfg, run, index, model)
-        if cfg.plots:
+        if cfg.plots and world.is_main:
             _draw_training_data(cfg, run, index, model.counts, batches, task)
         # 3. The loop.
-        watcher = _Validation(cfg, run, model, task, val_batches, evaluator, device)
-        hooks = _callbacks(cfg, run, callbacks)
+        watcher = _Validation(cfg, run, model, task, val_batches, evaluator, device, world)
+        hooks = _callbacks(cfg, run, callbacks, world)
         try:
             fit(
                 state,
                 batches,
                 build.build_schedule(cfg),
-                build.fit_options(cfg, device),
+                build.fit_options(cfg, device, world),
                 run,
                 watcher,
                 recipe,
@@ -162,12 +189,35 @@ def _train(
                 getattr(hook, "close", lambda: None)()
         # 4. What is left behind: figures of the last epoch, which last.pt holds.
         metrics = watcher.leave(state)
-        if cfg.plots:
+        if cfg.plots and world.is_main:
             from iifdet import pictures, plots
 
             pictures.quietly(plots.plot_results, state.rows, run.path / "results.png")
     log.info("results in %s", run.path)
     return RunResult(run.path, metrics, watcher.summary)
+
+
+def _refuse_other_data(index: Any, val_index: Any, world: World) -> None:
+    """Refuse machines with different data: each would train and count something else."""
+    if world.size > 1 and len(set(world.share((index.digest(), val_index.digest())))) > 1:
+        raise InputError("data: expected the same annotations on all machines, got different ones; copy them anew")
+
+
+def _open(world: World, make: Callable[[], RunDir]) -> tuple[RunDir, AbstractContextManager[Any]]:
+    """A run folder and the lock on it: held by the main process, which alone writes there; the others may read."""
+    lock = ExitStack()
+
+    def hold() -> Path:
+        run = make()
+        lock.enter_context(run.lock())
+        return run.path
+
+    path = world.on_main(hold)
+    if not world.is_main and not path.is_dir():
+        raise InputError(
+            f"project: expected a folder that all machines see, got {path.absolute()}; choose a shared one"
+        )
+    return (RunDir if world.is_main else Onlooker)(path), lock
 
 
 def _announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any) -> None:
@@ -195,7 +245,7 @@ def _draw_training_data(
     pictures.quietly(pictures.PICTURES[task].batch, first, index.names, run.path / "train_batch0.jpg")
 
 
-def _callbacks(cfg: TrainConfig, run: RunDir, callbacks: Sequence[Callback]) -> list[Callback]:
+def _callbacks(cfg: TrainConfig, run: RunDir, callbacks: Sequence[Callback], world: World) -> list[Callback]:
     from rich.console import Console
 
     from iifdet.progress import ProgressReport, TensorBoardLog
@@ -203,15 +253,18 @@ def _callbacks(cfg: TrainConfig, run: RunDir, callbacks: Sequence[Callback]) -> 
     hooks = list(callbacks)
     if cfg.source == "batch":
         hooks.append(OnlineIIF())
-    if cfg.verbose:
+    if cfg.verbose and world.is_main:
         hooks.append(ProgressReport(cfg.epochs, Console(stderr=True)))
-    if cfg.tensorboard:
+    if cfg.tensorboard and world.is_main:
         hooks.append(TensorBoardLog(str(run.path)))
     return hooks
 
 
 class _Validation:
-    """Validates whenever the loop asks, and keeps the last result for what the run leaves behind."""
+    """Validates whenever the loop asks, and keeps the last result for what the run leaves behind.
+
+    Of several processes the main one scores and draws; the others are told the figures.
+    """
 
     def __init__(
         self,
@@ -222,7 +275,9 @@ class _Validation:
         batches: Any,
         evaluator: Any,
         device: Any,
+        world: World,
     ) -> None:
+        self.world = world
         self.cfg, self.run, self.model, self.task = cfg, run, model, task
         self.batches, self.evaluator, self.device = batches, evaluator, device
         self.first: tuple[Any, Any] | None = None
@@ -233,34 +288,42 @@ class _Validation:
     def __call__(self, model: Any) -> tuple[dict[str, Any], float]:
         self.first = None
         self.result = run_validation(
-            model, self.batches, self.evaluator, self.device, AMP_TYPES[self.cfg.amp], self._keep_first
+            model, self.batches, self.evaluator, self.device, AMP_TYPES[self.cfg.amp], self._keep_first, self.world
         )
+        scored = self.world.broadcast(self._score(model) if self.world.is_main else ({}, {}, 0.0))
+        self.metrics, self.summary, fitness = scored
+        return self.summary, fitness
+
+    def _score(self, model: Any) -> tuple[dict[str, Any], dict[str, float | None], float]:
         weights = (model.adjust.scale if model.class_weight is None else model.class_weight).double().cpu()
-        self.metrics = self.result.metrics(model.counts, groups=self.cfg.group_limits, weights=weights)
-        self.metrics["class_activation"] = model.class_activation
-        self.summary = self.evaluator.summary(self.metrics)
-        return self.summary, self.evaluator.fitness(self.result)
+        metrics = self.result.metrics(model.counts, groups=self.cfg.group_limits, weights=weights)
+        metrics["class_activation"] = model.class_activation
+        return metrics, self.evaluator.summary(metrics), self.evaluator.fitness(self.result)
 
     def _keep_first(self, batch: Any, outputs: Any) -> None:
-        if self.first is None and self.cfg.plots:
+        if self.first is None and self.cfg.plots and self.world.is_main:
             from iifdet import pictures
 
             self.first = (batch, pictures.PICTURES[self.task].keep(outputs, self.model.options))
 
     def leave(self, state: Any = None) -> dict[str, Any]:
         """Write metrics.json, per_class.csv, predictions.json and the pictures of the last validation."""
-        if self.result is None:  # a run that was resumed when nothing was left to do but this
+        if not self.metrics:  # a run that was resumed when nothing was left to do but this
             with averaged(state) as model:
                 self(model)
         if state is not None:
             self.metrics["epochs"] = state.epoch
             self.metrics["best"] = {"epoch": state.best_epoch, "fitness": state.best}
+        if self.world.is_main:
+            self._write()
+        return self.metrics
+
+    def _write(self) -> None:
         self.run.write_json("metrics.json", self.metrics)
         self.run.write_rows("per_class.csv", self.metrics["per_class"])
         self.run.write_json("predictions.json", self.evaluator.predictions(), indent=None)
         if self.cfg.plots:
             self._draw()
-        return self.metrics
 
     def _draw(self) -> None:
         from iifdet import pictures
@@ -292,8 +355,14 @@ def val(**keys: Any) -> RunResult:
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
     content = {} if build.is_foreign(keys["weights"]) else read_checkpoint(keys["weights"])
     cfg = resolve(ValConfig, {**_of_recipe(content), **keys})
-    device = build.pick_device(cfg.device)
-    index = build.build_index(cfg, cfg.split)
+    device = build.pick_device(cfg.device, distributed.launched())
+    with distributed.joined(device) as world:
+        return _val(cfg, device, world)
+
+
+def _val(cfg: ValConfig, device: torch.device, world: World) -> RunResult:
+    with world.one_a_machine_first():
+        index = build.build_index(cfg, cfg.split)
     model = _model_for_val(cfg, index)
     model.options = build.postprocess_options(cfg, model.options)
     if model.counts is None:
@@ -303,13 +372,13 @@ def val(**keys: Any) -> RunResult:
             raise InputError("adjust: expected training counts in the checkpoint or in data's train split, got none")
         build.set_adjustment(model, cfg, cfg.adjust, model.counts, strategy="post_process")
     task = "detect" if not model.spec else MODELS[model.spec["name"]].task
-    batches = build.build_val_batches(cfg, cfg, index, task)
+    batches = build.build_val_batches(cfg, cfg, index, task, world=world)
     evaluator = build.build_evaluator(cfg, index, task, model.wants_masks)
-    run = RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok)
-    with run.lock(), build.ending_workers(batches):
+    run, lock = _open(world, lambda: RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok))
+    with lock, build.ending_workers(batches):
         run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
         run.write_environment()
-        watcher = _Validation(cfg, run, model.to(device).eval(), task, batches, evaluator, device)
+        watcher = _Validation(cfg, run, model.to(device).eval(), task, batches, evaluator, device, world)
         watcher(model)
         metrics = watcher.leave()
     log.info("results in %s", run.path)

@@ -19,6 +19,8 @@ VERBS = {
     "check": "everything wrong in a data set                   iifdet check data=demo",
     "compare": "runs side by side, with the tail                 iifdet compare runs/train/a runs/train/b",
 }
+#: Verbs whose work several processes share.
+SHARED = ("train", "val")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         if traceback:
             raise
-        print(f"iifdet: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt:
         kept = "what was found so far is kept" if words[:1] == ["predict"] else ""
-        print(f"iifdet: interrupted; {kept or 'resume=<run folder> goes on from the last checkpoint'}", file=sys.stderr)
+        _say(f"interrupted; {kept or 'resume=<run folder> goes on from the last checkpoint'}")
         return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
@@ -45,8 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if traceback:
             raise
-        print(f"iifdet: {type(error).__name__}: {error} (--traceback shows where)", file=sys.stderr)
+        _say(f"{type(error).__name__}: {error} (--traceback shows where)")
         return 1
+
+
+def _rank() -> int:
+    """Number of this process, where a launcher such as torchrun has started several; 0 alone."""
+    return int(os.environ.get("RANK", 0)) if _processes() > 1 else 0
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+
+
+def _say(line: str) -> None:
+    print(f"iifdet: {f'[process {_rank()}] ' if _rank() else ''}{line}", file=sys.stderr)
 
 
 def _run(words: list[str]) -> int:
@@ -64,6 +79,8 @@ def _run(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in rest):
         print(_verb_help(verb))
         return 0
+    if verb not in SHARED and _processes() > 1:
+        raise InputError(f"{verb}: expected one process, got {_processes()}; torchrun is for {' and '.join(SHARED)}")
     keys, plain = parse(rest)
     if plain and verb != "compare":
         raise InputError(f"arguments: expected key=value, got '{plain[0]}'")
@@ -79,6 +96,8 @@ def _run(words: list[str]) -> int:
         api.compare([*plain, *(named if isinstance(named, list) else [named])], **keys).print()
         return 0
     result: Any = api.VERBS[verb](**keys)
+    if _rank():
+        return 0
     if verb == "cam":
         result.print()
         return 0
@@ -126,9 +145,16 @@ def _set_up_logging(verbose: bool) -> None:
     log.setLevel(logging.INFO if verbose else logging.WARNING)
     if not log.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(logging.Formatter("%(message)s" if not _rank() else f"[process {_rank()}] %(message)s"))
+        if _rank():
+            handler.addFilter(_own_matter)
         log.addHandler(handler)
         log.propagate = False
+
+
+def _own_matter(record: logging.LogRecord) -> bool:
+    """What the first process cannot say: errors, and what the images of another one's share are like."""
+    return record.levelno >= logging.ERROR or (record.levelno >= logging.WARNING and record.module == "loader")
 
 
 def _help() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -81,6 +82,10 @@ class RunDir:
         """
         return RunLock(self.path / ".lock")
 
+    def promote_previous(self) -> None:
+        """Make the checkpoint before the latest the latest."""
+        self.previous.replace(self.last)
+
     def clear(self) -> None:
         """Remove what an earlier run left here, so that nothing of it passes for this one's; other files stay."""
         for pattern in RUN_FILES:
@@ -135,6 +140,21 @@ class RunDir:
                 "device": torch.cuda.get_device_name() if cuda else "cpu",
             },
         )
+
+
+class Onlooker(RunDir):
+    """The folder as seen by a process that only reads there, while another one writes."""
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        """Nothing to hold."""
+        return contextlib.nullcontext()
+
+    def promote_previous(self) -> None: ...
+    def clear(self) -> None: ...
+    def sweep(self) -> None: ...
+    def write_environment(self) -> None: ...
+    def write_text(self, name: str, text: str) -> Path:
+        return self.path / name
 
 
 #: Open lock files of this process. A forked worker would hold them on when this process is killed.

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from iifdet.distributed import ALONE, World
 from iifdet.types import Batch
 
 
 class Evaluator(Protocol):
     """What every task's evaluator offers."""
+
+    #: What came of each batch, as plain values that can be sent and joined.
+    parts: list[Any]
 
     def reset(self) -> None: ...
     def update(self, outputs: Any, batch: Batch) -> None: ...
@@ -29,8 +34,12 @@ def run_validation(
     device: torch.device,
     amp: torch.dtype | None = None,
     on_batch: Callable[[Batch, Any], None] | None = None,
+    world: World = ALONE,
 ) -> Any:
     """Run ``model`` (in eval mode) over ``batches`` and return what the evaluator makes of its outputs.
+
+    Of several processes each runs its shard, every ``size``-th batch of the split; the main one joins what came of them
+    in the order of one process alone, and makes of it what that would have made. The others get None.
 
     Args:
         on_batch: sees each batch and its outputs, for pictures.
@@ -44,4 +53,6 @@ def run_validation(
         if on_batch is not None:
             on_batch(batch, outputs)
         del outputs  # masks of a batch are large: not two of them at once
-    return evaluator.compute()
+    shards = world.gather(evaluator.parts)
+    evaluator.parts = [part for turn in zip_longest(*shards) for part in turn if part is not None]
+    return evaluator.compute() if world.is_main else None

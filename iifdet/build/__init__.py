@@ -1,7 +1,7 @@
 """The only wiring: Config -> data, counts, model, optimizer, evaluator."""
 
 from iifdet.build.adjustment import class_weights, set_adjustment
-from iifdet.build.batch import settle_batch
+from iifdet.build.batch import check_batch, settle_batch
 from iifdet.build.comparison import classifier_norms, evaluated_index
 from iifdet.build.data import (
     EpochBatches,
@@ -14,7 +14,14 @@ from iifdet.build.data import (
     training_counts,
 )
 from iifdet.build.explainer import build_cam
-from iifdet.build.loop import build_schedule, build_state, deterministic, fit_options, pick_device
+from iifdet.build.loop import (
+    build_schedule,
+    build_state,
+    deterministic,
+    fit_options,
+    pick_device,
+    synchronise_batch_norms,
+)
 from iifdet.build.model import (
     build_model,
     is_foreign,
@@ -37,6 +44,7 @@ __all__ = [
     "build_state",
     "build_train_batches",
     "build_val_batches",
+    "check_batch",
     "class_weights",
     "classifier_norms",
     "deterministic",
@@ -51,5 +59,6 @@ __all__ = [
     "postprocess_options",
     "set_adjustment",
     "settle_batch",
+    "synchronise_batch_norms",
     "training_counts",
 ]

@@ -21,6 +21,7 @@ from iifdet.datasets import (
     load_index,
     make_loader,
 )
+from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS
 from iifdet.longtail import ClassCounts
@@ -89,9 +90,17 @@ def training_counts(config: DataKeys) -> ClassCounts | None:
 
 
 def build_train_batches(
-    config: TrainConfig, index: DatasetIndex, device: torch.device, task: str, masks: bool = False
+    config: TrainConfig,
+    index: DatasetIndex,
+    device: torch.device,
+    task: str,
+    masks: bool = False,
+    world: World = ALONE,
 ) -> EpochBatches:
-    """Augmented, shuffled batches of the train split; with ``masks`` each box brings its mask."""
+    """Augmented, shuffled batches of the train split, this process's of them; with ``masks`` each box brings its mask.
+
+    The key ``batch`` counts the images of all processes together.
+    """
     check_rect(config.rect, config.resize)
     own: dict[str, Any] = {}
     if config.augment == "default":
@@ -104,17 +113,20 @@ def build_train_batches(
     mixing = build_mixing(config, index)
     options: dict[str, Any] = {"mixing": mixing, "cache": config.cache, "max_bad": config.max_bad, "masks": masks}
     dataset = DATASETS[task](index, transform, config.seed, **options)
+    batch = config.batch // world.size
     loader = make_loader(
         dataset,
-        config.batch,
+        batch,
         config.workers,
         shuffle=True,
         seed=config.seed,
         pin_memory=device.type == "cuda",
         draw=SAMPLING[config.sampling](index, config.repeat_threshold, config.sampling_by),
         rect=config.rect,
+        rank=world.rank,
+        world_size=world.size,
     )
-    return EpochBatches(loader, config.batch, config.rect)
+    return EpochBatches(loader, batch, config.rect)
 
 
 def build_mixing(config: TrainConfig, index: DatasetIndex) -> Mixing:
@@ -138,13 +150,23 @@ def check_rect(rect: bool, resize: str) -> None:
 
 
 def build_val_batches(
-    config: DataKeys, inference: InferenceKeys, index: DatasetIndex, task: str, cache: str | bool = False
+    config: DataKeys,
+    inference: InferenceKeys,
+    index: DatasetIndex,
+    task: str,
+    cache: str | bool = False,
+    world: World = ALONE,
 ) -> Any:
-    """Every image of a split once: in order, or with ``rect`` from wide to tall."""
+    """Every image of a split once: in order, or with ``rect`` from wide to tall.
+
+    Each process has whole batches of it, as large as those of one alone: in another batch size, convolutions round
+    otherwise.
+    """
     check_rect(inference.rect, config.resize)
     transform = EvalTransform(config.imgsz, config.resize)
     dataset = DATASETS[task](index, transform, config.seed, cache=cache, max_bad=config.max_bad)
-    return make_loader(dataset, inference.batch, inference.workers, rect=inference.rect)
+    shares: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
+    return make_loader(dataset, inference.batch, inference.workers, rect=inference.rect, **shares)
 
 
 def build_evaluator(config: InferenceKeys, index: DatasetIndex, task: str, masks: bool = False) -> Any:

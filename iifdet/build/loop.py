@@ -6,19 +6,27 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from iifdet.config import TrainConfig
+from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
 from iifdet.optim import AveragedWeights, Schedule, build_optimizer
 from iifdet.training import FitOptions, TrainState
 
 
-def pick_device(name: str | int | None) -> torch.device:
-    """``cpu``, ``cuda``, a device number, or None for the best there is."""
+def pick_device(name: str | int | None, local_rank: int | None = None) -> torch.device:
+    """``cpu``, ``cuda``, a device number, or None for the best there is.
+
+    Args:
+        local_rank: number of this process on its machine where there are several: it takes the CUDA device of it.
+    """
     text = "" if name is None else str(name).strip().lower()
+    if local_rank is not None:
+        text = _shared_device(text, local_rank)
     if text == "":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if text == "cpu":
@@ -33,6 +41,23 @@ def pick_device(name: str | int | None) -> torch.device:
     if int(number) >= torch.cuda.device_count():
         raise InputError(f"device: expected 0…{torch.cuda.device_count() - 1}, got {number}")
     return torch.device("cuda", int(number))
+
+
+def _shared_device(text: str, local_rank: int) -> str:
+    if text not in ("", "cpu", "cuda"):
+        raise InputError(
+            f"device: expected cpu or cuda where torchrun starts several processes, got '{text}'; "
+            "each takes a CUDA device of its own, and CUDA_VISIBLE_DEVICES says which there are"
+        )
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if text == "cpu" or (text == "" and not found):
+        return "cpu"
+    if found and local_rank >= found:
+        raise InputError(
+            f"device: expected a CUDA device for each process, got {found} for process {local_rank} of this machine; "
+            f"use torchrun --nproc-per-node={found}, or device=cpu"
+        )
+    return f"cuda:{local_rank}"
 
 
 @contextlib.contextmanager
@@ -67,6 +92,18 @@ def build_state(config: TrainConfig, model: nn.Module, device: torch.device) -> 
     return TrainState(model, optimizer, scaler, average)
 
 
+def synchronise_batch_norms(config: TrainConfig, model: nn.Module, device: torch.device, world: World) -> Any:
+    """The model with SyncBatchNorm in place of batch norms, under the same names, where ``sync_bn`` asks for it."""
+    if not config.sync_bn:
+        return model
+    if device.type != "cuda":
+        raise InputError(
+            f"sync_bn: expected CUDA devices, the only ones that PyTorch's SyncBatchNorm takes, got device={device}; "
+            "drop sync_bn"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model) if world.size > 1 else model
+
+
 def build_schedule(config: TrainConfig) -> Schedule:
     """The learning rate over the run."""
     return Schedule(
@@ -81,8 +118,8 @@ def build_schedule(config: TrainConfig) -> Schedule:
     )
 
 
-def fit_options(config: TrainConfig, device: torch.device) -> FitOptions:
+def fit_options(config: TrainConfig, device: torch.device, world: World = ALONE) -> FitOptions:
     """The loop's own keys."""
-    names = [f.name for f in fields(FitOptions) if f.name != "device"]
-    options = FitOptions(device=device, **{name: getattr(config, name) for name in names})
+    names = [f.name for f in fields(FitOptions) if f.name not in ("device", "world")]
+    options = FitOptions(device=device, world=world, **{name: getattr(config, name) for name in names})
     return replace(options, multi_scale=None) if config.rect else options  # build_mixing says so

@@ -166,6 +166,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     warmup_factor: Share = 0.001
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay; 0 is off
+    sync_bn: bool = False  # several processes on CUDA: batch norms see the images of all
     clip: Annotated[float, Field(ge=0)] = 0.0  # gradient norm; 0 is off
     accumulate: Annotated[int, Field(ge=1)] = 1
     freeze: Annotated[int, Field(ge=0)] = 0

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, Dataset, get_worker_info
 
 from iifdet.datasets.caching import make_cache
 from iifdet.datasets.images import ImageError, read_image
@@ -21,7 +21,7 @@ from iifdet.datasets.mixing import Mixing
 from iifdet.datasets.pieces import Piece
 from iifdet.datasets.rect import RectBatchSampler
 from iifdet.datasets.resizing import PAD, Boxes, Image, Masks, pair, resize_masks
-from iifdet.datasets.samplers import EpochSampler, SampleKey
+from iifdet.datasets.samplers import EpochSampler, SampleKey, Shard
 from iifdet.datasets.sampling import Draw
 from iifdet.datasets.transforms import EvalTransform, sample_seed
 from iifdet.errors import InputError
@@ -242,6 +242,8 @@ def make_loader(
     pin_memory: bool = False,
     draw: Draw | None = None,
     rect: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> DataLoader[Sample]:
     """Build a loader of :class:`Batch`.
 
@@ -250,17 +252,20 @@ def make_loader(
 
     Args:
         draw: with ``shuffle``, which rows an epoch holds; every row once by default.
+        rank, world_size: which batches are this process's. With ``shuffle`` all ranks have as many, and an epoch's
+            first images fill up its last batches; without, each batch of the split is one rank's.
     """
+    shares = {"rank": rank, "world_size": world_size} if shuffle else {}
     order: dict[str, Any]
     if rect:
         longest = max(pair(dataset.transform.size))
-        order = {"batch_sampler": RectBatchSampler(dataset.index.sizes, longest, batch, seed, shuffle, draw)}
+        order = {"batch_sampler": RectBatchSampler(dataset.index.sizes, longest, batch, seed, shuffle, draw, **shares)}
     else:
-        order = {
-            "batch_size": batch,
-            "sampler": EpochSampler(len(dataset), seed, shuffle, draw),
-            "drop_last": drop_last,
-        }
+        sampler = EpochSampler(len(dataset), seed, shuffle, draw, batch=batch, **shares)
+        order = {"batch_size": batch, "sampler": sampler, "drop_last": drop_last}
+    if world_size > 1 and not shuffle:
+        whole: Any = order.get("batch_sampler") or BatchSampler(order["sampler"], batch, drop_last)
+        order = {"batch_sampler": Shard(whole, rank, world_size)}
     return DataLoader(
         dataset,
         **order,

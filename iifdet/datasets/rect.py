@@ -30,6 +30,8 @@ class RectBatchSampler(Sampler[list[SampleKey]]):
         seed: of the run.
         shuffle: whether to shuffle.
         draw: with ``shuffle``, which rows an epoch holds; every row once by default.
+        rank, world_size: which of the batches this process takes: every ``world_size``-th. The first of the epoch fill
+            up the last turn.
 
     Example:
         >>> sampler = RectBatchSampler(np.array([[50, 100], [100, 50], [48, 100]]), 64, batch=2, shuffle=False)
@@ -45,13 +47,17 @@ class RectBatchSampler(Sampler[list[SampleKey]]):
         seed: int = 0,
         shuffle: bool = True,
         draw: Draw | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.ratios = sizes[:, 0] / sizes[:, 1]
         self.contents = np.array([letterbox_shape(h, w, imgsz) for h, w in sizes.tolist()], np.int64).reshape(-1, 2)
         self.batch, self.seed, self.shuffle = batch, seed, shuffle
         self.draw = draw or uniform(len(sizes))
+        self.rank, self.world_size = rank, world_size
         self.epoch = self.start = 0
-        self.epoch_length = -(-len(self._rows(self._generator())) // batch)
+        self.batches = -(-len(self._rows(self._generator())) // batch)
+        self.epoch_length = -(-self.batches // world_size)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and how many of its batches to leave out because an interrupted run has seen them."""
@@ -62,12 +68,13 @@ class RectBatchSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         rng = self._generator()
-        rows, order = self._rows(rng), np.arange(self.epoch_length)
+        rows, order = self._rows(rng), np.arange(self.batches)
         repeats = occurrence(rows)
         if self.shuffle:
             order = rng.permutation(order)
         by_ratio = np.argsort(self.ratios[rows], kind="stable")
         rows, repeats = rows[by_ratio], repeats[by_ratio]
+        order = np.resize(order, self.epoch_length * self.world_size)[self.rank :: self.world_size]
         for number in order[self.start :].tolist():
             chosen = slice(number * self.batch, (number + 1) * self.batch)
             height, width = (-(-self.contents[rows[chosen]].max(axis=0) // STRIDE) * STRIDE).tolist()

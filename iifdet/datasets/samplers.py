@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -29,10 +30,11 @@ class SampleKey(NamedTuple):
 
 
 class EpochSampler(Sampler[SampleKey]):
-    """The keys of one epoch, in order or drawn from (seed, epoch); each rank gets every ``world_size``-th of them.
+    """The keys of one epoch, in order or drawn from (seed, epoch), shared out among ranks.
 
-    Ranks draw the same epoch and share it out without overlap. Where it does not divide, the first keys of the epoch
-    fill up the last turn, so that all ranks take the same number of steps.
+    Ranks draw the same epoch and take turns, ``batch`` keys each, without overlap: so their batches are those that one
+    process would have, one after the other. Where an epoch does not divide, its first keys fill up the last turn, and
+    all ranks take as many keys.
 
     Args:
         length: rows of the data set.
@@ -40,6 +42,7 @@ class EpochSampler(Sampler[SampleKey]):
         shuffle: False takes every row once, in order.
         draw: rows of an epoch from a generator; every row once by default.
         rank, world_size: which share of the epoch this process takes.
+        batch: keys a turn.
 
     Example:
         >>> sampler = EpochSampler(3, seed=0, shuffle=False)
@@ -56,6 +59,7 @@ class EpochSampler(Sampler[SampleKey]):
         draw: Draw | None = None,
         rank: int = 0,
         world_size: int = 1,
+        batch: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected 0…{world_size - 1}, got {rank}")
@@ -63,7 +67,7 @@ class EpochSampler(Sampler[SampleKey]):
         self.seed = seed
         self.shuffle = shuffle
         self.draw = draw or uniform(length)
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.batch = rank, world_size, batch
         self.epoch = 0
         self.start = 0
         self.epoch_length = -(-len(self._rows(0)) // world_size)
@@ -79,16 +83,42 @@ class EpochSampler(Sampler[SampleKey]):
     def __iter__(self) -> Iterator[SampleKey]:
         rows = self._rows(self.epoch)
         keys = np.stack([rows, occurrence(rows)], axis=1)
-        missing = self.epoch_length * self.world_size - len(keys)
-        keys = np.concatenate([keys, keys[:missing]])[self.rank :: self.world_size]
-        for row, repeat in keys[self.start :].tolist():
+        keys = np.resize(keys, (self.epoch_length * self.world_size, 2))  # begins anew where there are too few
+        for row, repeat in self._own(keys)[self.start :].tolist():
             yield SampleKey(self.epoch, row, repeat)
+
+    def _own(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """This rank's part of each turn; the last turn may be a short one."""
+        whole = len(keys) // (self.batch * self.world_size) * self.batch * self.world_size
+        turns = keys[:whole].reshape(-1, self.world_size, self.batch, 2)[:, self.rank].reshape(-1, 2)
+        return np.concatenate([turns, keys[whole:].reshape(self.world_size, -1, 2)[self.rank]])
 
     def _rows(self, epoch: int) -> NDArray[np.int64]:
         if not self.shuffle:
             return np.arange(self.length)
         words = [self.seed & 0xFFFFFFFF, epoch & 0xFFFFFFFF]
         return self.draw(np.random.default_rng(np.random.SeedSequence(words)))
+
+
+class Shard(Sampler[list[SampleKey]]):
+    """Every ``world_size``-th batch: whole batches as one process would have them, none twice and none left out.
+
+    Ranks may have different numbers of batches, or none.
+
+    Example:
+        >>> batches = [[SampleKey(0, 0)], [SampleKey(0, 1)], [SampleKey(0, 2)]]
+        >>> [keys[0].row for keys in Shard(batches, rank=0, world_size=2)]
+        [0, 2]
+    """
+
+    def __init__(self, batches: Collection[list[SampleKey]], rank: int, world_size: int) -> None:
+        self.batches, self.rank, self.world_size = batches, rank, world_size
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.batches), self.world_size))
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return islice(self.batches, self.rank, None, self.world_size)
 
 
 def occurrence(rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +38,21 @@ class TruthIndex(Protocol):
     def digest(self) -> str: ...
 
 
+@dataclass
+class Part:
+    """The detections of one batch.
+
+    Attributes:
+        seen: ids of its images.
+        rows: (n, 7) of each image, see :meth:`DetectionEvaluator.rows`.
+        rles: one a row, where masks are scored.
+    """
+
+    seen: list[int] = field(default_factory=list)
+    rows: list[Array] = field(default_factory=list)
+    rles: list[RLE] = field(default_factory=list)
+
+
 class DetectionEvaluator:
     """Collects detections batch by batch and scores them once all images have been seen.
 
@@ -52,10 +67,10 @@ class DetectionEvaluator:
 
     A federated index (LVIS) is scored by LVIS's protocol, with the groups of its ``frequency`` field where it has one.
 
-    What it holds are plain values, a row of numbers and a run-length mask a detection: parts of a split that were seen
-    elsewhere are joined by joining the lists.
+    What it holds are plain values, a row of numbers and a run-length mask a detection, batch by batch in ``parts``:
+    those of a split that other processes have seen are joined by joining the lists.
 
-    Evaluators of other tasks offer the same ``update``, ``compute``, ``fitness``, ``summary`` and ``reset``.
+    Evaluators of other tasks offer the same ``update``, ``parts``, ``compute``, ``fitness``, ``summary`` and ``reset``.
     """
 
     def __init__(
@@ -83,9 +98,7 @@ class DetectionEvaluator:
 
     def reset(self) -> None:
         """Forget all detections."""
-        self._seen: list[int] = []
-        self._rows: list[Array] = []  # (n, 7) per image
-        self._rles: list[RLE] = []  # one a row, where masks are scored
+        self.parts: list[Part] = []
 
     def update(self, detections: list[Detection], batch: Batch) -> None:
         """Add one batch: boxes and masks go back to the pixels of the original images.
@@ -103,13 +116,13 @@ class DetectionEvaluator:
         boxes = torch.cat([d["boxes"].reshape(-1, 4) for d in detections]).detach().float().cpu().split(sizes)
         labels = torch.cat([d["labels"] for d in detections]).detach().cpu().split(sizes)
         scores = torch.cat([d["scores"] for d in detections]).detach().float().cpu().split(sizes)
+        part = Part()
         for info, box, label, score, found in zip(batch.infos, boxes, labels, scores, detections, strict=True):
             best = score.argsort(descending=True, stable=True)[: self.max_per_image]
-            rows = self._to_rows(info.image_id, info.to_original(box), label, score, best)
-            rles = self._to_rles(info, found, best) if self.masks else []
-            self._seen.append(info.image_id)
-            self._rows.append(rows)
-            self._rles += rles
+            part.seen.append(info.image_id)
+            part.rows.append(self._to_rows(info.image_id, info.to_original(box), label, score, best))
+            part.rles += self._to_rles(info, found, best) if self.masks else []
+        self.parts.append(part)
 
     def _to_rows(self, image_id: int, boxes: Tensor, labels: Tensor, scores: Tensor, best: Tensor) -> Array:
         if not (boxes.isfinite().all() and scores.isfinite().all()):
@@ -177,7 +190,7 @@ class DetectionEvaluator:
 
     def rows(self) -> Array:
         """Return all detections as (n, 7) ``[image_id, x, y, w, h, score, category_id]``, original pixels."""
-        return np.concatenate([np.zeros((0, 7)), *self._rows])
+        return np.concatenate([np.zeros((0, 7)), *(rows for part in self.parts for rows in part.rows)])
 
     def predictions(self) -> list[dict[str, Any]]:
         """Return all detections as COCO result dicts, for predictions.json; with masks, each has a ``segmentation``."""
@@ -185,12 +198,15 @@ class DetectionEvaluator:
             {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score}
             for image, *box, score, category in self.rows().tolist()
         ]
-        return [{**d, "segmentation": rle} for d, rle in zip(found, self._rles, strict=True)] if self.masks else found
+        if not self.masks:
+            return found
+        rles = [rle for part in self.parts for rle in part.rles]
+        return [{**d, "segmentation": rle} for d, rle in zip(found, rles, strict=True)]
 
     def ground_truth(self) -> CocoDict:
         """Return the COCO ground truth of the images seen so far."""
         gt = self.index.to_coco()
-        seen = set(self._seen)
+        seen = set(self._seen())
         if seen.issuperset(image["id"] for image in gt["images"]):
             return gt
         return {
@@ -209,8 +225,11 @@ class DetectionEvaluator:
         truth = curves.truth_rows(self.ground_truth())
         return curves.reliability(curves.match_by_class(truth, self.rows(), self.category_ids, iou), bins, labels)
 
+    def _seen(self) -> list[int]:
+        return [image for part in self.parts for image in part.seen]
+
     def _check_images(self, partial: bool) -> None:
-        seen, times = np.unique(np.array(self._seen, dtype=np.int64), return_counts=True)
+        seen, times = np.unique(np.array(self._seen(), dtype=np.int64), return_counts=True)
         problems = {"came more than once": seen[times > 1], "are not of this split": np.setdiff1d(seen, self._known)}
         if not partial:
             problems["are missing"] = np.setdiff1d(self._known, seen)

@@ -11,7 +11,7 @@ from iifdet.training.options import AMP_TYPES, FitOptions
 from iifdet.training.pieces import Undo, pieces_of
 from iifdet.training.recovery import NotFinite
 from iifdet.training.saving import Saver
-from iifdet.training.state import TrainState, averaged
+from iifdet.training.state import TrainState, averaged, processes_of
 from iifdet.training.step import optimizer_step, train_step
 from iifdet.training.stopping import GracefulStop
 
@@ -32,6 +32,7 @@ __all__ = [
     "largest_fitting",
     "optimizer_step",
     "pieces_of",
+    "processes_of",
     "rescale",
     "train_step",
 ]

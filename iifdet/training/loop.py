@@ -53,7 +53,8 @@ def fit(
         KeyboardInterrupt, SystemExit: after saving at the end of the step, on SIGINT and SIGTERM.
     """
     save = Saver(state, run, recipe, options)
-    with GracefulStop() as stop:
+    world = options.world
+    with GracefulStop(patient=world.size > 1) as stop:
         for callback in callbacks:
             callback.on_start(state)
         save.start()
@@ -81,6 +82,7 @@ def fit(
             for callback in callbacks:
                 callback.on_epoch_end(state, row)
             if not state.finished:  # a run at its end may as well end
+                stop.signal = world.largest([stop.signal])[0]
                 stop.leave_if_asked()
         for callback in callbacks:
             callback.on_end(state)
@@ -115,7 +117,9 @@ def train_one_epoch(
         for callback in callbacks:
             callback.on_step(state, {k: v / max(1, state.trained) for k, v in state.sums.items()}, lr, batches)
         refuse_streak(state, options)
-        if stop.asked or save.due():
+        # signals reach some processes, and each has a clock of its own: all do the same
+        stop.signal, due = options.world.largest([stop.signal, options.world.is_main and save.due()])
+        if stop.asked or due:
             save.in_epoch()
             stop.leave_if_asked()
 

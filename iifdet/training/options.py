@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
+from iifdet.distributed import ALONE, World
+
 AMP_TYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How to run the loop; see the keys of the same names."""
+    """How to run the loop, see the keys of the same names; and with which other processes."""
 
     epochs: int
     device: torch.device
@@ -28,3 +30,4 @@ class FitOptions:
     multi_scale_every: int = 10
     imgsz: int = 640
     seed: int = 0
+    world: World = ALONE

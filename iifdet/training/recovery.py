@@ -67,7 +67,7 @@ def roll_back(state: TrainState, run: RunDir, options: FitOptions, error: NotFin
         ) from error
     kept = {"best": state.best, "best_epoch": state.best_epoch, "rollbacks": state.rollbacks + 1}
     factor = state.lr_factor * LR_CUT
-    state.load_state_dict(content)
+    state.load_state_dict(content, options.world.rank)
     state.lr_factor = factor
     for name, value in kept.items():
         setattr(state, name, value)

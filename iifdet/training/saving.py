@@ -9,7 +9,7 @@ from iifdet.checkpoint import save_checkpoint
 from iifdet.rundir import RunDir
 from iifdet.training.options import FitOptions
 from iifdet.training.recovery import refuse_ruins
-from iifdet.training.state import TrainState
+from iifdet.training.state import TrainState, generators_now
 
 
 class Saver:
@@ -17,6 +17,8 @@ class Saver:
 
     One of the two was always written after a good step: that is where a rollback goes. So in the middle of an epoch
     nothing is written after a bad step, and at an epoch's end a good checkpoint that became the previous one stays.
+
+    Of several processes the main one writes, and the others wait until it has: all call the same methods.
     """
 
     def __init__(self, state: TrainState, run: RunDir, recipe: dict[str, Any], options: FitOptions) -> None:
@@ -26,7 +28,7 @@ class Saver:
 
     def start(self) -> None:
         """The start is a checkpoint too: a run may be cut off, or go back, before the first one is due."""
-        if not self.run.last.is_file():
+        if self.options.world.broadcast(not self.run.last.is_file()):
             self.write()
 
     def due(self) -> bool:
@@ -47,8 +49,17 @@ class Saver:
         Raises:
             NotFinite: a weight or average is not finite; nothing is written.
         """
+        world = self.options.world
+        refuse_ruins(self.state)
+        generators = world.gather(generators_now())
+        if world.is_main:
+            self._write(generators, metrics, best)
+        world.barrier()
+        self.good = self.state.bad_steps == 0
+        self.saved, self.batch = time.monotonic(), self.state.batch
+
+    def _write(self, generators: list[dict[str, Any]], metrics: dict[str, Any] | None, best: bool) -> None:
         state = self.state
-        refuse_ruins(state)
         average = None if state.average is None else state.average.weights
         if best:  # without optimizer state: a result, not a place to go on from
             save_checkpoint(self.run.best, state.model, recipe=self.recipe, ema=average, metrics=metrics)
@@ -57,9 +68,7 @@ class Saver:
             state.model,
             recipe=self.recipe,
             ema=average,
-            training=state.state_dict(),
+            training=state.state_dict(generators),
             metrics=metrics or (state.rows[-1] if state.rows else {}),
             previous=self.run.previous if self.good else None,
         )
-        self.good = state.bad_steps == 0
-        self.saved, self.batch = time.monotonic(), state.batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ class TrainState:
         rollbacks: how often the run went back to a checkpoint because of them.
         lr_factor: what the rollbacks have made of the learning rate.
         micro: most images in one forward pass since memory ran out; 0 while it never did.
+        wrapped: what is called for losses: the model, or what shares its gradients with other processes. Everything
+            else, checkpoints too, goes by ``model``.
     """
 
     model: nn.Module
@@ -50,24 +52,26 @@ class TrainState:
     rollbacks: int = 0
     lr_factor: float = 1.0
     micro: int = 0
+    wrapped: nn.Module | None = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain types and tensors; weights and averages are saved beside, not here."""
+    def state_dict(self, generators: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+        """Plain types and tensors; weights and averages are saved beside, not here.
+
+        Args:
+            generators: :func:`generators_now` of each process; of this one by default.
+        """
+        first, *others = generators or [generators_now()]
         return {
             "optimizer": to_cpu(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
             "average_updates": self.average.updates if self.average else 0,
-            # All there are: what is augmented is seeded by (run, epoch, image), and nothing here draws from Python's or
-            # numpy's own generators (a test guards it).
-            "generators": {
-                "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            },
+            "generators": first,
+            "other_generators": others,  # of the other processes, by rank: all else is the same on each
             **{k: getattr(self, k) for k in PLAIN_FIELDS},
         }
 
-    def load_state_dict(self, content: Mapping[str, Any]) -> None:
-        """Restore a checkpoint's ``weights``, ``ema`` and ``training`` parts."""
+    def load_state_dict(self, content: Mapping[str, Any], rank: int = 0) -> None:
+        """Restore a checkpoint's ``weights``, ``ema`` and ``training`` parts, as process number ``rank`` had them."""
         training = content["training"]
         self.model.load_state_dict(content["weights"])
         self.optimizer.load_state_dict(training["optimizer"])
@@ -77,9 +81,10 @@ class TrainState:
             for name, value in content["ema"].items():
                 self.average.weights[name].copy_(value)
             self.average.updates = training["average_updates"]
-        torch.set_rng_state(training["generators"]["cpu"])
-        if torch.cuda.is_available() and training["generators"]["cuda"]:
-            torch.cuda.set_rng_state_all(training["generators"]["cuda"])
+        generators = training["other_generators"][rank - 1] if rank else training["generators"]
+        torch.set_rng_state(generators["cpu"])
+        if torch.cuda.is_available() and generators["cuda"]:
+            torch.cuda.set_rng_state_all(generators["cuda"])
         for key in PLAIN_FIELDS:
             value = training[key]
             setattr(self, key, value.copy() if isinstance(value, dict | list) else value)
@@ -101,6 +106,18 @@ PLAIN_FIELDS = (
     "lr_factor",
     "micro",
 )
+
+
+def generators_now() -> dict[str, Any]:
+    """All random state there is: what is augmented is seeded by (run, epoch, image), and nothing here draws from
+    Python's or numpy's own generators (a test guards it)."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def processes_of(training: Mapping[str, Any]) -> int:
+    """How many processes wrote a checkpoint's ``training`` part."""
+    return 1 + len(training.get("other_generators", ()))
 
 
 @contextlib.contextmanager

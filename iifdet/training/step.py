@@ -1,16 +1,18 @@
 """One optimizer step: 1) forward and backward over its batches, in pieces that fit 2) refuse what is not finite
-3) clip, step, average."""
+3) clip, step, average. Of several processes each has batches of its own, and all make the step or none does."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from iifdet.distributed import running_statistics
 from iifdet.errors import InputError
 from iifdet.training.multiscale import rescale, scale_of
 from iifdet.training.options import AMP_TYPES, FitOptions
@@ -23,11 +25,11 @@ log = logging.getLogger("iifdet")
 
 @dataclass(frozen=True)
 class Losses:
-    """What the batches of one step gave.
+    """What the batches of one step gave this process.
 
     Attributes:
         sums: sum over the batches of each named loss.
-        fault: why the step must not be made, None where it may.
+        fault: why the step must not be made, on all processes alike; None where it may.
     """
 
     sums: dict[str, float]
@@ -44,13 +46,17 @@ def train_step(state: TrainState, group: Sequence[Batch], batches: int, options:
         undo: of this model.
     """
     undo.take()
+    world = options.world
     losses = _fitting(state, group, batches, options, undo)
+    if losses.fault is None:
+        world.average_(running_statistics(state.model))
     fault = losses.fault or optimizer_step(state, options.clip)
     if fault is None:
-        for name, value in losses.sums.items():
+        *means, images = world.mean([*losses.sums.values(), sum(map(len, group))])
+        for name, value in zip(losses.sums, means, strict=True):
             state.sums[name] = state.sums.get(name, 0.0) + value
         state.trained += len(group)
-        state.images += sum(map(len, group))
+        state.images += round(images * world.size)
     else:
         undo.buffers_back()
         state.optimizer.zero_grad(set_to_none=True)
@@ -65,13 +71,25 @@ def _fitting(state: TrainState, group: Sequence[Batch], batches: int, options: F
     while True:
         try:
             return _gradients(state, group, batches, options)
-        except torch.OutOfMemoryError:
-            pass  # beyond this clause the error no longer holds the tensors of the attempt
+        except torch.OutOfMemoryError as error:
+            _refuse_to_shrink(
+                group, options, error
+            )  # beyond this clause the error no longer holds the tensors of the attempt
         state.optimizer.zero_grad(set_to_none=True)
         undo.all_back()
         state.micro = _smaller(max(map(len, group)), state.micro, options)
         if options.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _refuse_to_shrink(group: Sequence[Batch], options: FitOptions, error: torch.OutOfMemoryError) -> None:
+    """Several processes cannot make a step again: the others may be waiting for gradients of this one."""
+    if options.world.size > 1:
+        images = max(map(len, group))
+        raise InputError(
+            f"batch: expected memory for {images} images at once on {options.device}, got too little; with several "
+            "processes a batch is not made smaller on the way: use batch=auto, or a smaller batch and more accumulate"
+        ) from error
 
 
 def _smaller(largest: int, micro: int, options: FitOptions) -> int:
@@ -87,24 +105,42 @@ def _smaller(largest: int, micro: int, options: FitOptions) -> int:
 
 
 def _gradients(state: TrainState, group: Sequence[Batch], batches: int, options: FitOptions) -> Losses:
-    """Add up the gradient of the mean loss. A batch's pieces count by their number of images."""
+    """Add up the gradient of the mean loss. A batch's pieces count by their number of images.
+
+    In the last backward pass gradients become the mean over the processes. A process that has met a loss which is not
+    finite makes it all the same, since the others wait for it there; then they agree that the step is not made.
+    """
+    wrapped = state.model if state.wrapped is None else state.wrapped
     sums: dict[str, float] = {}
-    for number, batch in enumerate(group, start=state.batch):
-        size = scale_of(state.epoch * batches + number, options)
-        for piece in pieces_of(batch, state.micro):
-            moved = rescale(piece.to(options.device), size)
+    fault: str | None = None
+    pieces = list(_pieces(group, state))
+    for place, (number, piece, share) in enumerate(pieces, start=1):
+        alone = options.world.keeping_gradients(wrapped) if place < len(pieces) else contextlib.nullcontext()
+        with alone:
+            moved = rescale(piece.to(options.device), scale_of(state.epoch * batches + number, options))
             with torch.autocast(options.device.type, AMP_TYPES[options.amp], enabled=options.amp != "none"):
-                losses = state.model(moved.images, moved.targets)
+                losses = wrapped(moved.images, moved.targets)
             total = torch.stack(list(losses.values())).sum()
             *values, whole = torch.stack([v.detach() for v in (*losses.values(), total)]).tolist()
-            if not math.isfinite(whole):
-                files = ", ".join(info.file for info in piece.infos)
-                return Losses({}, f"loss is {whole} at epoch {state.epoch} batch {number} ({files})")
-            share = len(piece) / len(batch)
+            fault = fault or _fault(whole, state, number, piece)
             state.scaler.scale(total * share / options.accumulate).backward()
-            for name, value in zip(losses, values, strict=True):
-                sums[name] = sums.get(name, 0.0) + value * share
-    return Losses(sums)
+        for name, value in zip(losses, values, strict=True):
+            sums[name] = sums.get(name, 0.0) + value * share
+    return Losses(sums, options.world.first(fault))
+
+
+def _pieces(group: Sequence[Batch], state: TrainState) -> Iterator[tuple[int, Batch, float]]:
+    """Each piece of the batches of a step, with the number of its batch and its share of it."""
+    for number, batch in enumerate(group, start=state.batch):
+        for piece in pieces_of(batch, state.micro):
+            yield number, piece, len(piece) / len(batch)
+
+
+def _fault(loss: float, state: TrainState, number: int, piece: Batch) -> str | None:
+    if math.isfinite(loss):
+        return None
+    files = ", ".join(info.file for info in piece.infos)
+    return f"loss is {loss} at epoch {state.epoch} batch {number} ({files})"
 
 
 def optimizer_step(state: TrainState, clip: float = 0.0) -> str | None:

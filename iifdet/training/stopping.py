@@ -8,10 +8,16 @@ from typing import Any
 
 
 class GracefulStop:
-    """Turns SIGINT and SIGTERM into a request that the loop honours after the step. A second one interrupts at once."""
+    """Turns SIGINT and SIGTERM into a request that the loop honours after the step. A second one interrupts at once.
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    Args:
+        patient: a second one does nothing. A launcher passes on what the terminal has sent already, and kills who takes
+            too long.
+    """
+
+    def __init__(self, patient: bool = False) -> None:
+        self.signal = 0
+        self.patient = patient
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> GracefulStop:
@@ -25,14 +31,14 @@ class GracefulStop:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: object) -> None:
-        if self.signal is not None:
+        if self.signal and not self.patient:
             raise KeyboardInterrupt
-        self.signal = number
+        self.signal = self.signal or number
 
     @property
     def asked(self) -> bool:
         """Whether a signal has come."""
-        return self.signal is not None
+        return self.signal != 0
 
     def leave_if_asked(self) -> None:
         """Raise what the signal asks for; call it only when everything is saved."""
