@@ -81,6 +81,13 @@ class Detector(nn.Module):
         """Named scalar losses; their sum is minimised."""
         raise NotImplementedError
 
+    def loss_divisor(self, images: Images, targets: Sequence[Target]) -> int | None:
+        """What :meth:`losses` divides by (at least 1), where it counts ground truth over the whole batch.
+
+        None where every image has a part of its own: then batches count by their images.
+        """
+        return None
+
     def classifier_layers(self) -> list[nn.Module]:
         """The layers that hold class rows and nothing else: all that the decoupled second stage trains."""
         raise NotImplementedError

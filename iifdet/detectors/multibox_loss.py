@@ -81,8 +81,7 @@ def multibox_losses(
         defaults: (N, 4) xyxy in the same pixels.
     """
     device = offsets.device
-    image = torch.cat([torch.full((len(t["labels"]),), i, device=device) for i, t in enumerate(targets)])
-    boxes = torch.cat([t["boxes"] for t in targets]).to(device, torch.float32)
+    boxes, image = _together(targets, device)
     labels = torch.cat([t["labels"] for t in targets]).to(device)
     # 1. match
     found = match(boxes, image, defaults, len(targets), threshold)
@@ -98,3 +97,15 @@ def multibox_losses(
     counted = positive | hardest(loss, positive, negatives)
     number = max(1, len(row))
     return {"box": box / number, "cls": torch.where(counted, loss, 0.0).sum() / number}
+
+
+def count_positives(targets: Sequence[Target], defaults: Tensor, threshold: float = 0.5) -> int:
+    """How many default boxes :func:`multibox_losses` takes for positive: what it divides by."""
+    boxes, image = _together(targets, defaults.device)
+    return int((match(boxes, image, defaults, len(targets), threshold) >= 0).sum())
+
+
+def _together(targets: Sequence[Target], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The boxes of all images (T, 4), and the row in the batch of each (T,)."""
+    image = torch.cat([torch.full((len(t["labels"]),), i, device=device) for i, t in enumerate(targets)])
+    return torch.cat([t["boxes"] for t in targets]).to(device, torch.float32), image

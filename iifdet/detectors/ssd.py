@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from iifdet.detectors.base import ClassifierRows, Detector, Images
 from iifdet.detectors.default_boxes import PLANS, BoxPlan, decode
 from iifdet.detectors.layout import Grid, Layout
-from iifdet.detectors.multibox_loss import multibox_losses
+from iifdet.detectors.multibox_loss import count_positives, multibox_losses
 from iifdet.detectors.postprocess import PostprocessOptions
 from iifdet.detectors.targets import check_targets
 from iifdet.detectors.vgg import SSDVGG16, init_xavier
@@ -103,18 +103,26 @@ class SSD(Detector):
     def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
         offsets, logits, sizes = self._predict(images)
         check_targets(targets, sizes, self.num_classes)
-        scaled = [
-            Target(boxes=t["boxes"].to(offsets.device) / self._stretch(size), labels=t["labels"])
-            for t, size in zip(targets, sizes, strict=True)
-        ]
         return multibox_losses(
             offsets,
             lambda labels: self.class_losses(logits[..., 1:], labels, logits[..., 0]),
-            scaled,
+            self._in_the_square(targets, sizes),
             self.defaults,
             threshold=self.match_threshold,
             negatives=self.negatives,
         )
+
+    def loss_divisor(self, images: Images, targets: Sequence[Target]) -> int:
+        """The number of positive default boxes."""
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        return count_positives(self._in_the_square(targets, sizes), self.defaults, self.match_threshold)
+
+    def _in_the_square(self, targets: Sequence[Target], sizes: list[tuple[int, int]]) -> list[Target]:
+        """Targets in pixels of the network's input, on its device."""
+        return [
+            Target(boxes=t["boxes"].to(self.defaults.device) / self._stretch(size), labels=t["labels"])
+            for t, size in zip(targets, sizes, strict=True)
+        ]
 
     def _predict(self, images: Images) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
         """Images to offsets (B, N, 4), logits (B, N, 1 + C), background first, and each image's own size."""

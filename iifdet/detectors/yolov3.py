@@ -166,6 +166,10 @@ class YOLOv3(Detector):
         check_targets(targets, sizes, self.num_classes)
         return yolo_losses(t, class_logits, targets, grid, self.loss_options, self.class_losses)
 
+    def loss_divisor(self, images: Images, targets: Sequence[Target]) -> int:
+        """The number of boxes."""
+        return sum(len(target["labels"]) for target in targets)
+
     def _predict(self, images: Images) -> tuple[Tensor, Tensor, Grid, list[tuple[int, int]]]:
         """Images to (B, N, 5), (B, N, C), the grid of their slots, and each image's own size."""
         batch, sizes = pad_batch(images, self.strides[0])

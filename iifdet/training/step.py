@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from iifdet.distributed import running_statistics
+from iifdet.distributed import World, running_statistics
 from iifdet.errors import InputError
 from iifdet.training.multiscale import rescale, scale_of
 from iifdet.training.options import AMP_TYPES, FitOptions
@@ -105,7 +105,7 @@ def _smaller(largest: int, micro: int, options: FitOptions) -> int:
 
 
 def _gradients(state: TrainState, group: Sequence[Batch], batches: int, options: FitOptions) -> Losses:
-    """Add up the gradient of the mean loss. A batch's pieces count by their number of images.
+    """Add up the gradient of the mean loss.
 
     In the last backward pass gradients become the mean over the processes. A process that has met a loss which is not
     finite makes it all the same, since the others wait for it there; then they agree that the step is not made.
@@ -113,8 +113,8 @@ def _gradients(state: TrainState, group: Sequence[Batch], batches: int, options:
     wrapped = state.model if state.wrapped is None else state.wrapped
     sums: dict[str, float] = {}
     fault: str | None = None
-    pieces = list(_pieces(group, state))
-    for place, (number, piece, share) in enumerate(pieces, start=1):
+    pieces = _pieces(group, state, options.world)
+    for place, (number, piece, weight) in enumerate(pieces, start=1):
         alone = options.world.keeping_gradients(wrapped) if place < len(pieces) else contextlib.nullcontext()
         with alone:
             moved = rescale(piece.to(options.device), scale_of(state.epoch * batches + number, options))
@@ -123,17 +123,30 @@ def _gradients(state: TrainState, group: Sequence[Batch], batches: int, options:
             total = torch.stack(list(losses.values())).sum()
             *values, whole = torch.stack([v.detach() for v in (*losses.values(), total)]).tolist()
             fault = fault or _fault(whole, state, number, piece)
-            state.scaler.scale(total * share / options.accumulate).backward()
+            state.scaler.scale(total * weight / options.accumulate).backward()
         for name, value in zip(losses, values, strict=True):
-            sums[name] = sums.get(name, 0.0) + value * share
+            sums[name] = sums.get(name, 0.0) + value * weight
     return Losses(sums, options.world.first(fault))
 
 
-def _pieces(group: Sequence[Batch], state: TrainState) -> Iterator[tuple[int, Batch, float]]:
-    """Each piece of the batches of a step, with the number of its batch and its share of it."""
-    for number, batch in enumerate(group, start=state.batch):
-        for piece in pieces_of(batch, state.micro):
-            yield number, piece, len(piece) / len(batch)
+def _pieces(group: Sequence[Batch], state: TrainState, world: World) -> list[tuple[int, Batch, float]]:
+    """The pieces of a step's batches, each with the number of its batch and its weight; a batch weighs 1 on average.
+
+    A piece weighs what it has of its batch's images; where the detector's losses are divided by a count of ground
+    truth, what it has of the count of the whole step, over all pieces and processes: so that is what the step's losses
+    are divided by.
+    """
+    pieces = [
+        (n, piece, batch) for n, batch in enumerate(group, state.batch) for piece in pieces_of(batch, state.micro)
+    ]
+    if len(pieces) == 1 and world.size == 1:
+        return [(n, piece, 1.0) for n, piece, _ in pieces]
+    divisor = getattr(state.model, "loss_divisor", lambda *_: None)
+    counts = [divisor(piece.images, piece.targets) for _, piece, _ in pieces]
+    if None in counts:
+        return [(n, piece, len(piece) / len(batch)) for n, piece, batch in pieces]
+    mean = max(world.mean([sum(counts)])[0], 1 / world.size) / len(group)  # of a batch
+    return [(n, piece, max(count, 1) / mean) for (n, piece, _), count in zip(pieces, counts, strict=True)]
 
 
 def _fault(loss: float, state: TrainState, number: int, piece: Batch) -> str | None:
