@@ -224,8 +224,8 @@ def launched() -> int | None:
 def joined(device: torch.device) -> Iterator[World]:
     """Meet the other processes that ``torchrun`` started; a process alone meets nobody.
 
-    A group that the caller has set up is used and left as it is. After an error nobody is waited for: the process ends,
-    and with it the others, whose next word to it fails.
+    A group that the caller has set up, for CPU tensors too (gloo), is used and left as it is. After an error nobody is
+    waited for: the process ends, and with it the others, whose next word to it fails.
 
     Args:
         device: of this process; on CUDA gradients go through NCCL.

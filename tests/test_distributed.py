@@ -18,15 +18,18 @@ import pytest
 import torch
 from fork_server import ForkServer
 from test_never_lose import diary_of, equal_runs
+from toy_run import Loader, new_state
 
 from iifdet import build
 from iifdet.checkpoint import read_checkpoint
+from iifdet.cli import main
 from iifdet.config import TrainConfig, resolve
 from iifdet.datasets.rect import RectBatchSampler
 from iifdet.datasets.samplers import EpochSampler, Shard
 from iifdet.distributed import World
 from iifdet.errors import InputError
 from iifdet.rundir import Onlooker
+from iifdet.training import FitOptions, Undo, train_step
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX processes")
 
@@ -216,6 +219,53 @@ def test_who_only_looks_on_writes_nothing(tmp_path: Path) -> None:
         run.write_rows("results.csv", [{"a": 1}])
         run.clear()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("local_rank", "order"), [(0, ["block", "barrier"]), (1, ["barrier", "block"])])
+def test_one_process_of_each_machine_goes_first_and_lets_the_others_on_if_it_fails(
+    local_rank: int, order: list[str]
+) -> None:
+    seen: list[str] = []
+
+    class Watched(World):
+        def barrier(self) -> None:
+            seen.append("barrier")
+
+    world = Watched()
+    world.local_rank = local_rank
+    with pytest.raises(InputError), world.one_a_machine_first():
+        seen.append("block")
+        raise InputError("no data")
+    assert seen == order
+
+
+def test_what_the_first_process_refuses_ends_the_others_without_a_word() -> None:
+    class Second(World):
+        rank = 1
+
+        def broadcast(self, value: Any) -> Any:
+            return None, True  # what the first one sends when it has failed
+
+    with pytest.raises(SystemExit) as left:
+        Second().on_main(lambda: pytest.fail("only the first process makes it"))
+    assert left.value.code == 2
+
+
+def test_memory_that_runs_out_in_one_of_several_processes_ends_the_run_in_one_line() -> None:
+    world, state, batches = World(), new_state(), list(Loader().epoch(0))
+    world.size, state.model.room = 2, 2  # type: ignore[assignment]
+    options = FitOptions(epochs=1, device=torch.device("cpu"), world=world)
+    with pytest.raises(InputError, match=r"batch: expected memory for 4 images.*several processes.*batch=auto"):
+        train_step(state, batches[:1], 6, options, Undo(state.model, torch.device("cpu")))
+
+
+def test_verbs_that_cannot_be_shared_are_refused_and_each_process_says_which_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["stats", "data=demo"]) == 2
+    assert capsys.readouterr().err.startswith("iifdet: [process 1] stats: expected one process, got 2")
 
 
 @pytest.mark.slow
