@@ -125,6 +125,7 @@ class RunDir:
     def write_environment(self) -> None:
         """Note versions and hardware, so that figures can be traced."""
         import torch
+        import torch.distributed as dist
         import torchvision
 
         cuda = torch.cuda.is_available()
@@ -137,6 +138,7 @@ class RunDir:
                 "torchvision": torchvision.__version__,
                 "threads": torch.get_num_threads(),
                 "cpus": os.cpu_count(),
+                "processes": dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1,
                 "device": torch.cuda.get_device_name() if cuda else "cpu",
             },
         )
