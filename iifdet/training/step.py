@@ -142,8 +142,9 @@ def _pieces(group: Sequence[Batch], state: TrainState, world: World) -> list[tup
     if len(pieces) == 1 and world.size == 1:
         return [(n, piece, 1.0) for n, piece, _ in pieces]
     divisor = getattr(state.model, "loss_divisor", lambda *_: None)
-    counts = [divisor(piece.images, piece.targets) for _, piece, _ in pieces]
-    if None in counts:
+    counted = [divisor(piece.images, piece.targets) for _, piece, _ in pieces]
+    counts = [count for count in counted if count is not None]
+    if len(counts) < len(pieces):
         return [(n, piece, len(piece) / len(batch)) for n, piece, batch in pieces]
     mean = max(world.mean([sum(counts)])[0], 1 / world.size) / len(group)  # of a batch
     return [(n, piece, max(count, 1) / mean) for (n, piece, _), count in zip(pieces, counts, strict=True)]
