@@ -269,7 +269,7 @@ def test_verbs_that_cannot_be_shared_are_refused_and_each_process_says_which_it_
 
 
 @pytest.mark.slow
-def test_torchrun_starts_a_run_that_val_and_one_process_understand(tiny_keys: Keys, tmp_path: Path) -> None:
+def test_torchrun_trains_validates_and_passes_refusals_on(tiny_keys: Keys, tmp_path: Path) -> None:
     keys = tiny_keys(tmp_path, imgsz=32, epochs=1, plots=True)
     words = [f"{k}={json.dumps(v) if isinstance(v, dict | bool) else v}" for k, v in keys.items()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "iifdet"]
@@ -284,5 +284,9 @@ def test_torchrun_starts_a_run_that_val_and_one_process_understand(tiny_keys: Ke
     last = tmp_path / "run" / "weights" / "last.pt"
     assert len(read_checkpoint(last)["training"]["other_generators"]) == 1
     assert (tmp_path / "run" / "train_batch0.jpg").is_file()
+    seen = go("val", f"weights={last}", f"project={tmp_path}", "name=val", "device=cpu", "workers=0")
+    assert seen.returncode == 0, seen.stderr
+    figures = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "val")]
+    assert figures[0]["per_class"] == figures[1]["per_class"]
     refused = go("train", *words, "accumulate=1", "sync_bn=true")
     assert refused.returncode != 0 and "sync_bn: expected CUDA" in refused.stderr
