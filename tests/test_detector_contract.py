@@ -14,6 +14,7 @@ from iifdet import build
 from iifdet.checkpoint import save_checkpoint
 from iifdet.config import WeightKeys
 from iifdet.detectors import DETECTORS, Detector, PostprocessOptions
+from iifdet.detectors.rcnn import FasterRCNN
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError
 from iifdet.longtail import ClassCounts, iif_weights
@@ -294,6 +295,16 @@ def test_images_of_any_size_give_boxes_in_their_own_pixels(model: Detector) -> N
         assert boxes[:, [0, 2]].max() <= width and boxes[:, [1, 3]].max() <= height
 
 
+def test_boxes_keep_their_precision_under_bfloat16(model: Detector, images: torch.Tensor) -> None:
+    """Which has 8 bits: rounded to it, coordinates of a large image are off by pixels."""
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        boxes = torch.cat([r.boxes.reshape(-1, 4) for r in model.raw(images)])
+        proposals = model._encode(images).proposals if isinstance(model, FasterRCNN) else [boxes]
+    for found in (boxes, *proposals):
+        rounded = (found == found.bfloat16().float()) & (found > 0) & (found < SIZE)
+        assert found.dtype == torch.float32 and len(found) and rounded.float().mean() < 0.2
+
+
 def test_a_list_of_images_is_the_same_as_a_tensor_of_them(
     model: Detector, images: torch.Tensor, plain: tuple[Any, Any]
 ) -> None:
@@ -337,6 +348,10 @@ def test_sigmoid_losses_give_sigmoid_scores(model: Detector, images: torch.Tenso
     if raw.objectness is not None:
         expected = expected * raw.objectness.sigmoid()[:, None]
     torch.testing.assert_close(scores, expected)
+    why = "trains no background logit" if model.has_background else "has no background logit"
+    for keys in ({"center": "bg"}, {"bg_shift": 1.0}):
+        with pytest.raises(ValueError, match=why):
+            model.set_adjustment(WEIGHTS, **keys)
 
 
 #: So small they are not that 80 steps take seconds.

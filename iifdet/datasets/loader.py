@@ -81,7 +81,10 @@ class DetectionDataset(Dataset[Sample]):
         if self.unreadable not in UNREADABLE:
             raise InputError(f"unreadable: expected next or grey, got '{unreadable}'")
         if masks and index.segments is None:
-            raise InputError(f"masks: expected annotations with 'segmentation', got none in {index.root}")
+            raise InputError(
+                f"masks: expected annotations with 'segmentation', got none in {index.root}; "
+                "use a detector without masks, such as fasterrcnn"
+            )
         self._shapes = [transform.content_shape(h, w) for h, w in index.sizes.tolist()] if cache else []
         self._pixels = make_cache(cache, self._read_small if cache else self.read, index.files, self._shapes)
 

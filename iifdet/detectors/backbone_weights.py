@@ -39,7 +39,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"weights: expected a file, got {path}, which is not there; check the path")
+        what = "a folder" if path.is_dir() else "which is not there"
+        raise InputError(f"weights: expected a file, got {path}, {what}; check the path")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -47,10 +48,17 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each library raises types of its own for each way in which a file can be wrong
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise InputError(f"weights: expected named tensors, got {path}: {reason}") from error
+        reason = f"{type(error).__name__} {' '.join(str(error).split())[:160]}".strip()
+        raise InputError(
+            f"weights: expected named tensors, got {path}: cut short, or of another kind ({reason}); get it again"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        raise InputError(
+            f"weights: expected a state dict, got a training checkpoint around one: {path}; "
+            "save what is under 'model' alone"
+        )
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"weights: expected a state dict saved with torch.save, got another kind of file: {path}")
+        raise InputError(f"weights: expected a state dict, got other content in {path}; save model.state_dict()")
     return state
 
 

@@ -67,8 +67,8 @@ def plan_of(name: str) -> Plan:
     Raises:
         ValueError: unknown name.
     """
-    network = name.removesuffix("_fpn")
-    if name in BACKBONES:
+    network = str(name).removesuffix("_fpn")
+    if isinstance(name, str) and name in BACKBONES:
         return BACKBONES[name]
     if name == network or network not in list_models(torchvision.models):
         known = ", ".join(BACKBONES)
@@ -84,8 +84,10 @@ def check_backbone(name: str, trainable: int | None, frozen_bn: bool) -> Plan:
             freeze by torchvision's rules.
     """
     plan = plan_of(name)
-    if trainable is not None and not 0 <= trainable <= plan.stages:
-        raise ValueError(f"trainable_backbone_layers: expected 0…{plan.stages} for {name}, got {trainable}")
+    if trainable is not None and not (type(trainable) is int and 0 <= trainable <= plan.stages):
+        raise ValueError(f"trainable_backbone_layers: expected 0…{plan.stages} for {name}, got {trainable!r}")
+    if not isinstance(frozen_bn, bool):
+        raise ValueError(f"frozen_bn: expected true or false, got {frozen_bn!r}")
     if frozen_bn and (plan.family in ("vgg", "features") or name.endswith("_v2")):
         why = "trains its own" if name.endswith("_v2") else "has no batch norm that torchvision freezes"
         raise ValueError(f"frozen_bn: {name} {why}")

@@ -199,18 +199,25 @@ class Detector(nn.Module):
         """Replace the adjustment; see :class:`iifdet.longtail.LogitAdjustment`. No arguments: the identity.
 
         Raises:
-            ValueError: bad values; ``center="bg"`` on a model without a background logit.
+            ValueError: bad values; ``center="bg"`` on a model without a background logit, or one that no loss trains.
             RuntimeError: the model was folded.
         """
         if self.adjust.folded:
             raise RuntimeError("this model was folded: its rows carry an adjustment; load the unfolded checkpoint")
-        if center == "bg" and not self.has_background:
-            raise ValueError(f"center: {type(self).__name__} has no background logit; use 'none' or 'mean'")
-        if (bg_scale, bg_shift) != (1.0, 0.0) and not self.has_background:
-            raise ValueError(
-                f"bg_scale, bg_shift: {type(self).__name__} has no background logit; leave them at 1 and 0"
-            )
+        missing = self._why_no_background()
+        if center == "bg" and missing:
+            raise ValueError(f"center: {missing}; use 'none' or 'mean'")
+        if (bg_scale, bg_shift) != (1.0, 0.0) and missing:
+            raise ValueError(f"bg_scale, bg_shift: {missing}; leave them at 1 and 0")
         self.adjust.set(scale, shift, when=when, center=center, bg_scale=bg_scale, bg_shift=bg_shift)
+
+    def _why_no_background(self) -> str:
+        """What to say about a background logit that means nothing; empty where there is one that does."""
+        if not self.has_background:
+            return f"{type(self).__name__} has no background logit"
+        if self.class_activation == "sigmoid":  # its row keeps the values it was born with
+            return f"class_loss={self.class_loss} decides each class for itself and trains no background logit"
+        return ""
 
     def fold(self) -> None:
         """Bake what inference applies into the classifier's rows: the same detections at no cost. No training after."""

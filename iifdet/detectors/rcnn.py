@@ -17,6 +17,7 @@ from torchvision.models.detection.transform import resize_boxes
 from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
 from iifdet.detectors.base import ClassifierRows, Detector, Images
 from iifdet.detectors.layout import Layout
+from iifdet.detectors.options import check_sizes, check_whole
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels
 from iifdet.detectors.roi_heads import PhasedRoIHeads
 from iifdet.detectors.targets import check_targets
@@ -66,6 +67,7 @@ class FasterRCNN(Detector):
         if columns != num_classes + 1:
             raise ValueError(f"net: expected {num_classes + 1} columns, background among them, got {columns}")
         net.roi_heads = PhasedRoIHeads.over(net.roi_heads)
+        net.rpn.head.register_forward_hook(in_float)
         self.net = net
 
     def raw(self, images: Images) -> list[RawPredictions]:
@@ -104,7 +106,7 @@ class FasterRCNN(Detector):
     def _decode(self, scene: Scene) -> list[RawPredictions]:
         heads, counts = self.net.roi_heads, [len(p) for p in scene.proposals]
         logits, offsets = heads.predict(scene.features, scene.proposals, scene.sizes)
-        boxes = heads.box_coder.decode(offsets, scene.proposals)[:, 1:]  # (R, C, 4), background has none
+        boxes = heads.box_coder.decode(offsets.float(), scene.proposals)[:, 1:]  # (R, C, 4), background has none
         found = []
         for box, logit, size, own in zip(
             boxes.split(counts), logits.split(counts), scene.sizes, scene.own, strict=True
@@ -175,6 +177,15 @@ def resized(transform: nn.Module, size: tuple[int, int], like: Tensor) -> tuple[
     return (int(batch.tensors.shape[-2]), int(batch.tensors.shape[-1])), batch.image_sizes[0]
 
 
+def in_float(head: nn.Module, inputs: Any, output: tuple[list[Tensor], list[Tensor]]) -> Any:
+    """A hook: a head's maps in float32.
+
+    torchvision decodes boxes in the type of their offsets and brings ground truth to it; bfloat16 has 8 bits, so from
+    256 px on it would round both to every second pixel, from 512 px on to every fourth.
+    """
+    return tuple([level.float() for level in part] for part in output)
+
+
 @contextmanager
 def told(training: bool, *modules: nn.Module) -> Iterator[None]:
     """Tell these modules, and not what is inside them, which phase this is: batch norm keeps the mode it has."""
@@ -241,6 +252,9 @@ def _network(kind: Any, second: Any, keys: dict[str, Any]) -> Any:
     """torchvision's ``kind`` on the wanted backbone; ``second`` builds its v2."""
     name, trainable, columns = keys["backbone"], keys["trainable_backbone_layers"], keys["num_classes"] + 1
     plan = check_backbone(name, trainable, keys["frozen_bn"])
+    check_sizes(keys["min_size"], keys["max_size"])
+    check_whole("box_batch_size_per_image", keys["box_batch_size_per_image"])
+    check_whole("rpn_post_nms_top_n_test", keys["rpn_post_nms_top_n_test"])
     passed = ("min_size", "max_size", "box_batch_size_per_image", "rpn_post_nms_top_n_test")
     options = {**(plan.rcnn or {}), **{k: keys[k] for k in passed if keys[k] is not None}}
     if name.endswith("_v2"):

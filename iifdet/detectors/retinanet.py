@@ -14,6 +14,7 @@ from torchvision.ops import box_iou
 from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
 from iifdet.detectors.base import ClassifierRows, Detector, Images
 from iifdet.detectors.layout import Grid, Layout
+from iifdet.detectors.options import check_sizes
 from iifdet.detectors.postprocess import PostprocessOptions
 from iifdet.detectors.rcnn import resized, told
 from iifdet.detectors.targets import check_targets
@@ -55,7 +56,7 @@ class RetinaNet(Detector):
         batch, _, outputs, anchors, levels = self._predict(images, None)
         found = []
         for i, (size, image) in enumerate(zip(batch.image_sizes, own, strict=True)):
-            boxes = self.net.box_coder.decode_single(outputs["bbox_regression"][i], anchors[i])
+            boxes = self.net.box_coder.decode_single(outputs["bbox_regression"][i].float(), anchors[i])
             scaled, network = resize_boxes(boxes, size, image), NetworkBoxes(boxes, size)
             found.append(RawPredictions(scaled, outputs["cls_logits"][i], image, levels=levels, network=network))
         return found
@@ -133,6 +134,7 @@ def retinanet(
 ) -> RetinaNet:
     """RetinaNet on levels of stride 8 to 128, random weights; arguments as :func:`iifdet.detectors.rcnn.fasterrcnn`."""
     plan = check_backbone(backbone, trainable_backbone_layers, frozen_bn)
+    check_sizes(min_size, max_size)
     options: dict[str, Any] = {k: v for k, v in (plan.rcnn or {}).items() if not k.startswith("rpn")}
     options |= {k: v for k, v in (("min_size", min_size), ("max_size", max_size)) if v is not None}
     if backbone.endswith("_v2"):

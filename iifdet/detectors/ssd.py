@@ -12,6 +12,7 @@ from iifdet.detectors.base import ClassifierRows, Detector, Images
 from iifdet.detectors.default_boxes import PLANS, BoxPlan, decode
 from iifdet.detectors.layout import Grid, Layout
 from iifdet.detectors.multibox_loss import count_positives, multibox_losses
+from iifdet.detectors.options import check_number
 from iifdet.detectors.postprocess import PostprocessOptions
 from iifdet.detectors.targets import check_targets
 from iifdet.detectors.vgg import SSDVGG16, init_xavier
@@ -77,6 +78,8 @@ class SSD(Detector):
         match_threshold: float = 0.5,
         negatives: float = 3.0,
     ) -> None:
+        check_number("match_threshold", match_threshold, 1.0)
+        check_number("negatives", negatives)
         options = PostprocessOptions(conf=0.01, iou=0.45, max_det=200, max_candidates=16384, class_candidates=400)
         super().__init__(num_classes, class_loss=class_loss, postprocess=options)
         self.size, self.per_cell, self.grids = plan.size, plan.per_cell, tuple(zip(plan.grids, plan.steps, strict=True))

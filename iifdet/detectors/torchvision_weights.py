@@ -37,8 +37,8 @@ def from_torchvision(
 ) -> Detector:
     """A detector of ours with torchvision's weights, whose class rows carry names; strict.
 
-    Files of 91 columns are taken for COCO's if they know a class of the data, others must have a column for each of
-    ``names``, in order.
+    Files of 91 columns are taken for COCO's, unless the data have as many and none of COCO's classes; others must have
+    a column for each of ``names``, in order.
 
     Args:
         build: number of classes -> the same architecture.
@@ -51,13 +51,10 @@ def from_torchvision(
     """
     bias, (kind, boxes, background) = next((b, k) for b, k in CLASS_BIASES.items() if b in state)
     columns, categories = len(state[bias]) // boxes, coco_categories()
-    coco = columns == len(categories) and not set(names).isdisjoint(categories)
-    if not coco and columns != len(names) + background:
-        raise InputError(
-            f"weights: expected 91 columns (COCO) or {len(names) + background}, got {columns}"
-            + " and no class of the data among COCO's" * (columns == len(categories))
-            + "; pass another file"
-        )
+    ours = len(names) + background
+    coco = columns == len(categories) and (columns != ours or not set(names).isdisjoint(categories))
+    if not coco and columns != ours:
+        raise InputError(f"weights: expected 91 columns (COCO) or {ours}, got {columns}; pass another file")
     classes = categories[background:] if coco else list(names)
     donor = build(len(classes))
     net: Any = getattr(donor, "net", None)

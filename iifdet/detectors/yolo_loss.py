@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iifdet.boxes import IOU_KINDS, cxcywh_to_xyxy, iou, xyxy_to_cxcywh
+from iifdet.detectors.options import check_number
 from iifdet.longtail.losses import binary_focal
 from iifdet.types import Target
 
@@ -46,7 +47,7 @@ class YOLOLossOptions:
 
     def __post_init__(self) -> None:
         for name in ("ignore_threshold", "focal_alpha"):
-            _refuse_outside(name, getattr(self, name), 1.0)
+            check_number(name, getattr(self, name), 1.0)
         for name in (
             "lambda_xy",
             "lambda_wh",
@@ -56,18 +57,9 @@ class YOLOLossOptions:
             "lambda_cls",
             "focal_gamma",
         ):
-            _refuse_outside(name, getattr(self, name), math.inf)
+            check_number(name, getattr(self, name), math.inf)
         if self.iou_type not in IOU_KINDS:
             raise ValueError(f"iou_type: expected one of {', '.join(IOU_KINDS)}, got '{self.iou_type}'")
-
-
-def _refuse_outside(name: str, value: object, high: float) -> None:
-    good = (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= high
-    )
-    if not good:
-        limits = "in [0, 1]" if high == 1 else ">= 0"
-        raise ValueError(f"{name}: expected a number {limits}, got {value!r}")
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,18 @@ def test_val_reads_coco_s_columns_by_name_and_refuses_classes_that_have_none(nam
         InputError, match=r"expected a column for each class of the data, got none for unicorn; .*classes="
     ):
         build.load_foreign_model(name, file, NAMES, OPTIONS[name])
-    with pytest.raises(InputError, match=r"got 91 and no class of the data among COCO's; pass another file"):
+    with pytest.raises(InputError, match="expected a column for each class of the data, got none for unicorn"):
         build.load_foreign_model(name, file, ["unicorn"], OPTIONS[name])
+
+
+def test_data_without_any_of_coco_s_classes_start_from_coco_s_detector_all_the_same(tmp_path: Path) -> None:
+    published = published_coco("fasterrcnn")
+    model = create_model("fasterrcnn", 2, **OPTIONS["fasterrcnn"])
+    model.names = ["crack", "patch"]
+    notes = build.load_weights(model, torchvision_file(published, tmp_path / "coco.pth"))
+    assert any("2 classes start from random rows: crack, patch" in note for note in notes)
+    for part in ("backbone.fpn.layer_blocks.0.0.weight", "rpn.head.cls_logits.weight", "roi_heads.box_head.fc7.weight"):
+        assert torch.equal(model.net.get_parameter(part), published.net.get_parameter(part))
 
 
 def test_val_refuses_a_backbone_and_a_detector_of_another_kind(tmp_path: Path) -> None:
@@ -198,7 +208,17 @@ def test_default_without_a_network_says_what_to_fetch_and_where_to_put_it(
 def test_files_that_are_no_named_tensors_are_refused(tmp_path: Path) -> None:
     model = ours("fasterrcnn", **SMALL)
     torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"model": {"x": torch.ones(1)}, "epoch": 3}, tmp_path / "training.pth")
     (tmp_path / "text.safetensors").write_text("not tensors")
-    for name, said in (("list.pth", "state dict"), ("text.safetensors", "named tensors"), ("none.pth", "not there")):
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "folder.pth").mkdir()
+    for name, said in (
+        ("list.pth", r"state dict.*; save model\.state_dict"),
+        ("training.pth", "save what is under 'model' alone"),
+        ("text.safetensors", "named tensors.*; get it again"),
+        ("empty.pth", "named tensors.*EOFError.*; get it again"),
+        ("folder.pth", "a folder; check the path"),
+        ("none.pth", "not there"),
+    ):
         with pytest.raises(InputError, match=said):
             build.load_weights(model, str(tmp_path / name))

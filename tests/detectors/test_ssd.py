@@ -203,3 +203,9 @@ def test_sigmoid_losses_take_background_as_no_class(loss: str) -> None:
     assert torch.equal(got, model.class_losses(logits, labels, background + 5)), "background plays no part"
     nothing = model.class_losses(torch.full((1, 1, C), -30.0), torch.tensor([[-1]]), torch.zeros(1, 1))
     assert float(nothing) < 1e-6
+
+
+@pytest.mark.parametrize("options", [{"match_threshold": 7}, {"match_threshold": "x"}, {"negatives": -1}])
+def test_bad_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"{next(iter(options))}: expected a number"):
+        DETECTORS["ssd300"](C, width=0.0625, **options)
