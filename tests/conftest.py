@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -32,6 +33,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     fuzzed = sum(int(value) for name, value in properties if name == "fuzzed files")
     if fuzzed:
         terminalreporter.write_line(f"{fuzzed} fuzzed files")
+
+
+@pytest.fixture(autouse=True)
+def own_logger() -> Iterator[None]:
+    """The command line gives the logger a handler on this test's stderr and cuts it off from the root, where caplog
+    listens; the next test begins with a logger as it was imported, whatever ran before."""
+    log = logging.getLogger("iifdet")
+    before, propagate, level = log.handlers[:], log.propagate, log.level
+    log.handlers, log.propagate = [], True
+    yield
+    log.handlers, log.propagate = before, propagate
+    log.setLevel(level)
 
 
 NAMES = ["red", "green", "blue", "white"]

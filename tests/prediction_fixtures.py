@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,6 @@ from iifdet.longtail import ClassCounts
 from iifdet.models import create_model
 from iifdet.prediction import Result
 from iifdet.types import Detection
-
-
-@pytest.fixture
-def own_handlers() -> Iterator[None]:
-    """The command line gives the logger a handler on its own stderr; the next test has another stderr."""
-    log = logging.getLogger("iifdet")
-    before, propagate, level = log.handlers[:], log.propagate, log.level
-    yield
-    log.handlers, log.propagate = before, propagate
-    log.setLevel(level)
 
 
 class BrightSpot(Detector):

@@ -6,9 +6,8 @@ import csv
 import hashlib
 import io
 import json
-import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,6 @@ from iifdet.errors import InputError
 from iifdet.inspection import CheckReport
 
 Spoil = Callable[[Path], None]
-
-
-@pytest.fixture(autouse=True)
-def own_handlers() -> Iterator[None]:
-    """main() gives the logger a handler on this test's stderr; the next test has another stderr."""
-    log = logging.getLogger("iifdet")
-    before, propagate, level = log.handlers[:], log.propagate, log.level
-    yield
-    log.handlers, log.propagate = before, propagate
-    log.setLevel(level)
 
 
 def edit_json(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:

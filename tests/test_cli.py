@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,6 @@ from iifdet.cli import main, parse
 from iifdet.errors import InputError
 
 Keys = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def own_handlers() -> Iterator[None]:
-    """main() gives the logger a handler on this test's stderr; the next test has another stderr."""
-    log = logging.getLogger("iifdet")
-    before, propagate, level = log.handlers[:], log.propagate, log.level
-    yield
-    log.handlers, log.propagate = before, propagate
-    log.setLevel(level)
 
 
 @pytest.fixture

@@ -189,7 +189,6 @@ def test_nothing_is_written_from_python_unless_asked(
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("own_handlers")
 def test_the_command_line_writes_files_counts_bad_ones_and_ends_with_0_or_2(
     tiny_checkpoint: str, tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

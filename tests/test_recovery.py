@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,7 +49,6 @@ def test_a_bad_step_moves_neither_weights_nor_averages_nor_statistics_and_names_
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second of two accumulated batches is bad, so the first one's gradient must go too."""
-    monkeypatch.setattr(logging.getLogger("iifdet"), "propagate", True)
     state, options = new_state(), FitOptions(epochs=1, device=CPU, accumulate=2)
     undo, batches = Undo(state.model, CPU), list(Loader().epoch(0))
     assert train_step(state, batches[:2], 6, options, undo)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,13 +77,8 @@ def test_boxes_without_size_are_refused(sizes: Any) -> None:
 def test_auto_fits_the_training_boxes_and_says_what_it_gained(
     tiny_keys: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = logging.getLogger("iifdet")
-    propagate, log.propagate = log.propagate, True
-    try:
-        with caplog.at_level("INFO", "iifdet"):
-            run = iifdet.train(**tiny_keys(tmp_path, epochs=1, anchors="auto", imgsz=128))
-    finally:
-        log.propagate = propagate
+    with caplog.at_level("INFO", "iifdet"):
+        run = iifdet.train(**tiny_keys(tmp_path, epochs=1, anchors="auto", imgsz=128))
     said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("anchors ")]
     assert len(said) == 2 and said[0].startswith("anchors before: best possible recall")
     ious = [float(line.rsplit(" ", 1)[1]) for line in said]
