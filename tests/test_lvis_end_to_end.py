@@ -141,7 +141,9 @@ def pixels(found: dict[str, Any]) -> int:
     return int(coco_mask.area(found["segmentation"]))
 
 
-def test_mask_rcnn_trains_a_step_and_is_validated(write: Callable[[dict[str, int]], Path], tmp_path: Path) -> None:
+def test_mask_rcnn_trains_a_step_and_is_validated(
+    write: Callable[[dict[str, int]], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = write({"train": 4, "val": 3})
     sizes = {"min_size": 64, "max_size": 96, "box_batch_size_per_image": 16, "rpn_post_nms_top_n_test": 10}
     keys: dict[str, Any] = {"data": str(data), "project": str(tmp_path), "device": "cpu", "workers": 0, "imgsz": 64}
@@ -158,6 +160,7 @@ def test_mask_rcnn_trains_a_step_and_is_validated(write: Callable[[dict[str, int
         max_det=5,
         name="run",
     )
+    assert "LVIS scores up to 300 detections an image, the tail's among them; got max_det=5" in caplog.text
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert len(metrics["per_class"]) == 1203 and "mask_AP" in metrics["per_class"][0]
     assert metrics["segm"]["AP"] is not None and set(metrics["segm"]["groups"]) == set(metrics["groups"])

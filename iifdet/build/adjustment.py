@@ -36,6 +36,7 @@ def _iif(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, An
 
 def _la(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
     """Adds the log prior inside the loss, or subtracts it after training: never both, they say the same."""
+    _refuse_center(config)
     shift = logit_adjustment_shift(counts, config.tau, config.by)
     if strategy == "post_process":
         return {"shift": -shift, "when": "infer", **_background(config)}
@@ -46,7 +47,15 @@ def _bsce(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, A
     """Adds the log count inside the loss."""
     if strategy == "post_process":
         raise ValueError("adjust: Balanced Softmax is a loss and says nothing about a finished model; use adjust=la")
+    _refuse_center(config)
     return {"shift": balanced_softmax_shift(counts, config.by), "when": "train", **_background(config)}
+
+
+def _refuse_center(config: WeightKeys) -> None:
+    if config.center != "none":
+        raise ValueError(
+            f"center: expected none beside an adjustment that adds, got {config.center}; it belongs to iif"
+        )
 
 
 def _background(config: WeightKeys) -> dict[str, Any]:

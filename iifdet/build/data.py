@@ -24,10 +24,14 @@ from iifdet.datasets import (
 from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS
+from iifdet.evaluation.engine import PROTOCOLS
 from iifdet.longtail import ClassCounts
 from iifdet.types import Batch
 
 log = logging.getLogger("iifdet")
+
+#: Above this LVIS's tail has few detections left to be scored.
+LVIS_CONF = 0.001
 
 
 class EpochBatches:
@@ -172,4 +176,11 @@ def build_val_batches(
 def build_evaluator(config: InferenceKeys, index: DatasetIndex, task: str, masks: bool = False) -> Any:
     """The task's evaluator over a split; with ``masks`` it scores those of the detections too."""
     options: dict[str, Any] = {"masks": True, "mask_threshold": config.mask_threshold} if masks else {}
+    limit = PROTOCOLS["lvis"][0]
+    if index.federated is not None and (config.max_det < limit or config.conf > LVIS_CONF):
+        log.warning(
+            "LVIS scores up to %d detections an image, the tail's among them; got max_det=%d conf=%g, usual are "
+            "max_det=300 conf=%g",
+            *(limit, config.max_det, config.conf, LVIS_CONF),
+        )
     return EVALUATORS[task](index, engine=config.engine, **options)

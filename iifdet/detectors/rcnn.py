@@ -106,7 +106,7 @@ class FasterRCNN(Detector):
     def _decode(self, scene: Scene) -> list[RawPredictions]:
         heads, counts = self.net.roi_heads, [len(p) for p in scene.proposals]
         logits, offsets = heads.predict(scene.features, scene.proposals, scene.sizes)
-        boxes = heads.box_coder.decode(offsets.float(), scene.proposals)[:, 1:]  # (R, C, 4), background has none
+        boxes = heads.box_coder.decode(widened(offsets), scene.proposals)[:, 1:]  # (R, C, 4), background has none
         found = []
         for box, logit, size, own in zip(
             boxes.split(counts), logits.split(counts), scene.sizes, scene.own, strict=True
@@ -178,12 +178,17 @@ def resized(transform: nn.Module, size: tuple[int, int], like: Tensor) -> tuple[
 
 
 def in_float(head: nn.Module, inputs: Any, output: tuple[list[Tensor], list[Tensor]]) -> Any:
-    """A hook: a head's maps in float32.
+    """A hook: a head's maps in float32 at least.
 
     torchvision decodes boxes in the type of their offsets and brings ground truth to it; bfloat16 has 8 bits, so from
     256 px on it would round both to every second pixel, from 512 px on to every fourth.
     """
-    return tuple([level.float() for level in part] for part in output)
+    return tuple([widened(level) for level in part] for part in output)
+
+
+def widened(values: Tensor) -> Tensor:
+    """float32 of values in half precision; what is wider stays."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from iifdet.detectors.base import ClassifierRows, Detector, Images
 from iifdet.detectors.layout import Grid, Layout
 from iifdet.detectors.options import check_sizes
 from iifdet.detectors.postprocess import PostprocessOptions
-from iifdet.detectors.rcnn import resized, told
+from iifdet.detectors.rcnn import resized, told, widened
 from iifdet.detectors.targets import check_targets
 from iifdet.longtail import ACTIVATIONS
 from iifdet.types import NetworkBoxes, RawPredictions, Target
@@ -56,7 +56,7 @@ class RetinaNet(Detector):
         batch, _, outputs, anchors, levels = self._predict(images, None)
         found = []
         for i, (size, image) in enumerate(zip(batch.image_sizes, own, strict=True)):
-            boxes = self.net.box_coder.decode_single(outputs["bbox_regression"][i].float(), anchors[i])
+            boxes = self.net.box_coder.decode_single(widened(outputs["bbox_regression"][i]), anchors[i])
             scaled, network = resize_boxes(boxes, size, image), NetworkBoxes(boxes, size)
             found.append(RawPredictions(scaled, outputs["cls_logits"][i], image, levels=levels, network=network))
         return found

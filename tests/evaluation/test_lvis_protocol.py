@@ -13,6 +13,7 @@ import pytest
 from iifdet.datasets import DatasetIndex, load_index
 from iifdet.errors import InputError
 from iifdet.evaluation import DetectionEvaluator
+from iifdet.evaluation.detection import Part
 from iifdet.evaluation.engine import evaluate
 
 BOX, ELSEWHERE = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 9.0, 9.0]
@@ -112,7 +113,7 @@ def guesses(index: DatasetIndex) -> np.ndarray:
 def test_the_evaluator_takes_the_protocol_and_the_groups_from_the_index(index: DatasetIndex) -> None:
     evaluator = DetectionEvaluator(index)
     rows = guesses(index)
-    evaluator._seen, evaluator._rows = index.image_ids.tolist(), [rows]
+    evaluator.parts = [Part(index.image_ids.tolist(), [rows])]
     result = evaluator.compute()
     expected = evaluate(index.to_coco(), rows, protocol="lvis")
     assert result.stats["AP"] == expected.stats[0]
@@ -144,7 +145,7 @@ def test_figures_are_those_of_lvis_own_tool(index: DatasetIndex, tmp_path: Path,
     named = dict(zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), ours.stats, strict=False))
     assert {name: own.results[name] for name in named} == pytest.approx(named)
     evaluator = DetectionEvaluator(index)
-    evaluator._seen, evaluator._rows = index.image_ids.tolist(), [rows]
+    evaluator.parts = [Part(index.image_ids.tolist(), [rows])]
     groups = evaluator.compute().metrics()["groups"]
     letters = {"rare": "APr", "common": "APc", "frequent": "APf"}
     assert groups == pytest.approx({name: own.results[letter] for name, letter in letters.items()})
