@@ -50,7 +50,7 @@ def transfer_weights(model: Detector, source: Detector) -> list[str]:
         notes = []
     notes += _copy_class_rows(model, source)
     if missed:
-        notes.append(f"{len(missed)} layers keep random weights: {', '.join(missed[:5])}{', …' * (len(missed) > 5)}")
+        notes.append(f"{len(missed)} layers keep random weights: {', '.join(missed)}")
     return [f"{copied} of {len(ours) - len(class_keys)} tensors loaded beside the class rows", *notes]
 
 
@@ -91,4 +91,4 @@ def _copy_class_rows(model: Detector, source: Detector) -> list[str]:
     absent = [name for name in model.names if name not in place]
     if not absent:
         return []
-    return [f"{len(absent)} classes start from random rows: {', '.join(absent[:10])}{', …' * (len(absent) > 10)}"]
+    return [f"{len(absent)} classes start from random rows: {', '.join(absent)}"]

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from iifdet import build
+from iifdet.build.model import check_multi_scale
 from iifdet.checkpoint import save_checkpoint
-from iifdet.config import WeightKeys
+from iifdet.config import TrainConfig, WeightKeys
 from iifdet.detectors import DETECTORS, Detector, PostprocessOptions
 from iifdet.detectors.rcnn import FasterRCNN
 from iifdet.detectors.yolov3 import YOLOv3
@@ -352,6 +353,15 @@ def test_sigmoid_losses_give_sigmoid_scores(model: Detector, images: torch.Tenso
     for keys in ({"center": "bg"}, {"bg_shift": 1.0}):
         with pytest.raises(ValueError, match=why):
             model.set_adjustment(WEIGHTS, **keys)
+
+
+def test_a_model_with_sizes_of_its_own_refuses_multi_scale(model: Detector) -> None:
+    config = TrainConfig(model=model.spec.get("name", "x"), multi_scale=[0.5, 1.5])
+    if isinstance(model, YOLOv3):
+        check_multi_scale(config, model)
+        return
+    with pytest.raises(InputError, match="multi_scale: expected a model that takes images as they come"):
+        check_multi_scale(config, model)
 
 
 #: So small they are not that 80 steps take seconds.

@@ -37,6 +37,7 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> 
     """
     torch.manual_seed(config.seed)
     model = create_model(config.model, len(index.names), **config.model_args)
+    check_multi_scale(config, model)
     if config.anchors == "auto":
         anchors = fit_anchors_to(index, model, config)
         torch.manual_seed(config.seed)
@@ -48,6 +49,15 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> 
     model.options = postprocess_options(config, model.options)
     adjust_for_training(model, config)
     return model, MODELS[config.model].task
+
+
+def check_multi_scale(config: TrainConfig, model: Detector) -> None:
+    """Refuse ``multi_scale`` where the model undoes it: all that would be left of it is blur."""
+    if config.multi_scale is not None and model.size_key:
+        raise InputError(
+            f"multi_scale: expected a model that takes images as they come, got {config.model}, which resizes each to "
+            f"its own size; drop multi_scale, the size comes from {model.size_key}"
+        )
 
 
 def load_model(path: str | Path) -> Any:

@@ -56,7 +56,7 @@ def build_prediction(keys: dict[str, Any], source: Any, model: Detector | None =
         _adjust(model, config)
     labels = None if config.classes is None else _labels(config.classes, model.names)
     if labels is not None:  # other classes must not use up the places
-        model.options = replace(model.options, max_det=model.options.max_candidates)
+        model.options = replace(model.options, only=tuple(labels.tolist()))
     predictor = Predictor(
         model,
         EvalTransform(config.imgsz, config.resize),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from iifdet.detectors.backbones import plan_of
 from iifdet.detectors.base import Detector
 from iifdet.detectors.ssd import MEAN, SSD, STD
 from iifdet.errors import InputError
+
+log = logging.getLogger("iifdet")
 
 #: torchvision's ImageNet weights of each network that a backbone can be.
 PUBLISHED: dict[str, Any] = {
@@ -98,6 +101,9 @@ def load_backbone(model: Detector, state: Mapping[str, Tensor]) -> list[str]:
     missing = [name for name in wanted if name not in state]
     wrong = [name for name, tensor in wanted.items() if name in state and state[name].shape != tensor.shape]
     if missing or wrong:
+        log.warning(
+            "%s", f"missing in the file: {', '.join(missing) or 'none'}; other shapes: {', '.join(wrong) or 'none'}"
+        )
         raise InputError(
             f"weights: expected {len(wanted)} tensors of this model's backbone; missing {_some(missing)}, "
             f"other shapes {_some(wrong)}; choose the file of the same network"
@@ -107,7 +113,7 @@ def load_backbone(model: Detector, state: Mapping[str, Tensor]) -> list[str]:
     notes = [f"{len(wanted)} tensors of the backbone loaded; everything else keeps random weights"]
     left = [name for name in state if name not in wanted and not name.endswith("num_batches_tracked")]
     if left:
-        notes.append(f"left over in the file: {_some(left)}")
+        notes.append(f"left over in the file: {', '.join(left)}")
     if _sees_255(model) and _for_imagenet(state):
         _rescale(wanted["features.0.weight"], wanted["features.0.bias"])
         notes.append("first layer rescaled from unit variance to the 0…255 that this VGG16 sees")

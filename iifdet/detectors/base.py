@@ -50,6 +50,8 @@ class Detector(nn.Module):
     has_background = False
     #: Whether training needs masks beside the boxes; detections then have them too.
     wants_masks = False
+    #: What decides at which size the network sees an image, in a model that resizes each to sizes of its own.
+    size_key = ""
 
     def __init__(
         self, num_classes: int, *, class_loss: str = "ce", postprocess: PostprocessOptions | None = None

@@ -30,6 +30,7 @@ class PostprocessOptions:
         class_candidates: of each class, only the best so many enter NMS; 0 is no limit.
         level_candidates: of each feature level, only the best so many; 0 is no limit.
         min_box: boxes narrower or lower than this many pixels are dropped; those without area always are.
+        only: labels that count; others still suppress in NMS, but take none of the ``max_det`` places. Empty is all.
         mask_threshold: probability above which a pixel belongs to a mask. Detections carry the probabilities; whoever
             scores or draws them asks here.
     """
@@ -43,6 +44,7 @@ class PostprocessOptions:
     class_candidates: int = 0
     level_candidates: int = 0
     min_box: float = 0.0
+    only: tuple[int, ...] = ()
     mask_threshold: float = 0.5
 
     def __post_init__(self) -> None:
@@ -85,7 +87,10 @@ def select(
         keep, labels = majority_nms(picked, kept_scores, labels, options.iou)
     else:
         apart = _apart(picked, labels) if options.nms == "class" else picked.double()
-        keep = first_survivors(apart, kept_scores.double(), options.iou, options.max_det)
+        most = len(picked) if options.only else options.max_det
+        keep = first_survivors(apart, kept_scores.double(), options.iou, most)
+    if options.only:
+        keep = keep[torch.isin(labels[keep], labels.new_tensor(options.only))]
     keep = keep[: options.max_det]
     return Detection(boxes=picked[keep], labels=labels[keep], scores=kept_scores[keep]), rows[keep]
 

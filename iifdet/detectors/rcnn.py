@@ -60,6 +60,7 @@ class FasterRCNN(Detector):
     """
 
     has_background = True
+    size_key = "model_args.min_size=[480, 640, 800]"
 
     def __init__(self, num_classes: int, net: tv.FasterRCNN, *, class_loss: str = "ce") -> None:
         super().__init__(num_classes, class_loss=class_loss, postprocess=OPTIONS)

@@ -38,6 +38,8 @@ class RetinaNet(Detector):
         class_loss: ``focal`` (alpha 0.25, gamma 2) or ``bce``, summed and divided by the positives of each image.
     """
 
+    size_key = "model_args.min_size=[480, 640, 800]"
+
     def __init__(self, num_classes: int, net: tv.RetinaNet, *, class_loss: str = "focal") -> None:
         super().__init__(num_classes, class_loss=class_loss, postprocess=OPTIONS)
         columns = net.head.classification_head.num_classes

@@ -64,6 +64,7 @@ class SSD(Detector):
     """
 
     has_background = True
+    size_key = "model=ssd300 or model=ssd512"
     defaults: Tensor
     mean: Tensor
     std: Tensor

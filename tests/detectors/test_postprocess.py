@@ -147,6 +147,16 @@ def test_at_most_max_det_are_kept_and_they_are_the_best(kind):
     check(few, rows, (*(everything[k][:4] for k in ("boxes", "labels", "scores")), all_rows[:4]))
 
 
+@pytest.mark.parametrize("kind", NMS_KINDS)
+def test_other_labels_suppress_as_ever_but_take_no_places(kind):
+    boxes, scores = make(1)
+    everything, all_rows = select(boxes, scores, SIZE, PostprocessOptions(nms=kind, max_det=4096))
+    wanted = torch.isin(everything["labels"], torch.tensor([0, 2]))
+    assert 3 < wanted.sum() < len(all_rows)
+    few, rows = select(boxes, scores, SIZE, PostprocessOptions(nms=kind, max_det=3, only=(0, 2)))
+    check(few, rows, (*(everything[k][wanted][:3] for k in ("boxes", "labels", "scores")), all_rows[wanted][:3]))
+
+
 def test_only_the_best_candidates_enter_nms():
     boxes, scores = make(2)
     options = PostprocessOptions(max_det=5, max_candidates=5, iou=1.0)
