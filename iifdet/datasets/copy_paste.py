@@ -31,11 +31,10 @@ class CopyPaste:
 
     Args:
         index: where the objects come from; crowds are never pasted.
-        masks: whether pieces carry masks, so that pasted objects need one too.
     """
 
-    def __init__(self, index: DatasetIndex, masks: bool = False) -> None:
-        self.index, self.masks = index, masks
+    def __init__(self, index: DatasetIndex) -> None:
+        self.index = index
         usable = np.flatnonzero(~index.crowd & (short_sides(index.boxes) >= MIN_SIDE))
         self._boxes = usable[np.argsort(index.labels[usable], kind="stable")]
         classes = len(index.names)

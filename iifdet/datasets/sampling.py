@@ -129,6 +129,7 @@ def _cycle(images: NDArray[np.int64], number: int, rng: np.random.Generator) -> 
 
 
 def _presence(index: DatasetIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Every (image, class) pair once: rows and labels."""
-    pairs = np.unique(index.box_image * len(index.names) + index.labels)
+    """Every (image, class) pair once: rows and labels. A crowd is nothing that training learns from."""
+    single = ~index.crowd
+    pairs = np.unique(index.box_image[single] * len(index.names) + index.labels[single])
     return pairs // len(index.names), pairs % len(index.names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,13 @@ def test_images_of_a_class_take_turns() -> None:
 
 def test_images_without_boxes_are_not_drawn_by_class() -> None:
     assert 99 not in class_balanced(TAIL, 0.0)(rng())
+
+
+def test_crowds_are_no_reason_to_draw_an_image() -> None:
+    index = replace(index_of([[0], [0], [1], [1, 0]], 2), crowd=np.array([False, False, False, True, True]))
+    for seed in range(20):
+        assert 3 not in class_balanced(index, 0.0)(rng(seed))
+    assert repeat_factors(index, threshold=1.0)[3] == 1, "no class of its own to be repeated for"
 
 
 def test_a_class_that_is_absent_takes_no_draws() -> None:
