@@ -391,7 +391,9 @@ def _of_recipe(content: dict[str, Any]) -> dict[str, Any]:
     select = ("classes", "single_cls")  # not 'fraction': it is about training, and val split=train looks at all of it
     choose = ("conf", "iou", "max_det", "nms", "multi_label", "mask_threshold", "group_limits")
     keep = (*look, *select, *choose)
-    return {k: v for k, v in (content.get("recipe") or {}).items() if k in keep}
+    recipe = content.get("recipe") or {}
+    batch = {"batch": recipe["val_batch"]} if recipe.get("val_batch") else {}
+    return {k: v for k, v in recipe.items() if k in keep} | batch
 
 
 def _model_for_val(cfg: ValConfig, index: Any) -> Any:

@@ -109,6 +109,15 @@ class Record(Callback):
 # -- what a run leaves behind ------------------------------------------------------------------------------------------
 
 
+def test_validation_may_take_fewer_images_at_once_and_val_then_does_so_too(tiny_keys: Keys, tmp_path: Path) -> None:
+    config = resolve(TrainConfig, tiny_keys(tmp_path, batch=8, val_batch=5))
+    index = build.build_index(config, "val")
+    assert [len(b) for b in build.build_val_batches(config, config, index, "detect")] == [5, 5, 2]
+    run = iifdet.train(**tiny_keys(tmp_path, batch=8, val_batch=5, epochs=1)).folder
+    again = iifdet.val(weights=run / "weights" / "last.pt", project=tmp_path, plots=False, workers=0)
+    assert "batch: 5" in (again.folder / "args.yaml").read_text().splitlines()
+
+
 def test_a_run_leaves_all_its_files_and_its_loss_falls(tiny_keys: Keys, tmp_path: Path) -> None:
     result = iifdet.train(**tiny_keys(tmp_path, epochs=6, lr=0.005, plots=True, ema=0.9, workers=2))
     run = result.folder

@@ -169,8 +169,9 @@ def build_val_batches(
     check_rect(inference.rect, config.resize)
     transform = EvalTransform(config.imgsz, config.resize)
     dataset = DATASETS[task](index, transform, config.seed, cache=cache, max_bad=config.max_bad)
+    batch = getattr(inference, "val_batch", None) or inference.batch  # in training a key of its own may say
     shares: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
-    return make_loader(dataset, inference.batch, inference.workers, rect=inference.rect, **shares)
+    return make_loader(dataset, batch, inference.workers, rect=inference.rect, **shares)
 
 
 def build_evaluator(config: InferenceKeys, index: DatasetIndex, task: str, masks: bool = False) -> Any:

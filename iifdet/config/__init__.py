@@ -177,6 +177,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     max_bad_steps: Annotated[int, Field(ge=1)] = 20  # steps in a row that are not finite, before a rollback
     max_rollbacks: Annotated[int, Field(ge=0)] = 3  # each halves the learning rate
     val_every: Annotated[int, Field(ge=1)] = 1
+    val_batch: Annotated[int, Field(ge=1)] | None = None  # images at once in validation; None is batch
 
     sampling: Literal["random", "rfs", "class_aware", "square_root"] = "random"
     repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 1e-3  # rfs: classes rarer than this are repeated
