@@ -1,7 +1,8 @@
 """iifdet: object detection on class-imbalanced data with Inverse Image Frequency.
 
-``iifdet.train(...)``, ``.val``, ``.predict``, ``.cam``, ``.stats``, ``.check``, ``.compare`` take the same keys as the
-command line; ``iifdet.load(path)`` gives the model of a checkpoint. Nothing heavy is imported before one is used.
+``iifdet.train(...)``, ``.val``, ``.predict``, ``.cam``, ``.export``, ``.stats``, ``.check``, ``.compare`` take the same
+keys as the command line; ``iifdet.load(path)`` gives the model of a checkpoint. Nothing heavy is imported before one of
+them is used.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["cam", "check", "compare", "load", "predict", "stats", "train", "val"]
+__all__ = ["cam", "check", "compare", "export", "load", "predict", "stats", "train", "val"]
 
 
 def __getattr__(name: str) -> Any:

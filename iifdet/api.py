@@ -26,11 +26,13 @@ from iifdet.config import (
 )
 from iifdet.config.comparison import CompareConfig
 from iifdet.config.explaining import CamConfig
+from iifdet.config.exporting import ExportConfig
 from iifdet.config.prediction import PredictConfig
 from iifdet.distributed import World
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS
 from iifdet.explaining import CamResult
+from iifdet.exporting import ExportResult
 from iifdet.inspection import CheckReport, find_faults, read_splits
 from iifdet.longtail import VARIANTS, ClassCounts, effective_imbalance, iif_weights
 from iifdet.models import MODELS
@@ -64,9 +66,13 @@ class RunResult:
     summary: dict[str, float | None] = field(default_factory=dict)
 
 
-def load(path: str | Path) -> Detector:
-    """Load a checkpoint: a model in eval mode with ``.names`` and ``.counts``, on the CPU."""
-    return build.load_model(path)
+def load(path: str | Path, trusted: bool = False) -> Detector:
+    """Load a checkpoint or an exported file: a model in eval mode with ``.names`` and ``.counts``, on the CPU.
+
+    Args:
+        trusted: read a .pt2, from which PyTorch can run code; all other files hold values alone.
+    """
+    return build.load_model(path, trusted)
 
 
 # -- train -------------------------------------------------------------------------------------------------------------
@@ -353,8 +359,7 @@ def val(**keys: Any) -> RunResult:
         keys = {**keys, "weights": keys["model"], "model": None}
     if not keys.get("weights"):
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
-    content = {} if build.is_foreign(keys["weights"]) else read_checkpoint(keys["weights"])
-    cfg = resolve(ValConfig, {**_of_recipe(content), **keys})
+    cfg = resolve(ValConfig, {**_of_recipe(build.read_recipe(keys["weights"])), **keys})
     device = build.pick_device(cfg.device, distributed.launched())
     with distributed.joined(device) as world:
         return _val(cfg, device, world)
@@ -365,6 +370,7 @@ def _val(cfg: ValConfig, device: torch.device, world: World) -> RunResult:
         index = build.build_index(cfg, cfg.split)
     model = _model_for_val(cfg, index)
     model.options = build.postprocess_options(cfg, model.options)
+    build.check_exported(model, cfg)
     if model.counts is None:
         model.counts = build.training_counts(cfg)
     if cfg.adjust is not None:
@@ -385,13 +391,12 @@ def _val(cfg: ValConfig, device: torch.device, world: World) -> RunResult:
     return RunResult(run.path, metrics, watcher.summary)
 
 
-def _of_recipe(content: dict[str, Any]) -> dict[str, Any]:
+def _of_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says about how to look at images and how to choose detections."""
     look = ("imgsz", "resize", "rect", "data", *WeightKeys.model_fields)
     select = ("classes", "single_cls")  # not 'fraction': it is about training, and val split=train looks at all of it
     choose = ("conf", "iou", "max_det", "nms", "multi_label", "mask_threshold", "group_limits")
     keep = (*look, *select, *choose)
-    recipe = content.get("recipe") or {}
     batch = {"batch": recipe["val_batch"]} if recipe.get("val_batch") else {}
     return {k: v for k, v in recipe.items() if k in keep} | batch
 
@@ -404,7 +409,7 @@ def _model_for_val(cfg: ValConfig, index: Any) -> Any:
                 f"model: expected the architecture of {cfg.weights}, got none; give model=<{'|'.join(MODELS)}>"
             )
         return build.load_foreign_model(cfg.model, cfg.weights, index.names, cfg.model_args)
-    model = build.load_model(cfg.weights)
+    model = build.load_model(cfg.weights, cfg.trusted)
     if list(model.names) != list(index.names):
         raise InputError(
             f"data: expected the checkpoint's {len(model.names)} classes ({', '.join(model.names[:3])}, …), "
@@ -461,6 +466,22 @@ def cam(**keys: Any) -> CamResult:
     with run.lock():
         run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
         return job.run(run.path)
+
+
+# -- export ------------------------------------------------------------------------------------------------------------
+
+
+def export(model: Detector | None = None, **keys: Any) -> ExportResult:
+    """A graph that runs without this package: ONNX, or a program of torch.export; :func:`predict` runs it as well.
+
+    Args:
+        model: a loaded detector, which stays as it is, instead of ``weights``.
+        **keys: those of ``iifdet export``.
+
+    Raises:
+        InputError: bad keys or weights, a model that cannot be exported, a package that is missing.
+    """
+    return build.build_export(keys, model).run()
 
 
 # -- stats, check, compare ---------------------------------------------------------------------------------------------
@@ -581,6 +602,7 @@ VERBS = {
     "val": val,
     "predict": predict_to_folder,
     "cam": cam,
+    "export": export,
     "stats": stats,
     "check": check,
     "compare": compare,
@@ -590,6 +612,7 @@ CONFIGS: dict[str, type[Any]] = {
     "val": config.ValConfig,
     "predict": PredictConfig,
     "cam": CamConfig,
+    "export": ExportConfig,
     "stats": config.StatsConfig,
     "check": config.CheckConfig,
     "compare": CompareConfig,

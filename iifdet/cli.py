@@ -15,6 +15,7 @@ VERBS = {
     "val": "evaluate a checkpoint                            iifdet val weights=runs/train/x/weights/last.pt",
     "predict": "detect in images, videos, a camera               iifdet predict weights=last.pt source=photos",
     "cam": "what a score rests on, as pictures               iifdet cam weights=a.pt,b.pt source=photo.jpg",
+    "export": "a graph that runs without iifdet (ONNX, .pt2)    iifdet export weights=last.pt format=onnx",
     "stats": "class counts, imbalance and weight curves        iifdet stats data=demo",
     "check": "everything wrong in a data set                   iifdet check data=demo",
     "compare": "runs side by side, with the tail                 iifdet compare runs/train/a runs/train/b",
@@ -100,6 +101,9 @@ def _run(words: list[str]) -> int:
         return 0
     if verb == "cam":
         result.print()
+        return 0
+    if verb == "export":
+        print(result.describe())
         return 0
     if verb == "check":
         result.print(limit=None if keys.get("verbose") else int(keys.get("limit", known["limit"].default)))

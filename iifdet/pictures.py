@@ -94,8 +94,8 @@ def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts |
 
 
 def draw_model(folder: Path, model: Detector) -> None:
-    """weight_norms.png, where training counts rank the classes."""
-    if model.counts is not None:
+    """weight_norms.png, where training counts rank the classes; an exported graph shows no rows."""
+    if model.counts is not None and any(True for _ in model.classifier_rows()):
         name = str(model.spec.get("name", type(model).__name__))
         plots.plot_weight_norms({name: class_norms(model)}, model.counts, folder / "weight_norms.png")
 

@@ -15,6 +15,7 @@ from iifdet.build.model import check_multi_scale
 from iifdet.checkpoint import save_checkpoint
 from iifdet.config import TrainConfig, WeightKeys
 from iifdet.detectors import DETECTORS, Detector, PostprocessOptions
+from iifdet.detectors.fusing import NORMS, fuse_batch_norms
 from iifdet.detectors.rcnn import FasterRCNN
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError
@@ -311,6 +312,28 @@ def test_a_list_of_images_is_the_same_as_a_tensor_of_them(
 ) -> None:
     assert identical(detect(model, list(images)), plain[0])
     assert losses(model, list(images)) == plain[1]
+
+
+def test_dense_predictions_are_those_of_raw_in_one_piece(model: Detector, images: torch.Tensor) -> None:
+    if isinstance(model, FasterRCNN):
+        with pytest.raises(NotImplementedError):
+            model.dense(images)
+        return
+    dense = model.dense(images)
+    for i, raw in enumerate(model.raw(images)):
+        for name in ("boxes", "class_logits", "objectness", "background"):
+            one, other = getattr(raw, name), getattr(dense, name)
+            assert (one is None and other is None) or torch.equal(one, other[i])
+        assert (dense.size, dense.levels) == (raw.size, raw.levels)
+        assert torch.equal(model.scores(dense)[i], model.scores(raw))
+
+
+def test_batch_norms_go_into_the_convolutions_before_them(model: Detector, images: torch.Tensor) -> None:
+    with torch.no_grad():
+        before, fused = model.raw(images), fuse_batch_norms(copy.deepcopy(model), images)
+        assert not [m for m in fused.modules() if isinstance(m, NORMS)]
+        for one, other in zip(before, fused.raw(images), strict=True):
+            torch.testing.assert_close(one.class_logits, other.class_logits, atol=1e-3, rtol=1e-3)
 
 
 def test_a_list_of_images_of_different_sizes_trains(model: Detector) -> None:

@@ -14,6 +14,8 @@ from iifdet.build.data import (
     training_counts,
 )
 from iifdet.build.explainer import build_cam
+from iifdet.build.exporter import build_export
+from iifdet.build.finished import check_exported, read_recipe
 from iifdet.build.loop import (
     build_schedule,
     build_state,
@@ -36,6 +38,7 @@ __all__ = [
     "EpochBatches",
     "build_cam",
     "build_evaluator",
+    "build_export",
     "build_index",
     "build_mixing",
     "build_model",
@@ -45,6 +48,7 @@ __all__ = [
     "build_train_batches",
     "build_val_batches",
     "check_batch",
+    "check_exported",
     "class_weights",
     "classifier_norms",
     "deterministic",
@@ -57,6 +61,7 @@ __all__ = [
     "load_weights",
     "pick_device",
     "postprocess_options",
+    "read_recipe",
     "set_adjustment",
     "settle_batch",
     "synchronise_batch_norms",

@@ -15,10 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iifdet.build.finished import load_finished, read_recipe
 from iifdet.build.loop import pick_device
-from iifdet.build.model import is_foreign, load_foreign_model, load_model
-from iifdet.build.predictor import class_names
-from iifdet.checkpoint import read_checkpoint
 from iifdet.config import resolve
 from iifdet.config.explaining import CamConfig
 from iifdet.datasets import DatasetIndex, EvalTransform, load_index, read_image
@@ -26,7 +24,7 @@ from iifdet.errors import InputError, suggest
 from iifdet.explaining import CamColumn, CamJob, Choice, View
 from iifdet.explaining.job import CamTask
 from iifdet.explaining.layers import find_layers
-from iifdet.models import MODELS
+from iifdet.exporting import is_exported
 from iifdet.prediction.sources import list_source, read_source
 from iifdet.prediction.videos import is_video
 from iifdet.types import ImageInfo
@@ -52,7 +50,7 @@ def build_cam(keys: dict[str, Any]) -> tuple[CamConfig, CamJob]:
     if not config.weights:
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
     device = pick_device(config.device)
-    recipes = [{} if is_foreign(w) else dict(read_checkpoint(w)["recipe"] or {}) for w in config.weights]
+    recipes = [read_recipe(w) for w in config.weights]
     index = _index(config, recipes[0])
     columns = [_column(config, keys, w, r, device) for w, r in zip(config.weights, recipes, strict=True)]
     names = columns[0].model.names
@@ -88,19 +86,12 @@ def _index(config: CamConfig, recipe: dict[str, Any]) -> DatasetIndex | None:
 def _column(
     config: CamConfig, keys: dict[str, Any], weights: str, recipe: dict[str, Any], device: torch.device
 ) -> CamColumn:
-    if is_foreign(weights):
-        if config.model is None:
-            raise InputError(
-                f"model: expected the architecture of {weights}, got none; give model=<{'|'.join(MODELS)}>"
-            )
-        if config.data is None:
-            raise InputError(f"data: expected a description that names the classes of {weights}, got none; give data=")
-        model = load_foreign_model(config.model, weights, class_names(config.data), config.model_args)
-    else:
-        model = load_model(weights)
-    chosen = {"conf": config.conf, "iou": config.iou, "max_det": config.max_det}
+    if is_exported(weights):
+        raise InputError(f"weights: expected a checkpoint, got {weights}; an exported graph has no layers to look at")
+    model = load_finished(weights, config)
     try:
-        model.options = replace(model.options, **{k: v for k, v in chosen.items() if v is not None})
+        chosen = {k: v for k, v in config.model_dump().items() if k in ("conf", "iou", "max_det") and v is not None}
+        model.options = replace(model.options, **chosen)
     except ValueError as error:
         raise InputError(str(error)) from error
     find_layers(model, config.layer)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from iifdet.build.adjustment import adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
 from iifdet.checkpoint import read_checkpoint, restore_model
-from iifdet.config import DetectionKeys, TrainConfig
+from iifdet.config import TrainConfig
 from iifdet.datasets import DatasetIndex
 from iifdet.detectors import Detector, PostprocessOptions
 from iifdet.detectors.backbone_weights import fetch_default, load_backbone, read_state
@@ -21,6 +22,7 @@ from iifdet.detectors.darknet_weights import load_darknet
 from iifdet.detectors.torchvision_weights import from_torchvision, is_detection
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError
+from iifdet.exporting import is_exported, load_exported
 from iifdet.models import MODELS, create_model
 from iifdet.transfer import transfer_weights
 
@@ -60,8 +62,14 @@ def check_multi_scale(config: TrainConfig, model: Detector) -> None:
         )
 
 
-def load_model(path: str | Path) -> Any:
-    """The model of one of our checkpoints, in eval mode, with its names, counts and adjustment."""
+def load_model(path: str | Path, trusted: bool = False) -> Any:
+    """The model of one of our checkpoints, in eval mode, with its names, counts and adjustment; or an exported file.
+
+    Args:
+        trusted: a .pt2 may run code that stands in it; it comes from a good place.
+    """
+    if is_exported(path):
+        return load_exported(path, trusted)
     content = read_checkpoint(path)
     try:
         model = create_model(content["model"]["name"], **content["model"]["args"])
@@ -119,6 +127,8 @@ def load_weights(model: Detector, path: str) -> list[str]:
         return load_backbone(model, fetch_default(model))
     if Path(path).suffix in TORCHVISION:
         return _load_torchvision(model, path)
+    if is_exported(path):
+        raise InputError(f"weights: expected a checkpoint to train from, got the exported file {path}")
     return transfer_weights(model, load_model(path))
 
 
@@ -158,7 +168,7 @@ def _yolo(model: nn.Module) -> YOLOv3:
     return model
 
 
-def postprocess_options(config: DetectionKeys, own: PostprocessOptions) -> PostprocessOptions:
+def postprocess_options(config: BaseModel, own: PostprocessOptions) -> PostprocessOptions:
     """The keys that say how detections are chosen; what no key says stays the model's ``own``."""
     try:
         return _changed(own, config.model_dump())

@@ -207,6 +207,7 @@ class ValConfig(DataKeys, WeightKeys, InferenceKeys):
     model: str | None = None
     model_args: Options = {}
     weights: str | None = None
+    trusted: bool = False  # read a .pt2, which can run code that stands in it
     split: Literal["train", "val", "test"] = "val"
     adjust: Adjust | None = None  # None keeps what the checkpoint has
 

@@ -20,6 +20,7 @@ class PredictConfig(WeightKeys, DetectionKeys):
     model: str | None = None  # beside the weights of another program
     model_args: Options = Field(default_factory=dict)
     data: str | None = None  # names the classes of such weights
+    trusted: bool = False  # read a .pt2, which can run code that stands in it
 
     imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
     resize: Literal["letterbox", "square"] = "letterbox"

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iifdet.detectors.batching import Images
 from iifdet.detectors.layout import Layout
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels, select
 from iifdet.longtail import ACTIVATIONS, CLASS_LOSSES, ClassCounts, LogitAdjustment
 from iifdet.types import Detection, RawPredictions, Target
-
-Images = Tensor | Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,14 @@ class Detector(nn.Module):
         """Everything the network says, one RawPredictions an image: before adjustment, activation and NMS."""
         raise NotImplementedError
 
+    def dense(self, images: Tensor) -> RawPredictions:
+        """:meth:`raw` of a whole batch (B, 3, H, W) at once: its fields with B in front, no loop over images.
+
+        This is what an exported graph holds. Only a network that says the same number of things about every image has
+        it; proposals are as many as there are.
+        """
+        raise NotImplementedError
+
     def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Named scalar losses; their sum is minimised."""
         raise NotImplementedError
@@ -133,15 +140,15 @@ class Detector(nn.Module):
         ]
 
     def scores(self, raw: RawPredictions) -> Tensor:
-        """(N, C) scores in [0, 1] of adjusted predictions: objectness x class."""
+        """(…, N, C) scores in [0, 1] of adjusted predictions: objectness x class."""
         logits = raw.class_logits.float()
         if self.class_activation == "sigmoid":
             scores = logits.sigmoid()
         elif raw.background is None:
             scores = logits.softmax(dim=-1)
         else:
-            scores = torch.cat((raw.background.float()[:, None], logits), dim=1).softmax(dim=-1)[:, 1:]
-        return scores if raw.objectness is None else scores * raw.objectness.float().sigmoid()[:, None]
+            scores = torch.cat((raw.background.float().unsqueeze(-1), logits), dim=-1).softmax(dim=-1)[..., 1:]
+        return scores if raw.objectness is None else scores * raw.objectness.float().sigmoid().unsqueeze(-1)
 
     def postprocess(
         self, raw: Sequence[RawPredictions], options: PostprocessOptions | None = None

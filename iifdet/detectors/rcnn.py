@@ -15,7 +15,8 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import resize_boxes
 
 from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
-from iifdet.detectors.base import ClassifierRows, Detector, Images
+from iifdet.detectors.base import ClassifierRows, Detector
+from iifdet.detectors.batching import Images
 from iifdet.detectors.layout import Layout
 from iifdet.detectors.options import check_sizes, check_whole
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels

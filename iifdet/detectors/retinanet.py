@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection as tv
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import box_iou
 
 from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
-from iifdet.detectors.base import ClassifierRows, Detector, Images
+from iifdet.detectors.base import ClassifierRows, Detector
+from iifdet.detectors.batching import Images, image_size, pad, stretch
 from iifdet.detectors.layout import Grid, Layout
 from iifdet.detectors.options import check_sizes
 from iifdet.detectors.postprocess import PostprocessOptions
@@ -63,6 +65,15 @@ class RetinaNet(Detector):
             found.append(RawPredictions(scaled, outputs["cls_logits"][i], image, levels=levels, network=network))
         return found
 
+    def dense(self, images: Tensor) -> RawPredictions:
+        own, (_, content) = image_size(images), resized(self.net.transform, image_size(images), images)
+        batch = pad(stretch(self.net.transform.normalize(images), content), self.net.transform.size_divisible, 0.0)
+        outputs, anchors, levels = self._network(batch, [content])
+        logits, offsets = outputs["cls_logits"], widened(outputs["bbox_regression"])  # (B, N, C), (B, N, 4)
+        flat = self.net.box_coder.decode_single(offsets.flatten(0, 1), anchors[0].expand_as(offsets).flatten(0, 1))
+        boxes = resize_boxes(flat, content, own).view_as(offsets)
+        return RawPredictions(boxes, logits, own, levels=levels)
+
     def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
         """``cls`` and ``box``, each divided by an image's positives and averaged over images."""
         self.adjust.acts_in("train")  # a folded model refuses before anything is computed
@@ -84,10 +95,14 @@ class RetinaNet(Detector):
             inner = [{**t, "boxes": t["boxes"].float()} for t in targets]
         with told(targets is not None, self.net.transform):
             batch, inner = self.net.transform(list(images), inner)
-        features = list(self.net.backbone(batch.tensors).values())
+        return batch, inner, *self._network(batch.tensors, batch.image_sizes)
+
+    def _network(self, batch: Tensor, sizes: list[tuple[int, int]]) -> tuple[Any, list[Tensor], tuple[int, ...]]:
+        """The head's outputs for (B, 3, H, W), anchors for each of ``sizes``, and how many of them a level has."""
+        features = list(self.net.backbone(batch).values())
         per_cell = self.net.head.classification_head.num_anchors
         levels = tuple(int(f.shape[-2] * f.shape[-1]) * per_cell for f in features)
-        return batch, inner, self.net.head(features), self.net.anchor_generator(batch, features), levels
+        return self.net.head(features), self.net.anchor_generator(ImageList(batch, sizes), features), levels
 
     def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         if not len(boxes):

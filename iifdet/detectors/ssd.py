@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iifdet.detectors.base import ClassifierRows, Detector, Images
+from iifdet.detectors.base import ClassifierRows, Detector
+from iifdet.detectors.batching import Images, image_size, stretch, stretch_batch
 from iifdet.detectors.default_boxes import PLANS, BoxPlan, decode
 from iifdet.detectors.layout import Grid, Layout
 from iifdet.detectors.multibox_loss import count_positives, multibox_losses
@@ -47,7 +47,7 @@ class MultiboxHead(nn.Module):
 
 def _flat(y: Tensor, columns: int) -> Tensor:
     """(B, A·columns, H, W) to (B, H·W·A, columns)."""
-    return y.permute(0, 2, 3, 1).reshape(len(y), -1, columns)
+    return y.permute(0, 2, 3, 1).reshape(y.shape[0], -1, columns)
 
 
 class SSD(Detector):
@@ -104,6 +104,12 @@ class SSD(Detector):
             for i, size in enumerate(sizes)
         ]
 
+    def dense(self, images: Tensor) -> RawPredictions:
+        offsets, logits = self._network(stretch(images, (self.size, self.size)))
+        size = image_size(images)
+        boxes = decode(offsets.float(), self.defaults) * self._stretch(size)
+        return RawPredictions(boxes, logits[..., 1:], size, background=logits[..., 0])
+
     def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
         offsets, logits, sizes = self._predict(images)
         check_targets(targets, sizes, self.num_classes)
@@ -131,8 +137,10 @@ class SSD(Detector):
     def _predict(self, images: Images) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
         """Images to offsets (B, N, 4), logits (B, N, 1 + C), background first, and each image's own size."""
         batch, sizes = stretch_batch(images, self.size)
-        offsets, logits = self.head(self.backbone((batch - self.mean) / self.std))
-        return offsets, logits, sizes
+        return *self._network(batch), sizes
+
+    def _network(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head(self.backbone((batch - self.mean) / self.std))
 
     def _stretch(self, size: tuple[int, int]) -> Tensor:
         """(4,) factors from the network's square to an image of this height and width."""
@@ -159,22 +167,6 @@ class SSD(Detector):
         square = (self.size, self.size)
         levels = [Grid(n, n, a, (step, step)) for (n, step), a in zip(self.grids, self.per_cell, strict=True)]
         return Layout(square, square, tuple(levels))
-
-
-def stretch_batch(images: Images, size: int) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Images of any size to (B, 3, size, size), bilinear without antialiasing, and each one's own (height, width)."""
-    if isinstance(images, Tensor):
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
-        return _resize(images, size), [(int(images.shape[-2]), int(images.shape[-1]))] * len(images)
-    sizes = [(int(im.shape[-2]), int(im.shape[-1])) for im in images]
-    return torch.cat([_resize(im[None], size) for im in images]), sizes
-
-
-def _resize(images: Tensor, size: int) -> Tensor:
-    if images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def ssd300(

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iifdet.detectors.base import ClassifierRows, Detector, Images
+from iifdet.detectors.base import ClassifierRows, Detector
+from iifdet.detectors.batching import Images, image_size, pad, pad_batch
 from iifdet.detectors.darknet import ConvBNAct, Darknet, TinyDarknet, scale_channels
 from iifdet.detectors.layout import Grid as Level
 from iifdet.detectors.layout import Layout
@@ -25,9 +26,6 @@ ANCHORS = (((116, 90), (156, 198), (373, 326)), ((30, 61), (62, 45), (59, 119)),
 TINY_ANCHORS = (((81, 82), (135, 169), (344, 319)), ((10, 14), (23, 27), (37, 58)))
 #: For objects of 8 to 100 pixels in images of 96 to 192.
 NANO_ANCHORS = (((72, 46), (46, 72), (84, 84)), ((40, 26), (26, 40), (42, 42)), ((14, 14), (20, 20), (28, 28)))
-
-#: Darknet pads with mid grey, and its weights score best with it.
-PAD = 128 / 255
 
 
 class Prediction(nn.Module):
@@ -161,6 +159,10 @@ class YOLOv3(Detector):
         boxes = grid.decode(t.float())  # (B, N, 4)
         return [RawPredictions(boxes[i], class_logits[i], size, objectness=t[i, :, 4]) for i, size in enumerate(sizes)]
 
+    def dense(self, images: Tensor) -> RawPredictions:
+        t, class_logits, grid = self._network(pad(images, self.strides[0]))
+        return RawPredictions(grid.decode(t.float()), class_logits, image_size(images), objectness=t[..., 4])
+
     def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
         t, class_logits, grid, sizes = self._predict(images)
         check_targets(targets, sizes, self.num_classes)
@@ -173,6 +175,9 @@ class YOLOv3(Detector):
     def _predict(self, images: Images) -> tuple[Tensor, Tensor, Grid, list[tuple[int, int]]]:
         """Images to (B, N, 5), (B, N, C), the grid of their slots, and each image's own size."""
         batch, sizes = pad_batch(images, self.strides[0])
+        return *self._network(batch), sizes
+
+    def _network(self, batch: Tensor) -> tuple[Tensor, Tensor, Grid]:
         features = self.backbone((batch - self.mean) / self.std)
         parts, coarse = [], None
         for scale, feature in zip(self.scales, features, strict=True):
@@ -181,7 +186,7 @@ class YOLOv3(Detector):
         height, width = batch.shape[-2:]
         shapes = [(height // s, width // s, s) for s in self.strides]
         grid = Grid.build(shapes, self.anchors)
-        return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1), grid, sizes
+        return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1), grid
 
     def classifier_layers(self) -> list[nn.Module]:
         return [scale.predict.cls for scale in self._scales()]
@@ -206,27 +211,6 @@ class YOLOv3(Detector):
 
     def _scales(self) -> list[Scale]:
         return [scale for scale in self.scales if isinstance(scale, Scale)]
-
-
-def pad_batch(images: Images, multiple: int) -> tuple[Tensor, list[tuple[int, int]]]:
-    """Pad right and bottom with grey to one size that ``multiple`` divides; pixels keep their coordinates.
-
-    Returns:
-        (B, 3, H, W), and each image's own (height, width).
-    """
-    if not isinstance(images, Tensor):
-        sizes = [(int(im.shape[-2]), int(im.shape[-1])) for im in images]
-        height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
-        batch = torch.stack(
-            [F.pad(im, (0, width - w, 0, height - h), value=PAD) for im, (h, w) in zip(images, sizes, strict=True)]
-        )
-    else:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
-        batch, sizes = images, [(int(images.shape[-2]), int(images.shape[-1]))] * len(images)
-    height, width = batch.shape[-2:]
-    right, bottom = -width % multiple, -height % multiple
-    return (F.pad(batch, (0, right, 0, bottom), value=PAD) if right or bottom else batch), sizes
 
 
 def _init_conv(module: nn.Module) -> None:

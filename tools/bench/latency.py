@@ -36,13 +36,13 @@ def main() -> None:
     folded = copy.deepcopy(plain)
     folded.set_adjustment(torch.linspace(1, 8, 80))
     folded.fold()
+    image = torch.rand(1, 3, args.size, args.size)
     models: dict[str, nn.Module] = {
         "iifdet": plain,
-        "iifdet fused": fuse_batch_norms(copy.deepcopy(plain)),
-        "iifdet folded, fused": fuse_batch_norms(folded),
+        "iifdet fused": fuse_batch_norms(copy.deepcopy(plain), image),
+        "iifdet folded, fused": fuse_batch_norms(folded, image),
     }
     models.update(_ultralytics())
-    image = torch.rand(1, 3, args.size, args.size)
     with torch.inference_mode():
         times = paired_times({name: lambda m=m: m(image) for name, m in models.items()}, args.repeats)
         flops = {name: _flops(model, image) for name, model in models.items()}

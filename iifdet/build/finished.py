@@ -1,0 +1,135 @@
+"""A finished model for verbs that only use it: of a checkpoint, another program's file or an exported graph."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from iifdet.build.adjustment import set_adjustment
+from iifdet.build.model import is_foreign, load_foreign_model, load_model
+from iifdet.checkpoint import read_checkpoint
+from iifdet.config import WeightKeys
+from iifdet.datasets import described_names, find_description, load_index
+from iifdet.detectors import Detector
+from iifdet.errors import InputError
+from iifdet.exporting import ExportedDetector, is_exported, read_card
+from iifdet.models import MODELS
+
+#: Keys that a checkpoint's recipe fills in, and those that a model's own options do.
+FROM_RECIPE, FROM_OPTIONS = (
+    ("imgsz", "resize", "rect", *WeightKeys.model_fields),
+    ("iou", "max_det", "nms", "multi_label", "mask_threshold"),
+)
+
+
+class Chosen(Protocol):
+    """The keys that say which model, beside ``weights``."""
+
+    model: str | None
+    model_args: dict[str, Any]
+    data: str | None
+
+
+def load_finished(weights: str | None, config: Chosen, trusted: bool = False) -> Detector:
+    """The model of a file, in eval mode on the CPU.
+
+    Args:
+        weights: one of our checkpoints or exported files, or another program's weights.
+        config: names the architecture and the classes of the latter.
+        trusted: as in :func:`load_model`.
+
+    Raises:
+        InputError: no such file, not what it should be, or nothing says what it belongs to.
+    """
+    if not weights:
+        raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
+    if not is_foreign(weights):
+        return load_model(weights, trusted)
+    if config.model is None:
+        raise InputError(f"model: expected the architecture of {weights}, got none; give model=<{'|'.join(MODELS)}>")
+    if config.data is None:
+        raise InputError(f"data: expected a description that names the classes of {weights}, got none; give data=")
+    return load_foreign_model(config.model, weights, class_names(config.data), config.model_args)
+
+
+def borrow(model: Detector, device: torch.device | None) -> Detector:
+    """A detector with options and adjustment of its own on the weights of ``model``, which stays as it is.
+
+    The weights are copied only where they must change: another device, or a model in train mode.
+    """
+    if not isinstance(model, Detector):
+        raise InputError(f"model: expected a detector such as iifdet.load gives, got {type(model).__name__}")
+    if model.training or (device is not None and device_of(model) != device):
+        return copy.deepcopy(model).eval()
+    twin = copy.copy(model)
+    twin._modules = dict(model._modules)
+    twin.adjust = copy.deepcopy(model.adjust)
+    return twin
+
+
+def read_recipe(weights: str | Path) -> dict[str, Any]:
+    """The keys that a file was trained with, or exported; none for another program's."""
+    if is_foreign(weights):
+        return {}
+    if not is_exported(weights):
+        return dict(read_checkpoint(weights)["recipe"] or {})
+    card = read_card(weights)
+    chosen = {key: card.postprocessing[key] for key in (*FROM_OPTIONS, *(("conf",) if card.nms else ()))}
+    return {**card.habits(), **chosen}
+
+
+def habits(model: Detector, weights: str | None) -> dict[str, Any]:
+    """How a model is used to seeing pictures and choosing detections; the weights of another program know nothing."""
+    if weights and is_foreign(weights):
+        return {}
+    looks = {key: model.recipe[key] for key in FROM_RECIPE if key in model.recipe}
+    return {**looks, **{key: getattr(model.options, key) for key in FROM_OPTIONS}}
+
+
+def settled(model: Detector) -> dict[str, Any]:
+    """Keys whose values an exported file with NMS inside has settled; they hold unless a key says another one."""
+    return {"conf": model.card.options.conf} if isinstance(model, ExportedDetector) and model.card.nms else {}
+
+
+def check_exported(model: Detector, config: Any) -> None:
+    """Refuse keys that an exported file has settled otherwise; other models take them all.
+
+    Raises:
+        InputError: another image size, or other detections than its own NMS gives.
+    """
+    if isinstance(model, ExportedDetector):
+        model.check(model.options, config.imgsz, config.rect)
+
+
+def adjust_finished(model: Detector, config: Any) -> None:
+    """Replace the adjustment by that of ``config.adjust`` and the keys beside it, in inference alone.
+
+    Raises:
+        InputError: nobody knows the training counts, or the model's rows carry an adjustment already.
+    """
+    if model.adjust.folded:
+        raise InputError("adjust: expected a model that was not folded, got one that was; use its checkpoint")
+    if config.adjust != "none" and model.counts is None and config.data is not None:
+        counts = load_index(config.data, "train", max_bad=1.0, segments=False).counts()
+        model.counts = counts if counts.names == model.names else None
+    if config.adjust != "none" and model.counts is None:
+        raise InputError("adjust: expected training counts in the checkpoint or in data's train split, got none")
+    set_adjustment(model, config, config.adjust, model.counts, strategy="post_process")
+
+
+def class_names(data: str) -> list[str]:
+    """The names in the description, or else in the annotations of its first split."""
+    names = described_names(data)
+    if names is None:
+        split = next(iter(find_description(data).splits))
+        names = load_index(data, split, max_bad=1.0, segments=False).names
+    return names
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where a model is; an exported one has no parameters."""
+    return next(chain(model.parameters(), model.buffers())).device

@@ -1,0 +1,82 @@
+"""What is exported: images to boxes and scores, with batch norm and adjustment folded into the convolutions."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from iifdet.detectors import Detector
+from iifdet.detectors.fusing import fuse_batch_norms
+from iifdet.errors import InputError
+
+
+class DenseGraph(nn.Module):
+    """(B, 3, H, W) RGB in [0, 1] to boxes (B, N, 4), xyxy in its pixels, not clipped, and scores (B, N, C) in [0, 1].
+
+    The adjustment has no place here: fold it first.
+    """
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        raw = self.model.dense(images)
+        return raw.boxes, self.model.scores(raw)
+
+
+@torch.no_grad()
+def prepare(model: Detector, images: Tensor) -> DenseGraph:
+    """The graph of a copy of ``model``, folded and fused.
+
+    Args:
+        images: (B, 3, H, W) of the size that is exported.
+
+    Raises:
+        InputError: the model has no dense predictions, or an adjustment that cannot be folded.
+    """
+    twin = copy.deepcopy(model).cpu().float().eval()
+    try:
+        twin.dense(images)
+        if not twin.adjust.folded:
+            twin.fold()
+        del twin.adjust  # its vectors are in the rows
+    except NotImplementedError as error:
+        raise InputError(
+            f"weights: expected a YOLOv3, SSD or RetinaNet, got a {type(model).__name__}, whose proposals are as many "
+            "as the image has: PyTorch cannot export that"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"adjust: {error}") from error
+    return DenseGraph(fuse_batch_norms(twin, images)).eval()
+
+
+def capture(graph: DenseGraph, images: Tensor) -> ExportedProgram:
+    """The graph as torch.export sees it, for any number of images of one size; ``images`` are at least two."""
+    graph.requires_grad_(False)
+    with quiet():
+        return torch.export.export(graph, (images,), dynamic_shapes={"images": {0: Dim("batch")}}, strict=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """PyTorch's exporters talk about their own future; what matters comes as an exception."""
+    loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
