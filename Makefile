@@ -20,12 +20,12 @@ MARKS := $(if $(filter-out 0,$(SLOW)),-m "",)
 install: $(STAMP)
 
 # Nothing is installed again until the dependencies change; bytecode is made of what is imported, not of all 11,000 files.
-# lvis is what the tests compare with; it comes alone, because it asks for opencv-python, which overwrites the headless
-# one. All else that it uses is there.
+# lvis and timm are what the tests compare with; they come alone, because lvis asks for opencv-python, which overwrites the
+# headless one, and timm for clients of a model hub. All else that they use is there.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt --no-deps lvis
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt --no-deps lvis timm
 	touch $@
 
 demo: $(STAMP)

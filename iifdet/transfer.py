@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torchvision.ops import FrozenBatchNorm2d
 
-from iifdet.detectors import Detector
 from iifdet.errors import InputError
+from iifdet.longtail import AdjustedModel
 
 
 @torch.no_grad()
-def transfer_weights(model: Detector, source: Detector) -> list[str]:
+def transfer_weights(model: AdjustedModel, source: AdjustedModel) -> list[str]:
     """Copy what fits from ``source`` into ``model``, in place.
 
     Returns:
@@ -54,7 +54,7 @@ def transfer_weights(model: Detector, source: Detector) -> list[str]:
     return [f"{copied} of {len(ours) - len(class_keys)} tensors loaded beside the class rows", *notes]
 
 
-def _learned(model: Detector) -> set[str]:
+def _learned(model: AdjustedModel) -> set[str]:
     """Tensors that training makes: parameters and the statistics beside them, but neither anchors nor adjustment.
 
     Frozen batch norm has no parameters, and what it holds was learned all the same.
@@ -67,12 +67,13 @@ def _learned(model: Detector) -> set[str]:
     return names
 
 
-def _class_keys(model: Detector) -> set[str]:
-    layers = {id(p) for layer in model.classifier_layers() for p in layer.parameters()}
+def _class_keys(model: AdjustedModel) -> set[str]:
+    """Parameters with a row for each class; a learned scale of all logits is none and is copied like any other."""
+    layers = {id(p) for layer in model.classifier_layers() for p in layer.parameters() if p.ndim}
     return {name for name, p in model.named_parameters() if id(p) in layers}
 
 
-def _copy_class_rows(model: Detector, source: Detector) -> list[str]:
+def _copy_class_rows(model: AdjustedModel, source: AdjustedModel) -> list[str]:
     place = {name: row for row, name in enumerate(source.names)}
     ours = [row for row, name in enumerate(model.names) if name in place]
     theirs = [place[model.names[row]] for row in ours]

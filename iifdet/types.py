@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -19,6 +19,21 @@ class Target(TypedDict):
     boxes: Tensor  #: (N, 4) float32 xyxy, pixels of the image tensor
     labels: Tensor  #: (N,) int64 in 0…C-1
     masks: NotRequired[Tensor]  #: (N, H, W) uint8, 0 or 1
+
+
+class MixedLabels(NamedTuple):
+    """Labels of B images blended in pairs (Mixup, CutMix): loss = share · L(labels) + (1 - share) · L(others).
+
+    A tuple, so that pinning and copying to a device go through it.
+    """
+
+    labels: Tensor  #: (B,) int64 in 0…C-1
+    others: Tensor  #: (B,) int64 in 0…C-1, the labels of the images that were blended in
+    share: Tensor  #: () or (B,) float in [0, 1], what each image has of ``labels``
+
+
+#: What a batch of classification says: a label an image.
+ClassTargets = Tensor | MixedLabels
 
 
 class Detection(TypedDict):

@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
     "files": 1,
     "boxes": 2,
     "longtail": 2,
+    "weight_files": 2,
     "datasets": 3,
     "detectors": 3,
     "classifiers": 3,

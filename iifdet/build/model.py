@@ -17,7 +17,7 @@ from iifdet.checkpoint import read_checkpoint, restore_model
 from iifdet.config import TrainConfig
 from iifdet.datasets import DatasetIndex
 from iifdet.detectors import Detector, PostprocessOptions
-from iifdet.detectors.backbone_weights import fetch_default, load_backbone, read_state
+from iifdet.detectors.backbone_weights import fetch_default, load_backbone
 from iifdet.detectors.darknet_weights import load_darknet
 from iifdet.detectors.torchvision_weights import from_torchvision, is_detection
 from iifdet.detectors.yolov3 import YOLOv3
@@ -25,6 +25,7 @@ from iifdet.errors import InputError
 from iifdet.exporting import is_exported, load_exported
 from iifdet.models import MODELS, create_model
 from iifdet.transfer import transfer_weights
+from iifdet.weight_files import read_state
 
 log = logging.getLogger("iifdet")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from iifdet.detectors.backbones import plan_of
 from iifdet.detectors.base import Detector
 from iifdet.detectors.ssd import MEAN, SSD, STD
 from iifdet.errors import InputError
+from iifdet.weight_files import IMAGENET, fetch_published, some_names
 
 log = logging.getLogger("iifdet")
 
@@ -30,40 +30,6 @@ PUBLISHED: dict[str, Any] = {
     "ssd": tv.VGG16_Weights.IMAGENET1K_FEATURES,
 }
 
-#: What torchvision's ImageNet networks subtract and divide by.
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .pth or .safetensors file. A crafted file cannot run code.
-
-    Raises:
-        InputError: missing, unreadable, or something else than named tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "which is not there"
-        raise InputError(f"weights: expected a file, got {path}, {what}; check the path")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each library raises types of its own for each way in which a file can be wrong
-        reason = f"{type(error).__name__} {' '.join(str(error).split())[:160]}".strip()
-        raise InputError(
-            f"weights: expected named tensors, got {path}: cut short, or of another kind ({reason}); get it again"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        raise InputError(
-            f"weights: expected a state dict, got a training checkpoint around one: {path}; "
-            "save what is under 'model' alone"
-        )
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"weights: expected a state dict, got other content in {path}; save model.state_dict()")
-    return state
-
 
 def fetch_default(model: Detector) -> dict[str, Tensor]:
     """torchvision's ImageNet weights for the backbone of ``model``, from its cache or the network.
@@ -75,14 +41,7 @@ def fetch_default(model: Detector) -> dict[str, Tensor]:
     if not (isinstance(model, SSD) or hasattr(model, "net")):
         raise InputError("weights: 'default' fits SSD, R-CNN and RetinaNet models; for YOLOv3 pass a Darknet file")
     entry = PUBLISHED.get(name) or tv.get_model_weights(plan_of(name).layers).DEFAULT
-    try:
-        return dict(entry.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:  # no network, or a file that was cut short
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise InputError(
-            f"weights: could not fetch {entry.url} ({type(error).__name__}); fetch it where there is a network, "
-            f"then put it into {folder}, or pass weights=<path of the file>"
-        ) from error
+    return fetch_published(entry)
 
 
 @torch.no_grad()
@@ -105,8 +64,8 @@ def load_backbone(model: Detector, state: Mapping[str, Tensor]) -> list[str]:
             "%s", f"missing in the file: {', '.join(missing) or 'none'}; other shapes: {', '.join(wrong) or 'none'}"
         )
         raise InputError(
-            f"weights: expected {len(wanted)} tensors of this model's backbone; missing {_some(missing)}, "
-            f"other shapes {_some(wrong)}; choose the file of the same network"
+            f"weights: expected {len(wanted)} tensors of this model's backbone; missing {some_names(missing)}, "
+            f"other shapes {some_names(wrong)}; choose the file of the same network"
         )
     for name, tensor in wanted.items():
         tensor.copy_(state[name])
@@ -156,7 +115,3 @@ def _rescale(weight: Tensor, bias: Tensor) -> None:
     mean, std = (weight.new_tensor(v).view(1, 3, 1, 1) for v in IMAGENET)
     bias += (weight * (weight.new_tensor(MEAN).view(1, 3, 1, 1) - mean) / std).sum(dim=(1, 2, 3))
     weight *= STD / std
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5) if names else "none"

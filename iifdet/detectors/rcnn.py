@@ -15,13 +15,14 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import resize_boxes
 
 from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
-from iifdet.detectors.base import ClassifierRows, Detector
+from iifdet.detectors.base import Detector
 from iifdet.detectors.batching import Images
 from iifdet.detectors.layout import Layout
 from iifdet.detectors.options import check_sizes, check_whole
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels
 from iifdet.detectors.roi_heads import PhasedRoIHeads
 from iifdet.detectors.targets import check_targets
+from iifdet.longtail import ClassifierRows, widened
 from iifdet.types import Detection, NetworkBoxes, RawPredictions, Target
 
 #: torchvision's defaults. Its cap before NMS is none; 19 classes at most can pass 0.05 on each of 1000 proposals.
@@ -186,11 +187,6 @@ def in_float(head: nn.Module, inputs: Any, output: tuple[list[Tensor], list[Tens
     256 px on it would round both to every second pixel, from 512 px on to every fourth.
     """
     return tuple([widened(level) for level in part] for part in output)
-
-
-def widened(values: Tensor) -> Tensor:
-    """float32 of values in half precision; what is wider stays."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 @contextmanager

@@ -13,14 +13,14 @@ from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import box_iou
 
 from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
-from iifdet.detectors.base import ClassifierRows, Detector
+from iifdet.detectors.base import Detector
 from iifdet.detectors.batching import Images, image_size, pad, stretch
 from iifdet.detectors.layout import Grid, Layout
 from iifdet.detectors.options import check_sizes
 from iifdet.detectors.postprocess import PostprocessOptions
-from iifdet.detectors.rcnn import resized, told, widened
+from iifdet.detectors.rcnn import resized, told
 from iifdet.detectors.targets import check_targets
-from iifdet.longtail import ACTIVATIONS
+from iifdet.longtail import ACTIVATIONS, ClassifierRows, widened
 from iifdet.types import NetworkBoxes, RawPredictions, Target
 
 #: torchvision's defaults; the best 1000 of each of five levels enter NMS.

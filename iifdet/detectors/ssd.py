@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from iifdet.detectors.base import ClassifierRows, Detector
+from iifdet.detectors.base import Detector
 from iifdet.detectors.batching import Images, image_size, stretch, stretch_batch
 from iifdet.detectors.default_boxes import PLANS, BoxPlan, decode
 from iifdet.detectors.layout import Grid, Layout
@@ -16,7 +16,7 @@ from iifdet.detectors.options import check_number
 from iifdet.detectors.postprocess import PostprocessOptions
 from iifdet.detectors.targets import check_targets
 from iifdet.detectors.vgg import SSDVGG16, init_xavier
-from iifdet.longtail import LogitAdjustment
+from iifdet.longtail import ClassifierRows, LogitAdjustment
 from iifdet.types import RawPredictions, Target
 
 #: What Caffe's VGG16 subtracts, in shares of 255; with std 1/255 the network sees values from -124 to 151.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iifdet.detectors.base import ClassifierRows, Detector
+from iifdet.detectors.base import Detector
 from iifdet.detectors.batching import Images, image_size, pad, pad_batch
 from iifdet.detectors.darknet import ConvBNAct, Darknet, TinyDarknet, scale_channels
 from iifdet.detectors.layout import Grid as Level
@@ -18,6 +18,7 @@ from iifdet.detectors.layout import Layout
 from iifdet.detectors.postprocess import PostprocessOptions
 from iifdet.detectors.targets import check_targets
 from iifdet.detectors.yolo_loss import Grid, YOLOLossOptions, yolo_losses
+from iifdet.longtail import ClassifierRows
 from iifdet.types import RawPredictions, Target
 
 #: Width and height in pixels, coarse scale first.

@@ -3,6 +3,7 @@
 from iifdet.longtail.adjust import LogitAdjustment, adjust_logits
 from iifdet.longtail.counts import ClassCounts, count_classes
 from iifdet.longtail.losses import ACTIVATIONS, CLASS_LOSSES, iif_cross_entropy
+from iifdet.longtail.model import AdjustedModel, ClassifierRows, widened
 from iifdet.longtail.online import batch_counts, online_weights
 from iifdet.longtail.priors import balanced_softmax_shift, log_prior, logit_adjustment_shift
 from iifdet.longtail.weights import VARIANTS, effective_imbalance, iif_weights
@@ -11,7 +12,9 @@ __all__ = [
     "ACTIVATIONS",
     "CLASS_LOSSES",
     "VARIANTS",
+    "AdjustedModel",
     "ClassCounts",
+    "ClassifierRows",
     "LogitAdjustment",
     "adjust_logits",
     "balanced_softmax_shift",
@@ -23,4 +26,5 @@ __all__ = [
     "log_prior",
     "logit_adjustment_shift",
     "online_weights",
+    "widened",
 ]

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from torchvision import models as tv
 
 from iifdet import build
-from iifdet.detectors.backbone_weights import IMAGENET
 from iifdet.detectors.ssd import MEAN, SSD, STD, to_torchvision
 from iifdet.detectors.torchvision_weights import coco_categories
 from iifdet.errors import InputError
 from iifdet.models import create_model
+from iifdet.weight_files import IMAGENET
 
 NAMES = ["zebra", "unicorn", "person"]
 SMALL: dict[str, Any] = {"backbone": "mobilenet_v3_large_320_fpn", "min_size": 64, "max_size": 128}

@@ -1,0 +1,152 @@
+"""What every classifier is: a network of features, a head of class rows, one adjustment of their logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iifdet.classifiers.heads import CosineHead, build_head
+from iifdet.longtail import AdjustedModel, ClassifierRows
+from iifdet.types import ClassTargets, MixedLabels
+
+Images = Tensor | Sequence[Tensor]
+
+
+class Network(nn.Module):
+    """(B, 3, H, W) images of zero mean and unit variance -> (B, D) features.
+
+    A subclass sets ``out_features`` (D) and defines :meth:`stages` and ``forward``.
+    """
+
+    out_features: int
+
+    def stages(self) -> dict[str, nn.Module]:
+        """Parts in the order in which an image passes them; the last gives the maps that are pooled."""
+        raise NotImplementedError
+
+
+class Classifier(AdjustedModel):
+    """One label an image: a loss in train mode, adjusted logits (B, C) in eval mode.
+
+    In eval mode ``forward(images) = adjusted(raw(images))``; :meth:`scores` turns these into probabilities. Nothing in
+    ``forward`` waits for the device, so that whole steps can be captured as a CUDA graph.
+
+    Args:
+        network: makes (B, D) features.
+        num_classes: C.
+        mean, std: of the channels of images in [0, 1]; subtracted and divided by inside.
+        head: ``linear``, ``cosine`` or ``cosine_learned``.
+        scale: of a cosine head; None for its default.
+        trainable_stages: how many of the network's stages, counted from the last, are trained; None for all. Batch
+            norm of the others keeps collecting statistics in train mode.
+        class_loss: name in CLASS_LOSSES.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        num_classes: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        head: str = "linear",
+        scale: float | None = None,
+        trainable_stages: int | None = None,
+        class_loss: str = "ce",
+    ) -> None:
+        super().__init__(num_classes, class_loss=class_loss)
+        self.network = network
+        self.head = build_head(head, network.out_features, num_classes, scale)
+        self.register_buffer("mean", _channels("mean", mean), persistent=False)
+        self.register_buffer("std", _channels("std", std), persistent=False)
+        if not bool((self.std > 0).all()):
+            raise ValueError(f"std: expected numbers above 0, got {list(std)}")
+        self._freeze_all_but(trainable_stages)
+
+    def forward(self, images: Images, targets: ClassTargets | None = None) -> Any:
+        """Named losses in train mode, (B, C) float32 adjusted logits in eval mode.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1], or a sequence of (3, H, W) of one size.
+            targets: (B,) int64 labels, or :class:`iifdet.types.MixedLabels`.
+        """
+        if self.training:
+            if targets is None:
+                raise ValueError("targets: expected a label an image in train mode, got None; call eval() to classify")
+            return self.losses(images, targets)
+        return self.adjusted(self.raw(images)).float()
+
+    def raw(self, images: Images) -> Tensor:
+        """(B, C) logits before any adjustment; float32 where the network runs in half precision."""
+        return self.head(self.features(images))
+
+    def features(self, images: Images) -> Tensor:
+        """(B, D) pooled features, what the head sees."""
+        batch = images if isinstance(images, Tensor) else torch.stack(list(images))
+        return self.network((batch - self.mean) / self.std)
+
+    def adjusted(self, logits: Tensor, phase: str = "infer") -> Tensor:
+        """(B, C) logits with ``self.adjust`` applied."""
+        return self.adjust(logits, phase=phase)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """(B, C) probabilities in [0, 1] of adjusted logits."""
+        return logits.float().sigmoid() if self.class_activation == "sigmoid" else logits.float().softmax(dim=-1)
+
+    def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
+        """``{"cls": scalar}``: the mean over images, each weighed by its class weight where there are some.
+
+        Mixed labels (Mixup, CutMix) cost ``share · L(labels) + (1 - share) · L(others)``.
+        """
+        logits = self.raw(images)
+        if isinstance(targets, MixedLabels):
+            ours, theirs = self.class_losses(logits, targets.labels), self.class_losses(logits, targets.others)
+            loss = targets.share * ours + (1 - targets.share) * theirs
+        else:
+            loss = self.class_losses(logits, targets)
+        return {"cls": loss.mean()}
+
+    def classifier_layers(self) -> list[nn.Module]:
+        return [self.head]
+
+    def classifier_rows(self) -> Iterator[ClassifierRows]:
+        yield ClassifierRows(self.head.weight, self.head.class_biases())
+
+    def class_tensors(self) -> dict[str, Tensor]:
+        """What a fold wrote beside the rows of a cosine head."""
+        return {"head.class_scale": self.head.class_scale} if isinstance(self.head, CosineHead) else {}
+
+    def cam_layers(self) -> dict[str, nn.Module]:
+        name, stage = list(self.network.stages().items())[-1]
+        return {name: stage}
+
+    def fold(self) -> None:
+        """Bake what inference applies into the head: the same logits at no cost. No training after."""
+        self.head.fold(self.adjust)
+        self.adjust.mark_folded()
+
+    def _freeze_all_but(self, trainable: int | None) -> None:
+        stages = list(self.network.stages().values())
+        if trainable is None:
+            return
+        if type(trainable) is not int or not 0 <= trainable <= len(stages):
+            raise ValueError(f"trainable_stages: expected 0…{len(stages)}, got {trainable!r}")
+        for stage in stages[: len(stages) - trainable]:
+            stage.requires_grad_(False)
+
+
+def _channels(name: str, values: Sequence[float]) -> Tensor:
+    """Three numbers as (3, 1, 1)."""
+    tensor = torch.tensor(list(values), dtype=torch.float32)
+    if tensor.shape != (3,) or not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name}: expected three numbers, one a channel, got {list(values)}")
+    return tensor.view(3, 1, 1)
