@@ -20,7 +20,7 @@ class OnlineIIF(Callback):
 
     def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:
         adjust: LogitAdjustment = state.model.adjust  # type: ignore[assignment]
-        labels = [target["labels"] for batch in batches for target in batch.targets]
+        labels = [image for batch in batches for image in batch.labels()]
         counts = batch_counts(labels, adjust.num_classes).to(adjust.scale.device)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -110,22 +110,39 @@ class ImageInfo:
         return ((boxes - offset) / scale).clamp(min=0).minimum(limit)
 
 
+#: What the images of a batch show: one Target each, or their labels.
+Targets = list[Target] | ClassTargets
+
+
 @dataclass(slots=True)
 class Batch:
     """One batch as a loader yields it.
 
     Attributes:
         images: (B, 3, H, W) uint8 RGB, or float in [0, 1]; a list of (3, H, W) where sizes differ.
-        targets: one Target an image.
-        infos: one ImageInfo an image.
+        targets: one Target an image; of classification (B,) int64 labels, or MixedLabels.
+        infos: one ImageInfo an image, as far as the loader knows where they came from.
     """
 
     images: Tensor | list[Tensor]
-    targets: list[Target]
+    targets: Targets
     infos: list[ImageInfo] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.images)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Images ``start`` to ``stop``, without ``stop``."""
+        rows = slice(start, stop)
+        return Batch(self.images[rows], _map_targets(self.targets, lambda t: t[rows], each=False), self.infos[rows])
+
+    def labels(self) -> list[Tensor]:
+        """One (n_i,) int64 tensor an image: the classes that it shows, a blended one those of both."""
+        if isinstance(self.targets, MixedLabels):
+            return list(torch.stack([self.targets.labels, self.targets.others], dim=1))
+        if isinstance(self.targets, Tensor):
+            return list(self.targets[:, None])
+        return [target["labels"] for target in self.targets]
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Copy to a device; uint8 becomes float in [0, 1] there, so that workers hand over a quarter of the bytes."""
@@ -142,8 +159,17 @@ class Batch:
     def _map(self, image: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with each tensor of images and targets put through a function."""
         images = image(self.images) if isinstance(self.images, Tensor) else [image(i) for i in self.images]
-        targets = [Target(**{k: target(v) for k, v in t.items()}) for t in self.targets]  # type: ignore[typeddict-item,arg-type]
-        return Batch(images, targets, self.infos)
+        return Batch(images, _map_targets(self.targets, target), self.infos)
+
+
+def _map_targets(targets: Targets, change: Callable[[Any], Any], each: bool = True) -> Any:
+    """Targets with every tensor put through a function; without ``each``, a list of targets as a whole."""
+    if isinstance(targets, MixedLabels):
+        share = targets.share if targets.share.ndim == 0 and not each else change(targets.share)
+        return MixedLabels(change(targets.labels), change(targets.others), share)
+    if isinstance(targets, Tensor) or not each:
+        return change(targets)
+    return [Target(**{k: change(v) for k, v in target.items()}) for target in targets]  # type: ignore[typeddict-item]
 
 
 def _as_float(images: Tensor) -> Tensor:

@@ -33,14 +33,21 @@ LAYERS: dict[str, int] = {
     **dict.fromkeys(["tuning", "comparison", "exporting", "plots"], STAGE),
     "config": 6,
     "build": 7,
-    "api": 8,
-    "cli": 9,
-    "__init__": 9,
-    "__main__": 10,
+    "running": 8,
+    "api": 9,
+    "cli": 10,
+    "__init__": 10,
+    "__main__": 11,
 }
 
 #: Who may import a room at all, where the layers alone would allow more.
-ONLY_BY = {"config": {"build", "api", "cli"}, "build": {"api"}, "api": {"cli", "__init__"}, "cli": {"__main__"}}
+ONLY_BY = {
+    "config": {"build", "running", "api", "cli"},
+    "build": {"running", "api"},
+    "running": {"api"},
+    "api": {"cli", "__init__"},
+    "cli": {"__main__"},
+}
 
 #: All that a room may import of iifdet, where that is less than the layers allow.
 ONLY_FROM: dict[str, set[str]] = {

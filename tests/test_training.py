@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.util
 import json
 import logging
 import math
@@ -21,7 +22,7 @@ import yaml
 from torch import nn
 
 import iifdet
-from iifdet import api, build
+from iifdet import build
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import TrainConfig, resolve
 from iifdet.detectors.yolov3 import YOLOv3
@@ -198,7 +199,7 @@ def test_tensorboard_gets_the_figures_of_each_epoch(tiny_keys: Keys, tmp_path: P
 def test_tensorboard_without_the_package_is_refused_before_a_folder_is_made(
     tiny_keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install"):
         iifdet.train(**tiny_keys(tmp_path, tensorboard=True))
     assert not list(tmp_path.iterdir())

@@ -2,20 +2,20 @@
 
 from iifdet.build.adjustment import class_weights, set_adjustment
 from iifdet.build.batch import check_batch, settle_batch
+from iifdet.build.batches import EpochBatches, ending_workers
 from iifdet.build.comparison import classifier_norms, evaluated_index
 from iifdet.build.data import (
-    EpochBatches,
     build_evaluator,
     build_index,
-    build_mixing,
     build_train_batches,
     build_val_batches,
-    ending_workers,
+    describe_index,
     training_counts,
 )
+from iifdet.build.detection import build_mixing
 from iifdet.build.explainer import build_cam
 from iifdet.build.exporter import build_export
-from iifdet.build.finished import check_exported, read_recipe
+from iifdet.build.finished import check_exported, read_recipe, task_of_weights
 from iifdet.build.loop import (
     build_schedule,
     build_state,
@@ -31,6 +31,8 @@ from iifdet.build.model import (
     load_model,
     load_weights,
     postprocess_options,
+    settle_options,
+    task_of_model,
 )
 from iifdet.build.predictor import build_prediction
 
@@ -51,6 +53,7 @@ __all__ = [
     "check_exported",
     "class_weights",
     "classifier_norms",
+    "describe_index",
     "deterministic",
     "ending_workers",
     "evaluated_index",
@@ -64,6 +67,9 @@ __all__ = [
     "read_recipe",
     "set_adjustment",
     "settle_batch",
+    "settle_options",
     "synchronise_batch_norms",
+    "task_of_model",
+    "task_of_weights",
     "training_counts",
 ]

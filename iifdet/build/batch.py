@@ -11,6 +11,7 @@ from iifdet.build.loop import fit_options
 from iifdet.config import TrainConfig
 from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
+from iifdet.models import MODELS
 from iifdet.training import TrainState, has_room, largest_fitting
 
 log = logging.getLogger("iifdet")
@@ -33,6 +34,8 @@ def settle_batch(config: TrainConfig, state: TrainState, device: torch.device, w
     """
     if not config.auto_batch:
         return config
+    if MODELS[config.model].task != "detect":
+        raise InputError(f"batch: auto measures detectors, got model={config.model}; give a number")
     found: dict[str, Any] = {"auto_batch": False}  # a resumed run must not measure again
     if device.type == "cuda":
         effective = config.batch * config.accumulate // world.size  # of this process

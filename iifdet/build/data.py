@@ -1,187 +1,91 @@
-"""Keys to data: indexes, batches, evaluators."""
+"""Keys to data, by task: indexes, batches, evaluators. The rest of the package asks here and knows no task by name."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from iifdet.config import DataKeys, InferenceKeys, TrainConfig
-from iifdet.datasets import (
-    DATASETS,
-    SAMPLING,
-    TRANSFORMS,
-    CopyPaste,
-    DatasetIndex,
-    EvalTransform,
-    Mixing,
-    load_index,
-    make_loader,
+from iifdet.build.detection import (
+    describe_detection,
+    detection_evaluator,
+    detection_index,
+    detection_train_batches,
+    detection_val_batches,
 )
+from iifdet.config import DataKeys, InferenceKeys, TrainConfig
 from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
-from iifdet.evaluation import EVALUATORS
-from iifdet.evaluation.engine import PROTOCOLS
 from iifdet.longtail import ClassCounts
-from iifdet.types import Batch
 
 log = logging.getLogger("iifdet")
 
-#: Above this LVIS's tail has few detections left to be scored.
-LVIS_CONF = 0.001
 
+@dataclass(frozen=True)
+class TaskData:
+    """How the keys become the data of one task; see the functions of this module for the arguments.
 
-class EpochBatches:
-    """A loader that can start in the middle of any epoch."""
-
-    def __init__(self, loader: Any, batch: int, rect: bool = False) -> None:
-        self.loader, self.batch, self.rect = loader, batch, rect
-
-    def __len__(self) -> int:
-        if self.rect:
-            return int(self.loader.batch_sampler.epoch_length)
-        return -(-int(self.loader.sampler.epoch_length) // self.batch)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches ``start``, ``start + 1``, … of an epoch."""
-        if self.rect:
-            self.loader.batch_sampler.set_epoch(epoch, start)
-        else:
-            self.loader.sampler.set_epoch(epoch, start * self.batch)
-        return iter(self.loader)
-
-
-@contextlib.contextmanager
-def ending_workers(*loaders: Any) -> Iterator[None]:
-    """End the loaders' workers with the block.
-
-    Left to the garbage collector they may cost 5 s each: it closes their queues first, so that they do not hear of it.
+    An index has ``names``, ``counts()``, ``digest()`` and a length.
     """
-    try:
-        yield
-    finally:
-        for loader in loaders:
-            loader = getattr(loader, "loader", loader)
-            iterator, loader._iterator = getattr(loader, "_iterator", None), None
-            getattr(iterator, "_shutdown_workers", lambda: None)()
+
+    index: Callable[[DataKeys, str], Any]
+    describe: Callable[[Any], str]
+    train_batches: Callable[..., Any]
+    val_batches: Callable[..., Any]
+    evaluator: Callable[..., Any]
 
 
-def build_index(config: DataKeys, split: str) -> DatasetIndex:
-    """The index of a split; a training split without a single box is refused."""
-    index = load_index(config.data, split, max_bad=config.max_bad, **_selection(config))
-    if split == "train" and not len(index.labels):
-        which = "its labels" if config.classes is None else "its labels and the key 'classes'"
-        raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check {which}")
-    return index
+TASKS = {
+    "detect": TaskData(
+        detection_index, describe_detection, detection_train_batches, detection_val_batches, detection_evaluator
+    ),
+}
 
 
-def _selection(config: DataKeys) -> dict[str, Any]:
-    """The keys that say which part of the data is used."""
-    keys = ("fraction", "classes", "single_cls", "seed", "cache_index", "allow_outside")
-    return {key: getattr(config, key) for key in keys}
+def build_index(config: DataKeys, split: str, task: str = "detect") -> Any:
+    """The index of a split; a training split without anything to learn from is refused."""
+    return TASKS[task].index(config, split)
 
 
-def training_counts(config: DataKeys) -> ClassCounts | None:
+def training_counts(config: DataKeys, task: str) -> ClassCounts | None:
     """The data's training counts, or None where it has no readable train split."""
     try:
-        return load_index(config.data, "train", max_bad=1.0, **_selection(config)).counts()
+        return build_index(config.model_copy(update={"max_bad": 1.0}), "train", task).counts()
     except InputError as error:
         log.warning("no training counts: %s", error)
         return None
 
 
+def describe_index(index: Any, task: str) -> str:
+    """What a training split holds, in a few words."""
+    return TASKS[task].describe(index)
+
+
 def build_train_batches(
-    config: TrainConfig,
-    index: DatasetIndex,
-    device: torch.device,
-    task: str,
-    masks: bool = False,
-    world: World = ALONE,
-) -> EpochBatches:
+    config: TrainConfig, index: Any, device: torch.device, task: str, masks: bool = False, world: World = ALONE
+) -> Any:
     """Augmented, shuffled batches of the train split, this process's of them; with ``masks`` each box brings its mask.
 
     The key ``batch`` counts the images of all processes together.
     """
-    check_rect(config.rect, config.resize)
-    own: dict[str, Any] = {}
-    if config.augment == "default":
-        own = {
-            "flip": config.flip,
-            "hsv": (config.hsv_h, config.hsv_s, config.hsv_v),
-            "affine": {k: getattr(config, k) for k in ("degrees", "translate", "scale", "shear")},
-        }
-    transform = TRANSFORMS[config.augment](config.imgsz, config.resize, **own)
-    mixing = build_mixing(config, index)
-    options: dict[str, Any] = {"mixing": mixing, "cache": config.cache, "max_bad": config.max_bad, "masks": masks}
-    dataset = DATASETS[task](index, transform, config.seed, **options)
-    batch = config.batch // world.size
-    loader = make_loader(
-        dataset,
-        batch,
-        config.workers,
-        shuffle=True,
-        seed=config.seed,
-        pin_memory=device.type == "cuda",
-        draw=SAMPLING[config.sampling](index, config.repeat_threshold, config.sampling_by),
-        rect=config.rect,
-        rank=world.rank,
-        world_size=world.size,
-    )
-    return EpochBatches(loader, batch, config.rect)
-
-
-def build_mixing(config: TrainConfig, index: DatasetIndex) -> Mixing:
-    """Mosaic, mixup and copy-paste as the keys say; ``rect`` turns mosaic, mixup and multi-scale off, and says so."""
-    mosaic, mixup = config.mosaic, config.mixup
-    if config.rect:
-        off = [k for k in ("mosaic", "mixup", "multi_scale") if getattr(config, k)]
-        mosaic = mixup = 0.0
-        if off:
-            log.warning("rect: turns %s off, which need tensors of one size", ", ".join(off))
-    elif mosaic and config.close_mosaic > 0 and config.epochs <= config.close_mosaic:
-        log.warning("close_mosaic: %d of %d epochs, so mosaic never acts", config.close_mosaic, config.epochs)
-    paste = CopyPaste(index) if config.copy_paste else None
-    return Mixing(mosaic, mixup, config.copy_paste, paste, epochs=config.epochs, close=config.close_mosaic)
-
-
-def check_rect(rect: bool, resize: str) -> None:
-    """Refuse ``rect`` beside a resize that fills the square anyway."""
-    if rect and resize != "letterbox":
-        raise InputError(f"rect: expected resize=letterbox with it, got resize={resize}; use rect=false")
+    return TASKS[task].train_batches(config, index, device, masks, world)
 
 
 def build_val_batches(
     config: DataKeys,
     inference: InferenceKeys,
-    index: DatasetIndex,
+    index: Any,
     task: str,
     cache: str | bool = False,
     world: World = ALONE,
 ) -> Any:
-    """Every image of a split once: in order, or with ``rect`` from wide to tall.
-
-    Each process has whole batches of it, as large as those of one alone: in another batch size, convolutions round
-    otherwise.
-    """
-    check_rect(inference.rect, config.resize)
-    transform = EvalTransform(config.imgsz, config.resize)
-    dataset = DATASETS[task](index, transform, config.seed, cache=cache, max_bad=config.max_bad)
-    batch = getattr(inference, "val_batch", None) or inference.batch  # in training a key of its own may say
-    shares: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
-    return make_loader(dataset, batch, inference.workers, rect=inference.rect, **shares)
+    """Every image of a split once, in an order that does not change."""
+    return TASKS[task].val_batches(config, inference, index, cache, world)
 
 
-def build_evaluator(config: InferenceKeys, index: DatasetIndex, task: str, masks: bool = False) -> Any:
+def build_evaluator(config: InferenceKeys, index: Any, task: str, masks: bool = False) -> Any:
     """The task's evaluator over a split; with ``masks`` it scores those of the detections too."""
-    options: dict[str, Any] = {"masks": True, "mask_threshold": config.mask_threshold} if masks else {}
-    limit = PROTOCOLS["lvis"][0]
-    if index.federated is not None and (config.max_det < limit or config.conf > LVIS_CONF):
-        log.warning(
-            "LVIS scores up to %d detections an image, the tail's among them; got max_det=%d conf=%g, usual are "
-            "max_det=300 conf=%g",
-            *(limit, config.max_det, config.conf, LVIS_CONF),
-        )
-    return EVALUATORS[task](index, engine=config.engine, **options)
+    return TASKS[task].evaluator(config, index, masks)

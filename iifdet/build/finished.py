@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from iifdet.build.adjustment import set_adjustment
-from iifdet.build.model import is_foreign, load_foreign_model, load_model
+from iifdet.build.model import is_foreign, load_foreign_model, load_model, task_of_model
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import WeightKeys
 from iifdet.datasets import described_names, find_description, load_index
@@ -80,6 +80,13 @@ def read_recipe(weights: str | Path) -> dict[str, Any]:
     card = read_card(weights)
     chosen = {key: card.postprocessing[key] for key in (*FROM_OPTIONS, *(("conf",) if card.nms else ()))}
     return {**card.habits(), **chosen}
+
+
+def task_of_weights(weights: str | Path, model: str | None) -> str:
+    """What the model of a file does; of another program's, the architecture says it."""
+    if is_foreign(weights) or is_exported(weights):
+        return task_of_model(model)
+    return task_of_model(read_checkpoint(weights)["model"]["name"])
 
 
 def habits(model: Detector, weights: str | None) -> dict[str, Any]:

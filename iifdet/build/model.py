@@ -33,8 +33,8 @@ log = logging.getLogger("iifdet")
 TORCHVISION = (".pth", ".safetensors")
 
 
-def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> tuple[Any, str]:
-    """A model for the data's classes, filled from ``weights``, adjusted by ``adjust``; and its task.
+def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> Any:
+    """A model for the data's classes, filled from ``weights``, adjusted by ``adjust``.
 
     ``fill=False`` leaves the weights random: a resumed run brings its own and needs ``weights`` no more.
     """
@@ -49,9 +49,9 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> 
     if config.weights and fill:
         for note in load_weights(model, config.weights):
             log.info("%s", note)
-    model.options = postprocess_options(config, model.options)
+    settle_options(model, config)
     adjust_for_training(model, config)
-    return model, MODELS[config.model].task
+    return model
 
 
 def check_multi_scale(config: TrainConfig, model: Detector) -> None:
@@ -75,7 +75,8 @@ def load_model(path: str | Path, trusted: bool = False) -> Any:
     try:
         model = create_model(content["model"]["name"], **content["model"]["args"])
         restore_model(model, content)
-        model.options = _changed(model.options, content["recipe"])
+        if isinstance(model, Detector):
+            model.options = _changed(model.options, content["recipe"])
         model.recipe = dict(content["recipe"])
     except InputError:
         raise
@@ -167,6 +168,17 @@ def _yolo(model: nn.Module) -> YOLOv3:
     if not isinstance(model, YOLOv3):
         raise InputError(f"weights: a Darknet file fits YOLOv3 models, got {type(model).__name__}; pass another file")
     return model
+
+
+def task_of_model(name: str | None) -> str:
+    """What models of a name do; detection, where there is no such name to say it."""
+    return MODELS[name].task if name in MODELS else "detect"
+
+
+def settle_options(model: Any, config: DetectionKeys) -> None:
+    """Tell a detector how to choose detections; other models choose nothing."""
+    if isinstance(model, Detector):
+        model.options = postprocess_options(config, model.options)
 
 
 def postprocess_options(config: BaseModel, own: PostprocessOptions) -> PostprocessOptions:

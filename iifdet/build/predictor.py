@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from iifdet.build.data import check_rect
+from iifdet.build.detection import check_rect
 from iifdet.build.finished import adjust_finished, borrow, check_exported, device_of, habits, load_finished, settled
 from iifdet.build.loop import pick_device
 from iifdet.build.model import postprocess_options

@@ -17,9 +17,6 @@ from iifdet.datasets.segments import Segments
 from iifdet.datasets.ssd import SSDTransform
 from iifdet.datasets.transforms import EvalTransform, TrainTransform, Transformed, sample_seed
 
-#: task -> data set class, with :func:`collate` as its partner.
-DATASETS = {"detect": DetectionDataset}
-
 #: ``augment`` -> transform of the training images.
 TRANSFORMS: dict[str, type[EvalTransform]] = {
     "default": TrainTransform,
@@ -28,7 +25,6 @@ TRANSFORMS: dict[str, type[EvalTransform]] = {
 }
 
 __all__ = [
-    "DATASETS",
     "READERS",
     "RESIZES",
     "SAMPLING",

@@ -42,6 +42,8 @@ def rescale(batch: Batch, size: int | None) -> Batch:
         images = _resize(batch.images, new[0])
     else:
         images = [_resize(image[None], shape)[0] for image, shape in zip(batch.images, new, strict=True)]
+    if not isinstance(batch.targets, list):  # labels lie nowhere
+        return Batch(images, batch.targets, batch.infos)
     targets = [_rescale_target(*each) for each in zip(batch.targets, old, new, strict=True)]
     return Batch(images, targets, batch.infos)
 
@@ -52,8 +54,7 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _rescale_target(target: Target, old: tuple[int, int], new: tuple[int, int]) -> Target:
     scaled = target.copy()
-    if "boxes" in scaled:  # a classifier's target has none
-        scaled["boxes"] = target["boxes"] * target["boxes"].new_tensor([new[1] / old[1], new[0] / old[0]] * 2)
+    scaled["boxes"] = target["boxes"] * target["boxes"].new_tensor([new[1] / old[1], new[0] / old[0]] * 2)
     if "masks" in target:
         scaled["masks"] = F.interpolate(target["masks"][:, None].float(), size=new)[:, 0].to(target["masks"].dtype)
     return scaled

@@ -16,7 +16,7 @@ def pieces_of(batch: Batch, most: int) -> list[Batch]:
     if number <= 1:
         return [batch]
     ends = [images * k // number for k in range(number + 1)]
-    return [Batch(batch.images[a:b], batch.targets[a:b], batch.infos[a:b]) for a, b in pairwise(ends)]
+    return [batch.part(a, b) for a, b in pairwise(ends)]
 
 
 class Undo:

@@ -1,0 +1,143 @@
+"""Keys to the data of a detector: indexes, batches, evaluators."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from iifdet.build.batches import EpochBatches
+from iifdet.config import DataKeys, InferenceKeys, TrainConfig
+from iifdet.datasets import (
+    SAMPLING,
+    TRANSFORMS,
+    CopyPaste,
+    DatasetIndex,
+    DetectionDataset,
+    EvalTransform,
+    Mixing,
+    load_index,
+    make_loader,
+)
+from iifdet.distributed import ALONE, World
+from iifdet.errors import InputError
+from iifdet.evaluation import DetectionEvaluator
+from iifdet.evaluation.engine import PROTOCOLS
+
+log = logging.getLogger("iifdet")
+
+#: Above this LVIS's tail has few detections left to be scored.
+LVIS_CONF = 0.001
+
+
+def detection_index(config: DataKeys, split: str) -> DatasetIndex:
+    """The index of a split; a training split without a single box is refused."""
+    index = load_index(config.data, split, max_bad=config.max_bad, **_selection(config))
+    if split == "train" and not len(index.labels):
+        which = "its labels" if config.classes is None else "its labels and the key 'classes'"
+        raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check {which}")
+    return index
+
+
+def describe_detection(index: DatasetIndex) -> str:
+    """Images and boxes."""
+    return f"{len(index)} training images, {len(index.labels)} boxes"
+
+
+def _selection(config: DataKeys) -> dict[str, Any]:
+    """The keys that say which part of the data is used."""
+    keys = ("fraction", "classes", "single_cls", "seed", "cache_index", "allow_outside")
+    return {key: getattr(config, key) for key in keys}
+
+
+def detection_train_batches(
+    config: TrainConfig,
+    index: DatasetIndex,
+    device: torch.device,
+    masks: bool = False,
+    world: World = ALONE,
+) -> EpochBatches:
+    """Augmented, shuffled batches of the train split, this process's of them; with ``masks`` each box brings its mask.
+
+    The key ``batch`` counts the images of all processes together.
+    """
+    check_rect(config.rect, config.resize)
+    own: dict[str, Any] = {}
+    if config.augment == "default":
+        own = {
+            "flip": config.flip,
+            "hsv": (config.hsv_h, config.hsv_s, config.hsv_v),
+            "affine": {k: getattr(config, k) for k in ("degrees", "translate", "scale", "shear")},
+        }
+    transform = TRANSFORMS[config.augment](config.imgsz, config.resize, **own)
+    mixing = build_mixing(config, index)
+    options: dict[str, Any] = {"mixing": mixing, "cache": config.cache, "max_bad": config.max_bad, "masks": masks}
+    dataset = DetectionDataset(index, transform, config.seed, **options)
+    batch = config.batch // world.size
+    loader = make_loader(
+        dataset,
+        batch,
+        config.workers,
+        shuffle=True,
+        seed=config.seed,
+        pin_memory=device.type == "cuda",
+        draw=SAMPLING[config.sampling](index, config.repeat_threshold, config.sampling_by),
+        rect=config.rect,
+        rank=world.rank,
+        world_size=world.size,
+    )
+    return EpochBatches(loader, batch, config.rect)
+
+
+def build_mixing(config: TrainConfig, index: DatasetIndex) -> Mixing:
+    """Mosaic, mixup and copy-paste as the keys say; ``rect`` turns mosaic, mixup and multi-scale off, and says so."""
+    mosaic, mixup = config.mosaic, config.mixup
+    if config.rect:
+        off = [k for k in ("mosaic", "mixup", "multi_scale") if getattr(config, k)]
+        mosaic = mixup = 0.0
+        if off:
+            log.warning("rect: turns %s off, which need tensors of one size", ", ".join(off))
+    elif mosaic and config.close_mosaic > 0 and config.epochs <= config.close_mosaic:
+        log.warning("close_mosaic: %d of %d epochs, so mosaic never acts", config.close_mosaic, config.epochs)
+    paste = CopyPaste(index) if config.copy_paste else None
+    return Mixing(mosaic, mixup, config.copy_paste, paste, epochs=config.epochs, close=config.close_mosaic)
+
+
+def check_rect(rect: bool, resize: str) -> None:
+    """Refuse ``rect`` beside a resize that fills the square anyway."""
+    if rect and resize != "letterbox":
+        raise InputError(f"rect: expected resize=letterbox with it, got resize={resize}; use rect=false")
+
+
+def detection_val_batches(
+    config: DataKeys,
+    inference: InferenceKeys,
+    index: DatasetIndex,
+    cache: str | bool = False,
+    world: World = ALONE,
+) -> Any:
+    """Every image of a split once: in order, or with ``rect`` from wide to tall.
+
+    Each process has whole batches of it, as large as those of one alone: in another batch size, convolutions round
+    otherwise.
+    """
+    check_rect(inference.rect, config.resize)
+    transform = EvalTransform(config.imgsz, config.resize)
+    dataset = DetectionDataset(index, transform, config.seed, cache=cache, max_bad=config.max_bad)
+    batch = getattr(inference, "val_batch", None) or inference.batch  # in training a key of its own may say
+    shares: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
+    return make_loader(dataset, batch, inference.workers, rect=inference.rect, **shares)
+
+
+def detection_evaluator(config: InferenceKeys, index: DatasetIndex, masks: bool = False) -> Any:
+    """The evaluator of a split; with ``masks`` it scores those of the detections too."""
+    options: dict[str, Any] = {"masks": True, "mask_threshold": config.mask_threshold} if masks else {}
+    limit = PROTOCOLS["lvis"][0]
+    if index.federated is not None and (config.max_det < limit or config.conf > LVIS_CONF):
+        log.warning(
+            "LVIS scores up to %d detections an image, the tail's among them; got max_det=%d conf=%g, usual are "
+            "max_det=300 conf=%g",
+            *(limit, config.max_det, config.conf, LVIS_CONF),
+        )
+    return DetectionEvaluator(index, engine=config.engine, **options)

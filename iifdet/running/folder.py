@@ -1,0 +1,29 @@
+"""The folder of a run and the lock on it, for one process or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+from iifdet.distributed import World
+from iifdet.errors import InputError
+from iifdet.rundir import Onlooker, RunDir
+
+
+def open_run(world: World, make: Callable[[], RunDir]) -> tuple[RunDir, AbstractContextManager[Any]]:
+    """A run folder and the lock on it: held by the main process, which alone writes there; the others may read."""
+    lock = ExitStack()
+
+    def hold() -> Path:
+        run = make()
+        lock.enter_context(run.lock())
+        return run.path
+
+    path = world.on_main(hold)
+    if not world.is_main and not path.is_dir():
+        raise InputError(
+            f"project: expected a folder that all machines see, got {path.absolute()}; choose a shared one"
+        )
+    return (RunDir if world.is_main else Onlooker)(path), lock

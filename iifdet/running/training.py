@@ -1,0 +1,147 @@
+"""``train``: a run from its keys, or from where an interrupted one stopped."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iifdet import build, distributed
+from iifdet.checkpoint import read_checkpoint
+from iifdet.config import TrainConfig, validate
+from iifdet.distributed import World
+from iifdet.errors import InputError
+from iifdet.evaluation import EVALUATORS
+from iifdet.models import MODELS
+from iifdet.rundir import RunDir
+from iifdet.running.beginning import announce, draw_training_data, watchers
+from iifdet.running.folder import open_run
+from iifdet.running.results import RunResult
+from iifdet.running.watching import Validation
+from iifdet.training import Callback, fit, processes_of
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("iifdet")
+
+
+def run_training(
+    cfg: TrainConfig,
+    device: torch.device,
+    world: World,
+    content: dict[str, Any] | None,
+    run: RunDir | None,
+    callbacks: Sequence[Callback],
+    from_previous: bool = False,
+) -> RunResult:
+    # 1. Everything that can be refused is refused before a folder is made.
+    build.check_batch(cfg, world)
+    task = build.task_of_model(cfg.model)
+    with world.one_a_machine_first():
+        index, val_index = (build.build_index(cfg, split, task) for split in ("train", "val"))
+    if index.names != val_index.names:
+        raise InputError("data: expected the same class names in train and val, got different ones")
+    if content is not None and content["names"] != index.names:
+        raise InputError(f"data: expected the run's {len(content['names'])} classes, got others in {cfg.data}")
+    if cfg.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("tensorboard: expected the package, got none; pip install iifdet[log]")
+    _refuse_other_data(index, val_index, world)
+    with world.one_a_machine_first():
+        model = build.build_model(cfg, index, fill=content is None)
+    model = build.synchronise_batch_norms(cfg, model.to(device), device, world)
+    state = build.build_state(cfg, model, device)
+    cfg = build.settle_batch(cfg, state, device, world)
+    if content is None:
+        world.own_generators(cfg.seed)
+    else:
+        state.load_state_dict(content, world.rank)
+    state.wrapped = world.wrap(model, device, cfg.accumulate)
+    batches = build.build_train_batches(cfg, index, device, task, model.wants_masks, world)
+    val_batches = build.build_val_batches(cfg, cfg, val_index, task, cfg.cache, world)
+    evaluator = build.build_evaluator(cfg, val_index, task, model.wants_masks)
+    # 2. The folder.
+    run, lock = open_run(world, lambda: run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok))
+    with lock, build.ending_workers(batches, val_batches), build.deterministic(cfg.deterministic):
+        run.sweep()
+        if content is None:
+            run.clear()  # of an earlier run under exist_ok
+        if from_previous:  # it is the last one now, or the next save would push it out and keep a damaged file
+            run.promote_previous()
+        recipe = cfg.model_dump(mode="json")
+        run.write_yaml("args.yaml", recipe)
+        run.write_environment()
+        announce(cfg, run, index, model, task)
+        if cfg.plots and world.is_main:
+            draw_training_data(cfg, run, index, model.counts, batches, task)
+        # 3. The loop.
+        watcher = Validation(cfg, run, model, task, val_batches, evaluator, device, world)
+        hooks = watchers(cfg, run, callbacks, world)
+        try:
+            fit(
+                state,
+                batches,
+                build.build_schedule(cfg),
+                build.fit_options(cfg, device, world),
+                run,
+                watcher,
+                recipe,
+                hooks,
+            )
+        finally:
+            for hook in hooks:
+                getattr(hook, "close", lambda: None)()
+        # 4. What is left behind: figures of the last epoch, which last.pt holds.
+        metrics = watcher.leave(state)
+        if cfg.plots and world.is_main:
+            from iifdet import pictures, plots
+
+            pictures.quietly(plots.plot_results, state.rows, run.path / "results.png")
+    log.info("results in %s", run.path)
+    return RunResult(run.path, metrics, watcher.summary)
+
+
+def _refuse_other_data(index: Any, val_index: Any, world: World) -> None:
+    """Refuse machines with different data: each would train and count something else."""
+    if world.size > 1 and len(set(world.share((index.digest(), val_index.digest())))) > 1:
+        raise InputError("data: expected the same annotations on all machines, got different ones; copy them anew")
+
+
+def resume_run(where: str, keys: dict[str, Any], callbacks: Sequence[Callback]) -> RunResult:
+    """Go on with a run from its last.pt, with the keys it was started with."""
+    path = Path(where)
+    last = path / "weights" / "last.pt" if path.is_dir() else path
+    content = read_checkpoint(last, "resume")
+    if not content["training"]:
+        raise InputError(f"resume: expected a run's last.pt, got {last}, which holds no optimizer state")
+    changed = {k: v for k, v in keys.items() if content["recipe"].get(k) != v and k not in ("device", "workers")}
+    if changed:
+        raise InputError(f"resume: expected no other keys than device and workers, got {', '.join(changed)}")
+    run = RunDir(last.parent.parent)
+    metrics = run.path / "metrics.json"  # written last: without it there is still something to do
+    if content["training"]["finished"] and metrics.is_file():
+        log.info("%s is finished (%d epochs); nothing to do", run.path, content["training"]["epoch"])
+        figures = json.loads(metrics.read_text())
+        return RunResult(run.path, figures, summary_of(content["model"], figures))
+    cfg = validate(TrainConfig, {**content["recipe"], **keys})
+    device = build.pick_device(cfg.device, distributed.launched())
+    with distributed.joined(device) as world:
+        _check_processes(content, world)
+        return run_training(cfg, device, world, content, run, callbacks, from_previous=last == run.previous)
+
+
+def _check_processes(content: dict[str, Any], world: World) -> None:
+    """Refuse to go on with another number of processes: their batches and generators would be others."""
+    before = processes_of(content["training"])
+    if before != world.size:
+        how = f"torchrun --nproc-per-node={before} -m iifdet train resume=…" if before > 1 else "iifdet train resume=…"
+        raise InputError(
+            f"resume: expected {before} processes, as the run had when it was saved, got {world.size}; go on with {how}"
+        )
+
+
+def summary_of(spec: dict[str, Any], metrics: dict[str, Any]) -> dict[str, float | None]:
+    return EVALUATORS[MODELS[spec["name"]].task].summary(metrics)

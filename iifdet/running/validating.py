@@ -1,0 +1,74 @@
+"""``val``: one model over one split."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from iifdet import build
+from iifdet.config import ValConfig, WeightKeys
+from iifdet.distributed import World
+from iifdet.errors import InputError
+from iifdet.models import MODELS
+from iifdet.rundir import RunDir
+from iifdet.running.folder import open_run
+from iifdet.running.results import RunResult
+from iifdet.running.watching import Validation
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("iifdet")
+
+
+def run_val(cfg: ValConfig, task: str, device: torch.device, world: World) -> RunResult:
+    """Evaluate the model of ``weights`` on one split."""
+    with world.one_a_machine_first():
+        index = build.build_index(cfg, cfg.split, task)
+    model = _model_for_val(cfg, index)
+    build.settle_options(model, cfg)
+    build.check_exported(model, cfg)
+    if model.counts is None:
+        model.counts = build.training_counts(cfg, task)
+    if cfg.adjust is not None:
+        if cfg.adjust != "none" and model.counts is None:
+            raise InputError("adjust: expected training counts in the checkpoint or in data's train split, got none")
+        build.set_adjustment(model, cfg, cfg.adjust, model.counts, strategy="post_process")
+    batches = build.build_val_batches(cfg, cfg, index, task, world=world)
+    evaluator = build.build_evaluator(cfg, index, task, model.wants_masks)
+    run, lock = open_run(world, lambda: RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok))
+    with lock, build.ending_workers(batches):
+        run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
+        run.write_environment()
+        watcher = Validation(cfg, run, model.to(device).eval(), task, batches, evaluator, device, world)
+        watcher(model)
+        metrics = watcher.leave()
+    log.info("results in %s", run.path)
+    return RunResult(run.path, metrics, watcher.summary)
+
+
+def _model_for_val(cfg: ValConfig, index: Any) -> Any:
+    assert cfg.weights is not None
+    if build.is_foreign(cfg.weights):
+        if cfg.model is None:
+            raise InputError(
+                f"model: expected the architecture of {cfg.weights}, got none; give model=<{'|'.join(MODELS)}>"
+            )
+        return build.load_foreign_model(cfg.model, cfg.weights, index.names, cfg.model_args)
+    model = build.load_model(cfg.weights, cfg.trusted)
+    if list(model.names) != list(index.names):
+        raise InputError(
+            f"data: expected the checkpoint's {len(model.names)} classes ({', '.join(model.names[:3])}, …), "
+            f"got {len(index.names)} ({', '.join(index.names[:3])}, …); evaluate on the data it was trained for"
+        )
+    return model
+
+
+def keys_of_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a file's recipe says about how to look at images and how to choose detections."""
+    look = ("imgsz", "resize", "rect", "data", *WeightKeys.model_fields)
+    select = ("classes", "single_cls")  # not 'fraction': it is about training, and val split=train looks at all of it
+    choose = ("conf", "iou", "max_det", "nms", "multi_label", "mask_threshold", "group_limits")
+    keep = (*look, *select, *choose)
+    batch = {"batch": recipe["val_batch"]} if recipe.get("val_batch") else {}
+    return {k: v for k, v in recipe.items() if k in keep} | batch

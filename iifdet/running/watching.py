@@ -1,0 +1,97 @@
+"""Validation as a run needs it: whenever the loop asks, and once more for what the run leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from iifdet.config import TrainConfig, ValConfig
+from iifdet.distributed import World
+from iifdet.rundir import RunDir
+from iifdet.training import AMP_TYPES, averaged
+from iifdet.types import Batch
+from iifdet.validation import run_validation
+
+
+class Validation:
+    """Validates whenever the loop asks, and keeps the last result for what the run leaves behind.
+
+    Of several processes the main one scores and draws; the others are told the figures.
+    """
+
+    def __init__(
+        self,
+        cfg: TrainConfig | ValConfig,
+        run: RunDir,
+        model: Any,
+        task: str,
+        batches: Any,
+        evaluator: Any,
+        device: Any,
+        world: World,
+    ) -> None:
+        self.world = world
+        self.cfg, self.run, self.model, self.task = cfg, run, model, task
+        self.batches, self.evaluator, self.device = batches, evaluator, device
+        self.first: tuple[Any, Any] | None = None
+        self.metrics: dict[str, Any] = {}
+        self.summary: dict[str, float | None] = {}
+        self.result: Any = None
+
+    def __call__(self, model: Any) -> tuple[dict[str, Any], float]:
+        self.first = None
+        self.result = run_validation(
+            model, self.batches, self.evaluator, self.device, AMP_TYPES[self.cfg.amp], self._keep_first, self.world
+        )
+        scored = self.world.broadcast(self._score(model) if self.world.is_main else ({}, {}, 0.0))
+        self.metrics, self.summary, fitness = scored
+        return self.summary, fitness
+
+    def _score(self, model: Any) -> tuple[dict[str, Any], dict[str, float | None], float]:
+        weights = (model.adjust.scale if model.class_weight is None else model.class_weight).double().cpu()
+        metrics = self.result.metrics(model.counts, groups=self.cfg.group_limits, weights=weights)
+        metrics["class_activation"] = model.class_activation
+        return metrics, self.evaluator.summary(metrics), self.evaluator.fitness(self.result)
+
+    def _keep_first(self, batch: Any, outputs: Any) -> None:
+        if self.first is None and self.cfg.plots and self.world.is_main:
+            from iifdet import pictures
+
+            self.first = (batch, pictures.PICTURES[self.task].keep(outputs, self.model))
+
+    def leave(self, state: Any = None) -> dict[str, Any]:
+        """Write metrics.json, per_class.csv, predictions.json and the pictures of the last validation."""
+        if not self.metrics:  # a run that was resumed when nothing was left to do but this
+            with averaged(state) as model:
+                self(model)
+        if state is not None:
+            self.metrics["epochs"] = state.epoch
+            self.metrics["best"] = {"epoch": state.best_epoch, "fitness": state.best}
+        if self.world.is_main:
+            self._write()
+        return self.metrics
+
+    def _write(self) -> None:
+        self.run.write_json("metrics.json", self.metrics)
+        self.run.write_rows("per_class.csv", self.metrics["per_class"])
+        self.run.write_json("predictions.json", self.evaluator.predictions(), indent=None)
+        if self.cfg.plots:
+            self._draw()
+
+    def _draw(self) -> None:
+        from iifdet import pictures
+
+        folder, names = self.run.path, self.model.names
+        draw = pictures.PICTURES[self.task]
+        pictures.quietly(draw.result, folder, self.result, self.evaluator, self.model.counts, self.metrics)
+        pictures.quietly(draw.model, folder, self.model)
+        if self.first is not None:
+            batch, outputs = self.first
+            pictures.quietly(self._draw_labels, draw.batch, batch, folder / "val_batch0_labels.jpg")
+            pictures.quietly(draw.batch, batch, names, folder / "val_batch0_pred.jpg", outputs)
+
+    def _draw_labels(self, draw: Any, batch: Batch, path: Path) -> None:
+        """Masks are read again for this one picture: no batch brings them for nothing."""
+        if getattr(self.evaluator, "masks", False):
+            batch = self.batches.dataset.with_masks(batch)
+        draw(batch, self.model.names, path)
