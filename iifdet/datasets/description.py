@@ -47,13 +47,15 @@ __all__ = [
     "expand",
     "find_description",
     "parse_description",
+    "task_of",
 ]
 
+TASKS = ("detect", "classify")
 SPLITS = ("train", "val", "test")
 FORMATS = ("coco", "lvis", "yolo", "voc")
 #: Formats whose boxes are in one JSON file a split.
 JSON_FORMATS = ("coco", "lvis")
-KEYS = ("path", *SPLITS, "names", "nc", "format", "generate", "source", "layout")
+KEYS = ("task", "path", *SPLITS, "names", "nc", "format", "generate", "source", "layout")
 #: Keys of Ultralytics' and Roboflow's files that say nothing about boxes, or that name a download we do not make.
 IGNORED_KEYS = (
     "download",
@@ -108,7 +110,7 @@ def find_description(data: str | Path | Mapping[str, Any] | DataDescription) -> 
         return data
     if isinstance(data, Mapping):
         return parse_description(data, name="data", folder=Path.cwd())
-    return read_description(_find_file(data))
+    return read_description(find_file(data))
 
 
 def described_names(data: str | Path) -> list[str] | None:
@@ -117,13 +119,31 @@ def described_names(data: str | Path) -> list[str] | None:
     Raises:
         InputError: no description is found, or its names make no sense.
     """
-    file = _find_file(data)
-    content = _read(file)
-    names = _names(content["names"], file.stem) if content.get("names") is not None else None
+    file = find_file(data)
+    content = read_yaml(file)
+    names = parse_names(content["names"], file.stem) if content.get("names") is not None else None
     return _check_nc(content.get("nc"), names, _format(content, file.stem), file.stem)
 
 
-def _find_file(data: str | Path) -> Path:
+def task_of(data: str | Path | Mapping[str, Any]) -> str:
+    """What a data description is for: ``detect`` or ``classify``.
+
+    Raises:
+        InputError: no description is found, or its task is neither.
+    """
+    content = data if isinstance(data, Mapping) else read_yaml(find_file(data))
+    task = content.get("task", "detect")
+    if task not in TASKS:
+        raise InputError(f"data: task: expected one of {', '.join(TASKS)}, got {task!r}")
+    return str(task)
+
+
+def find_file(data: str | Path) -> Path:
+    """The YAML file that a user means by a path or by the name of one that comes with the package.
+
+    Raises:
+        InputError: there is none.
+    """
     file = Path(os.path.expanduser(data))
     if file.is_file():
         return file
@@ -136,10 +156,15 @@ def _find_file(data: str | Path) -> Path:
 
 def read_description(file: Path) -> DataDescription:
     """Read a data YAML; a relative ``path`` in it is relative to the file's own folder."""
-    return parse_description(_read(file), name=file.stem, folder=file.resolve().parent)
+    return parse_description(read_yaml(file), name=file.stem, folder=file.resolve().parent)
 
 
-def _read(file: Path) -> dict[Any, Any]:
+def read_yaml(file: Path) -> dict[Any, Any]:
+    """The keys of a YAML file.
+
+    Raises:
+        InputError: it cannot be read, or has no keys.
+    """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -154,10 +179,12 @@ def _read(file: Path) -> dict[Any, Any]:
 def parse_description(content: Mapping[Any, Any], *, name: str, folder: Path) -> DataDescription:
     """Check a description's keys and resolve its paths against ``folder``."""
     content = {key: value for key, value in content.items() if key not in IGNORED_KEYS and value is not None}
+    if task_of(content) != "detect":
+        raise InputError(f"{name}: expected data with boxes, got task: classify; choose a classifier, or other data")
     for key in content:
         if key not in KEYS:
             raise InputError(f"{name}: unknown key '{key}'{suggest(str(key), KEYS)}")
-    format_, hint = _format(content, name), _hint(content, name)
+    format_, hint = _format(content, name), next_step(content, name)
     try:
         root = resolve(text_of(content.get("path", "."), f"{name}: path"), folder, name)
     except InputError as error:
@@ -166,7 +193,7 @@ def parse_description(content: Mapping[Any, Any], *, name: str, folder: Path) ->
     if not given:
         raise InputError(f"{name}: expected a train, val or test key, got none; say where the images lie")
     splits = {key: _split(value, key, format_, root, name, hint) for key, value in given.items()}
-    names = _names(content["names"], name) if "names" in content else None
+    names = parse_names(content["names"], name) if "names" in content else None
     names = _check_nc(content.get("nc"), names, format_, name)
     generate = content.get("generate")
     if generate is not None and not isinstance(generate, dict):
@@ -184,7 +211,7 @@ def _split(value: Any, key: str, format_: str, root: Path, name: str, hint: str)
     return split
 
 
-def _hint(content: Mapping[Any, Any], where: str) -> str:
+def next_step(content: Mapping[Any, Any], where: str) -> str:
     """The next step for who does not have the data: ``source`` and ``layout`` on one line."""
     source, layout = (content.get(key) for key in ("source", "layout"))
     for key, value in (("source", source), ("layout", layout)):
@@ -197,7 +224,12 @@ def _hint(content: Mapping[Any, Any], where: str) -> str:
     return " and ".join(steps) or CHECK_PATH
 
 
-def _names(value: Any, where: str) -> list[str]:
+def parse_names(value: Any, where: str) -> list[str]:
+    """Class names from a list, or from label -> name.
+
+    Raises:
+        InputError: something else, or a name twice.
+    """
     if isinstance(value, dict):
         # Quoted keys are numbers all the same, as for Ultralytics: {'0': car}.
         value = {int(k) if isinstance(k, str) and k.isdecimal() else k: name for k, name in value.items()}

@@ -102,7 +102,7 @@ class DatasetIndex:
 
         Problems stay with the full index.
         """
-        rows = _row_numbers(rows, len(self))
+        rows = row_numbers(rows, len(self))
         starts, lengths = self.offsets[rows], np.diff(self.offsets)[rows]
         ends = np.cumsum(lengths)
         take = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
@@ -166,7 +166,8 @@ class DatasetIndex:
         return state.hexdigest()
 
 
-def _row_numbers(rows: Iterable[int] | NDArray[Any], length: int) -> NDArray[np.int64]:
+def row_numbers(rows: Iterable[int] | NDArray[Any], length: int) -> NDArray[np.int64]:
+    """Row numbers without repeats, or an (N,) bool mask, as int64 row numbers."""
     rows = np.asarray(list(rows) if not isinstance(rows, np.ndarray) else rows)
     if rows.dtype == bool:
         if rows.shape != (length,):

@@ -29,10 +29,7 @@ def choose_classes(index: DatasetIndex, classes: Sequence[int | str] | int | str
     Raises:
         InputError: none given, or one that the index does not have.
     """
-    classes = [classes] if isinstance(classes, int | str) else classes
-    if not len(classes):
-        raise InputError("classes: expected numbers or names of classes, got an empty list")
-    kept = np.array(sorted({_label(value, index.names) for value in classes}), dtype=np.int64)
+    kept = class_numbers(classes, index.names)
     new = np.full(len(index.names), -1, dtype=np.int64)  # old label -> new label
     new[kept] = np.arange(len(kept))
     boxes = np.flatnonzero(new[index.labels] >= 0)
@@ -49,6 +46,18 @@ def choose_classes(index: DatasetIndex, classes: Sequence[int | str] | int | str
         segments=None if index.segments is None else index.segments.select(boxes),
         federated=None if index.federated is None else index.federated.choose(kept),
     )
+
+
+def class_numbers(classes: Sequence[int | str] | int | str, names: list[str]) -> NDArray[np.int64]:
+    """Labels of classes that are given by number or name, or of one, ascending.
+
+    Raises:
+        InputError: none given, or one that is not among ``names``.
+    """
+    classes = [classes] if isinstance(classes, int | str) else classes
+    if not len(classes):
+        raise InputError("classes: expected numbers or names of classes, got an empty list")
+    return np.array(sorted({_label(value, names) for value in classes}), dtype=np.int64)
 
 
 def merge_classes(index: DatasetIndex) -> DatasetIndex:

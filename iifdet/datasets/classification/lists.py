@@ -1,0 +1,86 @@
+"""List files, ``path label`` a line, as ImageNet-LT and Places-LT are published."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from iifdet.datasets.classification.description import ClassDescription
+from iifdet.datasets.classification.index import ClassIndex, StoredImages
+from iifdet.datasets.classification.stored import check_images, inside
+from iifdet.datasets.classification.stores import Store, open_store, read_text
+from iifdet.errors import InputError
+
+_MOST_CLASSES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The lines of one list: (path, label) each."""
+
+    files: list[str]
+    labels: list[int]
+
+
+def read_lists(description: ClassDescription, split: str) -> ClassIndex:
+    """One split of list files.
+
+    Labels are numbers from 0. With ``order: frequency`` class 0 is the one with the most training images, whatever the
+    files number it. Names, where the description gives none, are those of the images' folders where each class has one
+    of its own in the train list (ImageNet's ``n01440764``), else the files' numbers.
+
+    Raises:
+        InputError: a list cannot be read, a line is not ``path label``, a label is outside, an image is missing.
+    """
+    store = open_store(description.root, description.hint)
+    own = _read(store, description, split)
+    train = own if split == "train" or "train" not in description.splits else _read(store, description, "train")
+    classes = max([*train.labels, -1]) + 1
+    if description.names is not None:
+        classes = len(description.names)
+    outside = next((row for row, label in enumerate(own.labels) if label >= classes), None)
+    if outside is not None:
+        raise InputError(
+            f"{description.name} {split}: expected labels 0…{classes - 1}, got {own.labels[outside]} for "
+            f"{own.files[outside]}; correct the list" + (" or names" if description.names is not None else "")
+        )
+    names = description.names or _folder_names(train, classes)
+    labels = np.array(own.labels, dtype=np.int64)
+    if description.order == "frequency":
+        counts = np.bincount(train.labels, minlength=classes)[:classes]
+        order = np.argsort(-counts, kind="stable")  # new label -> the file's
+        names = [names[c] for c in order.tolist()]
+        labels = np.argsort(order, kind="stable")[labels]
+    check_images(store, own.files, description, split)
+    return ClassIndex.of(names, StoredImages(store, own.files), labels, str(description.root))
+
+
+def _read(store: Store, description: ClassDescription, split: str) -> Listed:
+    place = description.split(split)
+    assert place.labels is not None
+    text = read_text(store, place.labels, f"{description.name} {split}", description.hint)
+    files, labels = [], []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{place.labels}:{number}"
+        path, _, label = line.strip().rpartition(" ")
+        if not path.strip() or not (label.isascii() and label.isdecimal()) or int(label) >= _MOST_CLASSES:
+            raise InputError(f"{where}: expected 'path label' with a label from 0, got {line.strip()[:80]!r}")
+        files.append(inside(path.strip(), place.images, where))
+        labels.append(int(label))
+    if not files:
+        raise InputError(f"{description.name} {split}: expected lines 'path label' in {place.labels}, found none")
+    return Listed(files, labels)
+
+
+def _folder_names(train: Listed, classes: int) -> list[str]:
+    """Names of the folders, where every class has exactly one and no two share it; else numbers."""
+    pairs = {(label, PurePosixPath(file).parent.name) for file, label in zip(train.files, train.labels, strict=True)}
+    labels, folders = Counter(label for label, _ in pairs), Counter(folder for _, folder in pairs)
+    if len(pairs) == len(labels) == len(folders) == classes:
+        return [folder for _, folder in sorted(pairs)]
+    return [str(label) for label in range(classes)]
