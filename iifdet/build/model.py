@@ -175,7 +175,7 @@ def task_of_model(name: str | None) -> str:
     return MODELS[name].task if name in MODELS else "detect"
 
 
-def settle_options(model: Any, config: DetectionKeys) -> None:
+def settle_options(model: Any, config: BaseModel) -> None:
     """Tell a detector how to choose detections; other models choose nothing."""
     if isinstance(model, Detector):
         model.options = postprocess_options(config, model.options)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from iifdet.detectors import Detector, PostprocessOptions
-from iifdet.detectors.base import ClassifierRows
 from iifdet.detectors.batching import image_size
 from iifdet.detectors.postprocess import select
 from iifdet.errors import InputError
 from iifdet.exporting.card import Card
 from iifdet.exporting.graph import quiet
+from iifdet.longtail import ClassifierRows
 from iifdet.types import Detection, Target
 
 ONNX, TORCH = ".onnx", ".pt2"
