@@ -12,6 +12,7 @@ import pytest
 import iifdet
 from iifdet.cli import main
 from iifdet.config import StatsConfig, TrainConfig, resolve
+from iifdet.datasets import hold_out, load_index
 from iifdet.errors import InputError
 
 Keys = Callable[..., dict[str, Any]]
@@ -110,3 +111,18 @@ def test_data_that_are_not_there_end_in_one_line_that_says_where_they_are(
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and "; get it from http" in err and " and lay it out as " in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_with_a_holdout_a_run_validates_on_training_images_that_it_does_not_train_on(
+    tiny_keys: Keys, tmp_path: Path
+) -> None:
+    keys = tiny_keys(tmp_path, epochs=1, holdout=0.25)
+    run = iifdet.train(**keys)
+    both = load_index(keys["data"], "train")
+    rest, held = hold_out(both, 0.25)
+    assert (len(rest), run.metrics["images"]) == (len(both) - len(held), len(held))
+    assert run.metrics["data_digest"] == held.digest()
+    last = run.folder / "weights" / "last.pt"
+    assert iifdet.load(last).counts.images.tolist() == rest.counts().images.tolist()
+    val = iifdet.val(weights=str(last), project=str(tmp_path), name="val", plots=False, workers=0)
+    assert val.metrics["images"] == 12, "val looks at the data's own val split"

@@ -23,7 +23,7 @@ def evaluated_index(settings: dict[str, Any], data: str | None = None) -> Datase
     Raises:
         InputError: the data cannot be read.
     """
-    keys = ("data", "max_bad", "fraction", "classes", "single_cls", "cache_index", "seed")
+    keys = ("data", "max_bad", "fraction", "classes", "single_cls", "holdout", "cache_index", "seed")
     known = {key: settings[key] for key in keys if key in settings} | ({} if data is None else {"data": data})
     return build_index(validate(DataKeys, known), settings.get("split", "val"))
 

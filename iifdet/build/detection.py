@@ -17,6 +17,7 @@ from iifdet.datasets import (
     DetectionDataset,
     EvalTransform,
     Mixing,
+    hold_out,
     load_index,
     make_loader,
 )
@@ -32,8 +33,14 @@ LVIS_CONF = 0.001
 
 
 def detection_index(config: DataKeys, split: str) -> DatasetIndex:
-    """The index of a split; a training split without a single box is refused."""
-    index = load_index(config.data, split, max_bad=config.max_bad, **_selection(config))
+    """The index of a split; a training split without a single box is refused.
+
+    With ``holdout`` the splits train and val are two parts of the training images.
+    """
+    parts = bool(config.holdout) and split in ("train", "val")
+    index = load_index(config.data, "train" if parts else split, max_bad=config.max_bad, **_selection(config))
+    if parts:
+        index = hold_out(index, config.holdout, config.seed)[split == "val"]
     if split == "train" and not len(index.labels):
         which = "its labels" if config.classes is None else "its labels and the key 'classes'"
         raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check {which}")

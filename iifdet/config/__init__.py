@@ -80,6 +80,7 @@ class DataKeys(BaseModel):
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the training images, drawn by strata and seed
     classes: Classes = None  # keep only these, by number or name; None keeps all
     single_cls: bool = False  # one class of all
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the training images that is val instead
     allow_outside: bool = False  # annotation files and lists may name files outside the data set's folders
     cache_index: bool = True  # keep what was read of the data on disk, for the next run
     project: str | None = None

@@ -14,6 +14,7 @@ from iifdet.datasets.resizing import RESIZES, letterbox, squash
 from iifdet.datasets.samplers import EpochSampler, SampleKey
 from iifdet.datasets.sampling import SAMPLING, repeat_factors
 from iifdet.datasets.segments import Segments
+from iifdet.datasets.select import hold_out
 from iifdet.datasets.ssd import SSDTransform
 from iifdet.datasets.transforms import EvalTransform, TrainTransform, Transformed, sample_seed
 
@@ -50,6 +51,7 @@ __all__ = [
     "collate",
     "described_names",
     "find_description",
+    "hold_out",
     "letterbox",
     "load_index",
     "make_loader",

@@ -1,4 +1,4 @@
-"""Parts of an index: a share of its images, some of its classes, or one class made of all."""
+"""Parts of an index: a share of its images, a share held out, some of its classes, or one class made of all."""
 
 from __future__ import annotations
 
@@ -94,6 +94,54 @@ def take_fraction(index: DatasetIndex, fraction: float, seed: int = 0) -> Datase
         raise InputError(f"fraction: expected a share above 0 and up to 1, got {fraction}")
     count = max(1, round(fraction * len(index)))
     return index.select(np.sort(_order(index, seed)[:count]))
+
+
+def hold_out(index: DatasetIndex, share: float, seed: int = 0) -> tuple[DatasetIndex, DatasetIndex]:
+    """Split the images into those to train on and those held out, so that every class can be on both sides.
+
+    Class by class, rarest first (as in iterative stratification, Sechidis et al. 2011), images are drawn until their
+    share of the class's images is held out, at least one; an image stays where it is the last of a class to train on.
+    A class with one image is therefore trained on and not held out. Images without boxes are shared last. Because every
+    class gives at least one, a long tail makes the held-out part somewhat larger than ``share``.
+
+    Args:
+        index: what a reader gave.
+        share: of the images, in (0, 1).
+        seed: of the draw.
+
+    Returns:
+        The rest, and what is held out; images in their old order.
+
+    Raises:
+        InputError: share is not in (0, 1), or one side would be empty.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"holdout: expected a share above 0 and below 1, got {share}")
+    held = _held_out(index, share, seed)
+    if not held.any() or held.all():
+        raise InputError(f"holdout: expected enough images to hold {share:.0%} out, got {len(index)}; raise the share")
+    return index.select(~held), index.select(held)
+
+
+def _held_out(index: DatasetIndex, share: float, seed: int) -> NDArray[np.bool_]:
+    """(N,) whether an image is held out."""
+    turn = np.random.default_rng(seed).permutation(len(index))
+    pairs = np.unique(np.stack((index.box_image, index.labels)), axis=1)  # (2, P) image, class
+    left = np.bincount(pairs[1], minlength=len(index.names))  # images of each class to train on
+    held = np.zeros(len(index), dtype=bool)
+    for label in np.argsort(left, kind="stable").tolist():
+        images = pairs[0, pairs[1] == label]
+        wanted = max(1, round(share * len(images))) - int(held[images].sum())
+        for image in images[np.argsort(turn[images])].tolist():
+            own = np.unique(index.labels[index.boxes_of(image)])
+            if wanted < 1:
+                break
+            if not held[image] and (left[own] > 1).all():
+                held[image], wanted = True, wanted - 1
+                left[own] -= 1
+    empty = np.setdiff1d(np.arange(len(index)), index.box_image)
+    held[empty[np.argsort(turn[empty])][: round(share * len(empty))]] = True
+    return held
 
 
 def _label(value: int | str, names: list[str]) -> int:

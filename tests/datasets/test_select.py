@@ -1,4 +1,4 @@
-"""fraction, classes and single_cls: what is kept, what it is called, and that the evaluator still understands it."""
+"""fraction, holdout, classes and single_cls: what is kept, its names, and that the evaluator still understands it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iifdet.datasets import DatasetIndex, load_index
-from iifdet.datasets.select import choose_classes, merge_classes, take_fraction
+from iifdet.datasets.select import choose_classes, hold_out, merge_classes, take_fraction
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS
 
@@ -195,3 +195,55 @@ def test_perfect_detections_of_a_selection_score_one(long_tail: DatasetIndex, ch
     assert np.allclose(result.ap[present], 1) and np.isnan(result.ap[~present]).all()
     assert {p["category_id"] for p in evaluator.predictions()} == set(index.category_ids[present].tolist())
     assert Path(index.files[0]).name.endswith(".jpg")
+
+
+# -- holdout -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_holdout_has_every_class_on_both_sides_where_it_has_two_images(
+    long_tail: DatasetIndex, share: float, seed: int
+) -> None:
+    rest, held = hold_out(long_tail, share, seed)
+    assert_sound(rest), assert_sound(held)
+    before, trained, tested = (i.counts().images.numpy() for i in (long_tail, rest, held))
+    assert (trained + tested == before).all()
+    assert sorted([*rest.files, *held.files]) == sorted(long_tail.files) and not set(rest.files) & set(held.files)
+    assert (trained[before > 0] > 0).all() and (tested[before > 1] > 0).all()
+    assert tested[before == 1].sum() == 0
+    large = before >= 100
+    assert tested[large] / before[large] == pytest.approx(share, abs=0.05)
+    empty = len(held) - len(np.unique(held.box_image))
+    assert empty == round(share * 100)
+
+
+def test_a_holdout_is_the_same_for_the_same_seed_and_another_for_another(long_tail: DatasetIndex) -> None:
+    first, again, other = (hold_out(long_tail, 0.1, seed)[1].files for seed in (3, 3, 4))
+    assert first == again != other
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    classes=st.lists(st.sets(st.integers(0, 29), max_size=12).map(sorted), min_size=1, max_size=6),
+    share=st.floats(0.02, 0.98),
+)
+def test_no_class_ever_loses_its_last_training_image_to_the_holdout(classes: list[list[int]], share: float) -> None:
+    index = make_index(classes, images=30)
+    try:
+        rest, held = hold_out(index, share)
+    except InputError:
+        return
+    assert ((rest.counts().images > 0) == (index.counts().images > 0)).all()
+    assert len(rest) + len(held) == 30
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5])
+def test_a_holdout_of_nothing_or_all_is_refused(long_tail: DatasetIndex, share: float) -> None:
+    with pytest.raises(InputError, match=r"^holdout: expected a share above 0 and below 1"):
+        hold_out(long_tail, share)
+
+
+def test_a_holdout_that_stays_empty_is_refused() -> None:
+    with pytest.raises(InputError, match="expected enough images"):
+        hold_out(make_index([[0], [1]], images=2), 0.1)
