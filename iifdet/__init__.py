@@ -1,7 +1,7 @@
 """iifdet: object detection on class-imbalanced data with Inverse Image Frequency.
 
-``iifdet.train(...)``, ``.val``, ``.predict``, ``.cam``, ``.export``, ``.stats``, ``.check``, ``.compare`` take the same
-keys as the command line; ``iifdet.load(path)`` gives the model of a checkpoint. Nothing heavy is imported before one of
+``iifdet.train(...)``, ``.val``, ``.predict``, ``.tune``, ``.cam``, ``.export``, ``.stats``, ``.check``, ``.compare`` take the
+same keys as the command line; ``iifdet.load(path)`` gives the model of a checkpoint. Nothing heavy is imported before one of
 them is used.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["cam", "check", "compare", "export", "load", "predict", "stats", "train", "val"]
+__all__ = ["cam", "check", "compare", "export", "load", "predict", "stats", "train", "tune", "val"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from iifdet.config.comparison import CompareConfig
 from iifdet.config.explaining import CamConfig
 from iifdet.config.exporting import ExportConfig
 from iifdet.config.prediction import PredictConfig
+from iifdet.config.tuning import TuneConfig
 from iifdet.errors import InputError
 from iifdet.explaining import CamResult
 from iifdet.exporting import ExportResult
@@ -31,6 +32,7 @@ from iifdet.prediction import PredictionSummary, Result
 from iifdet.rundir import RunDir
 from iifdet.running import RunResult, keys_of_recipe, resume_run, run_training, run_val
 from iifdet.training import Callback
+from iifdet.tuning import StudyResult, run_study
 
 if TYPE_CHECKING:
     from iifdet.detectors import Detector
@@ -143,6 +145,21 @@ def export(model: Detector | None = None, **keys: Any) -> ExportResult:
         InputError: bad keys or weights, a model that cannot be exported, a package that is missing.
     """
     return build.build_export(keys, model).run()
+
+
+# -- tune --------------------------------------------------------------------------------------------------------------
+
+
+def tune(**keys: Any) -> StudyResult:
+    """Search keys of ``train`` by trials, or the adjustment of a finished model (``post_process=true``).
+
+    In a script this needs ``if __name__ == "__main__":`` around it, since trials are processes of their own.
+
+    Raises:
+        InputError: bad keys, space, objective, data or storage, before anything is trained.
+        KeyboardInterrupt: on Ctrl-C, with the running trials back in the queue.
+    """
+    return run_study(build.build_study(keys, train))
 
 
 # -- stats, check, compare ---------------------------------------------------------------------------------------------
@@ -262,6 +279,7 @@ VERBS = {
     "train": train,
     "val": val,
     "predict": predict_to_folder,
+    "tune": tune,
     "cam": cam,
     "export": export,
     "stats": stats,
@@ -272,6 +290,7 @@ CONFIGS: dict[str, type[Any]] = {
     "train": config.TrainConfig,
     "val": config.ValConfig,
     "predict": PredictConfig,
+    "tune": TuneConfig,
     "cam": CamConfig,
     "export": ExportConfig,
     "stats": config.StatsConfig,

@@ -14,11 +14,17 @@ VERBS = {
     "train": "train a detector, validate it each epoch        iifdet train model=yolov3-nano data=demo adjust=iif",
     "val": "evaluate a checkpoint                            iifdet val weights=runs/train/x/weights/last.pt",
     "predict": "detect in images, videos, a camera               iifdet predict weights=last.pt source=photos",
+    "tune": "search keys by trials                            iifdet tune space=optimizer data=demo trials=30",
     "cam": "what a score rests on, as pictures               iifdet cam weights=a.pt,b.pt source=photo.jpg",
     "export": "a graph that runs without iifdet (ONNX, .pt2)    iifdet export weights=last.pt format=onnx",
     "stats": "class counts, imbalance and weight curves        iifdet stats data=demo",
     "check": "everything wrong in a data set                   iifdet check data=demo",
     "compare": "runs side by side, with the tail                 iifdet compare runs/train/a runs/train/b",
+}
+#: What is left after Ctrl-C, where it is not a run to resume.
+INTERRUPTED = {
+    "predict": "what was found so far is kept",
+    "tune": "trials that ran are back in the queue; the same command with study=<its name> goes on",
 }
 #: Verbs whose work several processes share.
 SHARED = ("train", "val")
@@ -37,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt:
-        kept = "what was found so far is kept" if words[:1] == ["predict"] else ""
-        _say(f"interrupted; {kept or 'resume=<run folder> goes on from the last checkpoint'}")
+        _say(f"interrupted; {INTERRUPTED.get(words[0], 'resume=<run folder> goes on from the last checkpoint')}")
         return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
@@ -105,6 +110,9 @@ def _run(words: list[str]) -> int:
     if verb == "export":
         print(result.describe())
         return 0
+    if verb == "tune":
+        result.print()
+        return 0 if result.succeeded else 1
     if verb == "check":
         result.print(limit=None if keys.get("verbose") else int(keys.get("limit", known["limit"].default)))
         return 2 if result.errors else 0

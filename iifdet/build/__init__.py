@@ -35,6 +35,7 @@ from iifdet.build.model import (
     task_of_model,
 )
 from iifdet.build.predictor import build_prediction
+from iifdet.build.tuning import build_study
 
 __all__ = [
     "EpochBatches",
@@ -47,6 +48,7 @@ __all__ = [
     "build_prediction",
     "build_schedule",
     "build_state",
+    "build_study",
     "build_train_batches",
     "build_val_batches",
     "check_batch",

@@ -200,6 +200,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     copy_paste: Share = 0.0  # pastes objects of rare classes
     cache: Literal[False, "ram", "disk"] = False
     tensorboard: bool = False
+    tuned: Options = {}  # where tuned values come from: `tune` writes it into its recipes, and runs carry it along
 
 
 class ValConfig(DataKeys, WeightKeys, InferenceKeys):

@@ -126,14 +126,14 @@ class AdjustedModel(nn.Module):
         """
         if self.adjust.folded:
             raise RuntimeError("this model was folded: its rows carry an adjustment; load the unfolded checkpoint")
-        missing = self._why_no_background()
+        missing = self.why_no_background()
         if center == "bg" and missing:
             raise ValueError(f"center: {missing}; use 'none' or 'mean'")
         if (bg_scale, bg_shift) != (1.0, 0.0) and missing:
             raise ValueError(f"bg_scale, bg_shift: {missing}; leave them at 1 and 0")
         self.adjust.set(scale, shift, when=when, center=center, bg_scale=bg_scale, bg_shift=bg_shift)
 
-    def _why_no_background(self) -> str:
+    def why_no_background(self) -> str:
         """What to say about a background logit that means nothing; empty where there is one that does."""
         if not self.has_background:
             return f"{type(self).__name__} has no background logit"

@@ -7,6 +7,7 @@ from iifdet.plots.confusion import plot_confusion
 from iifdet.plots.curves import plot_pr_curve, plot_reliability
 from iifdet.plots.norms import plot_weight_norms
 from iifdet.plots.results import plot_results
+from iifdet.plots.study import plot_study
 from iifdet.plots.tail import plot_tail
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "plot_reliabilities",
     "plot_reliability",
     "plot_results",
+    "plot_study",
     "plot_tail",
     "plot_weight_curves",
     "plot_weight_norms",

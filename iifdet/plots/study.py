@@ -1,0 +1,72 @@
+"""Pictures of a study, by Optuna's matplotlib backend."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iifdet.plots.figure import save
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+log = logging.getLogger("iifdet")
+
+
+def plot_study(study: Study, folder: Path, objectives: Sequence[str]) -> list[Path]:
+    """Draw history, importance, slices and parallel coordinates of each objective, and the Pareto front of several.
+
+    A picture that the trials do not suffice for is left out with a log line.
+
+    Args:
+        study: with at least one complete trial.
+        folder: where history.png, importance.png, slice.png, parallel.png and pareto.png go; with several objectives
+            ``-2``, ``-3``, … is added from the second on.
+        objectives: their names.
+
+    Returns:
+        The files, in this order.
+    """
+    import matplotlib
+    from optuna.visualization import matplotlib as draw
+
+    kinds: dict[str, Callable[..., Any]] = {
+        "history": draw.plot_optimization_history,
+        "importance": draw.plot_param_importances,
+        "slice": draw.plot_slice,
+        "parallel": draw.plot_parallel_coordinate,
+    }
+    drawn = []
+    with matplotlib.rc_context({"backend": "agg"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i, name in enumerate(objectives):
+            target: dict[str, Any] = {"target_name": name}
+            if len(objectives) > 1:
+                target["target"] = lambda trial, i=i: trial.values[i]
+            for kind, plot in kinds.items():
+                path = folder / f"{kind}{f'-{i + 1}' if i else ''}.png"
+                drawn += _draw(path, plot, study, **target)
+        if len(objectives) in (2, 3):
+            drawn += _draw(folder / "pareto.png", draw.plot_pareto_front, study, target_names=list(objectives))
+    return drawn
+
+
+def _draw(path: Path, plot: Callable[..., Any], *args: Any, **options: Any) -> list[Path]:
+    from matplotlib import pyplot
+
+    others = set(pyplot.get_fignums())
+    try:
+        axes = plot(*args, **options)
+        figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
+        figure.set_layout_engine("tight")
+        save(figure, path)
+    except Exception as error:
+        log.warning("%s was not drawn: %s", path.name, " ".join(str(error).split())[:200])
+        return []
+    finally:
+        for number in set(pyplot.get_fignums()) - others:
+            pyplot.close(number)
+    return [path]
