@@ -159,7 +159,8 @@ def tune(**keys: Any) -> StudyResult:
         InputError: bad keys, space, objective, data or storage, before anything is trained.
         KeyboardInterrupt: on Ctrl-C, with the running trials back in the queue.
     """
-    return run_study(build.build_study(keys, train))
+    plan = build.build_adjustment_study(keys) if keys.get("post_process") else build.build_study(keys, train)
+    return run_study(plan)
 
 
 # -- stats, check, compare ---------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The only wiring: Config -> data, counts, model, optimizer, evaluator."""
 
 from iifdet.build.adjustment import class_weights, set_adjustment
+from iifdet.build.adjustment_study import build_adjustment_study
 from iifdet.build.batch import check_batch, settle_batch
 from iifdet.build.batches import EpochBatches, ending_workers
 from iifdet.build.comparison import classifier_norms, evaluated_index
@@ -39,6 +40,7 @@ from iifdet.build.tuning import build_study
 
 __all__ = [
     "EpochBatches",
+    "build_adjustment_study",
     "build_cam",
     "build_evaluator",
     "build_export",

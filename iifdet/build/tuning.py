@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from iifdet.build.data import build_evaluator, build_index
 from iifdet.build.loop import pick_device
-from iifdet.config import TrainConfig, resolve
+from iifdet.config import InferenceKeys, TrainConfig, resolve
 from iifdet.config.tuning import (
     OWN,
     StudyKeys,
@@ -24,6 +25,7 @@ from iifdet.config.tuning import (
 from iifdet.datasets import DatasetIndex
 from iifdet.detectors import Detector
 from iifdet.errors import InputError
+from iifdet.longtail import ClassCounts
 from iifdet.models import MODELS, create_model
 from iifdet.tuning import (
     Found,
@@ -37,6 +39,7 @@ from iifdet.tuning import (
     check_objectives,
     describe_storage,
     flatten,
+    fork_server,
     open_folder,
     open_storage,
 )
@@ -64,11 +67,11 @@ def build_study(keys: Mapping[str, Any], train: Callable[..., Any]) -> StudyPlan
     space, content = read_space(study.space)
     check_space(space, base)
     config = resolve(TrainConfig, {**base, **space.fixed, "holdout": share})
-    space = fit_space(space, _build_edges(config, space))
+    space = fit_space(space, _build_edges(config, {**base, **space.fixed}, space))
     pruner = choose_pruner(study, space, objectives)
     slots = build_slots(study)
     index, val_index = build_index(config, "train"), build_index(config, "val")
-    check_objectives(objectives, flatten(blank_metrics(config, index, val_index)))
+    check_objectives(objectives, flatten(blank_metrics(config, index.counts(), val_index, MODELS[config.model].task)))
     about = describe(study, base, content, objectives)
     tuned_on = "val" if not share else f"{len(val_index)} training images held out ({study.split})"
     folder, name, storage = open_study_storage(study, base.get("name"))
@@ -103,7 +106,7 @@ def build_study(keys: Mapping[str, Any], train: Callable[..., Any]) -> StudyPlan
         make_recipe=make_recipe,
         tuned_on=tuned_on,
         slots=slots,
-        preload=PRELOAD,
+        start_server=partial(fork_server, PRELOAD),
         watch=Watch(study.heartbeat, study.grace),
         grid_points=study.grid_points,
         plots=study.plots,
@@ -153,14 +156,14 @@ def build_slots(study: StudyKeys) -> list[Slot]:
     return [Slot(n, devices[n % len(devices)], threads) for n in range(study.workers)]
 
 
-def blank_metrics(config: TrainConfig, index: DatasetIndex, val_index: DatasetIndex) -> dict[str, Any]:
+def blank_metrics(config: InferenceKeys, counts: ClassCounts, index: DatasetIndex, task: str) -> dict[str, Any]:
     """The metrics of a model that finds nothing: their names, and which of them are null on this split."""
-    evaluator = build_evaluator(config, val_index, MODELS[config.model].task)
-    rows = zip(val_index.image_ids.tolist(), val_index.files, val_index.sizes.tolist(), strict=True)
+    evaluator = build_evaluator(config, index, task)
+    rows = zip(index.image_ids.tolist(), index.files, index.sizes.tolist(), strict=True)
     infos = [ImageInfo(i, row, file, (h, w)) for row, (i, file, (h, w)) in enumerate(rows)]
     nothing = Detection(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64), scores=torch.zeros(0))
     evaluator.update([nothing] * len(infos), Batch([], [], infos))
-    metrics: dict[str, Any] = evaluator.compute().metrics(index.counts(), groups=config.group_limits)
+    metrics: dict[str, Any] = evaluator.compute().metrics(counts, groups=config.group_limits)
     return metrics
 
 
@@ -185,12 +188,11 @@ def fit_space(space: Space, model: Detector) -> Space:
     return space.without_choice("center", "bg")
 
 
-def _build_edges(config: TrainConfig, space: Space) -> Detector:
-    """Build the model with the ends of what is searched in it, so that options it does not know end here."""
-    head = "model_args."
-    inside = {p.name.removeprefix(head): p.edges() for p in space.parameters if p.name.startswith(head)}
-    for turn in range(max((len(edges) for edges in inside.values()), default=1)):
-        args = {name: edges[min(turn, len(edges) - 1)] for name, edges in inside.items()}
-        with torch.device("meta"):
-            model: Detector = create_model(config.model, 2, **{**config.model_args, **args})
+def _build_edges(config: TrainConfig, keys: Mapping[str, Any], space: Space) -> Detector:
+    """The model, after those with the ends of what is searched in it: options that it does not know end here."""
+    searched = [p for p in space.parameters if p.name == "model" or p.name.startswith("model_args.")]
+    edges = [resolve(TrainConfig, {**keys, p.name: value}) for p in searched for value in p.edges()]
+    with torch.device("meta"):
+        for edge in [*edges, config]:
+            model: Detector = create_model(edge.model, 2, **edge.model_args)
     return model

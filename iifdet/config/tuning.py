@@ -121,8 +121,7 @@ def read_space(name: str | None) -> tuple[Space, dict[str, Any]]:
         raise InputError(f"space: expected a YAML file, got none; give space=file.yaml, or one of {', '.join(known)}")
     path: Path | None = Path(name)
     if not Path(name).is_file():
-        path = resource_path("cfg", name.removeprefix("cfg/"))
-        path = path or resource_path("cfg", f"tune/{name}")
+        path = resource_path("cfg", f"tune/{name.removeprefix('cfg/').removeprefix('tune/')}")
     if path is None:
         raise InputError(f"space: expected a YAML file, got {name}{suggest(name, known)}")
     content = read_yaml(path)

@@ -1,7 +1,7 @@
 """The study: Optuna proposes keys, each trial runs in a process of its own, and nothing is lost or counted twice.
 
 machine -> locking -> storage; space, objective -> sampling; machine -> heartbeat -> queue -> worker; process -> jobs;
-queue -> results -> reporting; all of these -> study.
+queue -> results -> reporting; raw_cache; all of these -> study.
 """
 
 from iifdet.tuning.heartbeat import Watch
@@ -9,6 +9,7 @@ from iifdet.tuning.jobs import EpochReports, TrainJob, values_of
 from iifdet.tuning.objective import Objective, check_objectives, flatten, parse_objective
 from iifdet.tuning.process import Job, Outcome, Pruned, Report, TrialProcess, fork_server
 from iifdet.tuning.queue import Lineage, Queue, lineages
+from iifdet.tuning.raw_cache import RawCache
 from iifdet.tuning.results import Found, StudyResult
 from iifdet.tuning.sampling import PRUNERS, SAMPLERS, SeededByTrial, check_choice
 from iifdet.tuning.space import Parameter, Space, parse_space
@@ -28,6 +29,7 @@ __all__ = [
     "Parameter",
     "Pruned",
     "Queue",
+    "RawCache",
     "Report",
     "SeededByTrial",
     "Slot",

@@ -51,7 +51,7 @@ Report = Callable[[int, float], None]
 Job = Callable[[dict[str, Any], Report], tuple[Sequence[float], dict[str, Any]]]
 
 
-def fork_server(preload: Sequence[str]) -> Any:
+def fork_server(preload: Sequence[str] = ()) -> Any:
     """Start the server that trials are forked from. It imports ``preload`` once and never touches a GPU.
 
     Where there is no such server (Windows), each trial starts an interpreter.
@@ -164,10 +164,14 @@ def _line(text: str, length: int = 300) -> str:
 
 
 def _listen(pipe: Connection, answers: queue.SimpleQueue[bool]) -> None:
-    """Hand answers over; when the study's process is gone, be gone as well."""
+    """Hand answers over; when the study's process is gone, or what it was forked from, be gone as well."""
+    parent = os.getppid()
     while True:
         try:
-            answers.put(pipe.recv())
+            if pipe.poll(1.0):
+                answers.put(pipe.recv())
+            elif os.getppid() != parent:
+                os._exit(1)
         except (EOFError, OSError):
             os._exit(1)
 

@@ -48,7 +48,7 @@ class StudyPlan:
         job, make_keys, make_recipe: what a trial does, with which keys, and the recipe that comes of it.
         tuned_on: the images that trials are judged on, in words.
         slots: how many trials at a time in this process, and where.
-        preload: modules that trials find imported.
+        start_server: makes what trials are forked from.
         watch: how dead processes are found.
         grid_points: values of a number in a grid.
         plots: pictures at the end.
@@ -72,7 +72,7 @@ class StudyPlan:
     make_recipe: MakeRecipe
     tuned_on: str
     slots: Sequence[Slot]
-    preload: Sequence[str] = ()
+    start_server: Callable[[], Any] = fork_server
     watch: Watch = field(default_factory=Watch)
     grid_points: int = 5
     plots: bool = True
@@ -87,7 +87,7 @@ def run_study(plan: StudyPlan) -> StudyResult:
         KeyboardInterrupt, SystemExit: on signals, with the running trials back in the queue and the tables written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    context = fork_server(plan.preload)
+    context = plan.start_server()
     _begin(plan)
     queue = Queue(lambda: _open(plan), plan.storage, _target(plan), plan.watch)
     queue.fill(_first_points(plan))

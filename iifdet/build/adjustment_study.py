@@ -1,0 +1,245 @@
+"""Keys to a study of the adjustment alone: the network runs once over each split, and trials take seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iifdet.build.adjustment import set_adjustment
+from iifdet.build.data import build_evaluator, build_index, build_val_batches
+from iifdet.build.loop import pick_device
+from iifdet.build.model import is_foreign, load_model, postprocess_options
+from iifdet.build.tuning import (
+    PRELOAD,
+    blank_metrics,
+    build_slots,
+    choose_pruner,
+    describe,
+    fit_space,
+    open_study_storage,
+    to_recipe,
+)
+from iifdet.checkpoint import read_checkpoint
+from iifdet.config import ValConfig, WeightKeys, resolve, validate
+from iifdet.config.tuning import StudyKeys, parse_objectives, parse_split, read_space, read_study
+from iifdet.datasets import DatasetIndex
+from iifdet.errors import InputError, suggest
+from iifdet.models import MODELS
+from iifdet.rundir import RunDir
+from iifdet.training import AMP_TYPES
+from iifdet.tuning import (
+    Found,
+    Objective,
+    RawCache,
+    Report,
+    Space,
+    StudyPlan,
+    StudyResult,
+    Watch,
+    check_objectives,
+    describe_storage,
+    flatten,
+    fork_server,
+    values_of,
+)
+
+log = logging.getLogger("iifdet")
+
+#: What may be searched.
+SEARCHED = {"adjust", *WeightKeys.model_fields}
+#: What the model's own run says about images, classes and detections.
+OF_RECIPE = ("data", "imgsz", "resize", "rect", "classes", "single_cls", "seed", "conf", "iou", "max_det", "nms")
+ALSO = ("multi_label", "group_limits")
+#: What val figures are compared with: the paper's choice, and no adjustment.
+REFERENCES: dict[str, dict[str, Any]] = {
+    "no adjustment": {"adjust": "none"},
+    "IIF smooth, the paper's": {"adjust": "iif"},
+    "IIF smooth with mean 1": {"adjust": "iif", "temperature": "mean"},
+}
+FIGURES = ("AP", "AP50", "tail5", "tail10", "tail20", "rare", "common", "frequent")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores adjustments of a model on raw predictions; the same numbers as ``iifdet val`` gives.
+
+    Attributes:
+        keys: those of ``val``, without an adjustment.
+        cache: file of the raw predictions.
+        objectives: what the study maximises.
+    """
+
+    keys: dict[str, Any]
+    cache: Path
+    objectives: tuple[Objective, ...]
+
+    def __call__(self, keys: dict[str, Any], report: Report) -> tuple[list[float], dict[str, Any]]:
+        figures = self.figures(keys, RawCache.load(self.cache))
+        return values_of(self.objectives, figures), {name: figures[name] for name in FIGURES}
+
+    def figures(self, keys: Mapping[str, Any], cache: RawCache) -> dict[str, float | None]:
+        """All numbers of an evaluation under one adjustment, by name."""
+        config = validate(ValConfig, {**self.keys, **keys})
+        model = _load(config)
+        set_adjustment(model, config, config.adjust or "none", model.counts, strategy="post_process")
+        evaluator = build_evaluator(config, build_index(config, config.split), _task(model))
+        with torch.inference_mode():
+            for raw, batch in cache.batches(config.batch):
+                evaluator.update(model.postprocess(model.adjusted(raw))[0], batch)
+        return flatten(evaluator.compute().metrics(model.counts, groups=config.group_limits))
+
+
+def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
+    """A study of the adjustment of a finished model.
+
+    Raises:
+        InputError: bad keys, weights, space, objective, data or storage, before the network runs.
+    """
+    study, base = read_study(keys)
+    recipe, base = _recipe_of(base), dict(base)
+    objectives = parse_objectives(study)
+    space, content = read_space(study.space or "tune/post_process")
+    own = {k: recipe[k] for k in (*OF_RECIPE, *ALSO) if k in recipe}
+    split = study if "split" in keys or not recipe.get("holdout") else _same_holdout(study, recipe)
+    share = parse_split(split)
+    name, weights = base.pop("name", None), Path(str(base["weights"]))
+    val_keys = {"verbose": False, "plots": False, **own, **base, "holdout": share, "split": "val"}
+    config = resolve(ValConfig, val_keys)
+    model = _load(config)
+    space = fit_space(space, model)
+    _check_space(space, val_keys)
+    choose_pruner(study, space, objectives)
+    slots = [replace(slot, device="cpu") for slot in build_slots(study)]
+    index = build_index(config, "val")
+    if list(index.names) != list(model.names):
+        raise InputError(f"data: expected the checkpoint's {len(model.names)} classes, got others in {config.data}")
+    check_objectives(objectives, flatten(blank_metrics(config, model.counts, index, _task(model))))
+    _say_what_was_seen(recipe, config, share)
+    folder, name, storage = open_study_storage(study, name)
+    cache = folder / "raw.pt"
+    judge = Judge(config.model_dump(mode="json"), cache, objectives)
+    if not cache.is_file():
+        _collect(model, config, index, study).save(cache)
+    on = "val" if not share else split.split
+
+    def make_recipe(found: Found) -> dict[str, Any]:
+        tuned = {"study": name, "trial": found.number, "on": on, "weights": str(config.weights), **found.values}
+        how = {"strategy": "post_process" if found.params.get("adjust") != "none" else "end_to_end"}
+        return to_recipe({**recipe, **space.fixed, **found.params, **how, "holdout": 0.0}, tuned)
+
+    return StudyPlan(
+        name=name,
+        folder=folder,
+        storage=storage,
+        where=describe_storage(study.storage, folder / "study.journal"),
+        about={**describe(study, base, content, objectives), "weights": _digest(weights)},
+        space=space,
+        objectives=objectives,
+        sampler=study.sampler,
+        pruner="none",
+        trials=study.trials,
+        epochs=0,
+        seed=study.seed,
+        job=judge,
+        make_keys=lambda number, params, slot: dict(params),
+        make_recipe=make_recipe,
+        tuned_on="val" if not share else f"{len(index)} training images held out ({split.split})",
+        slots=slots,
+        start_server=partial(fork_server, PRELOAD),
+        watch=Watch(study.heartbeat, study.grace),
+        grid_points=study.grid_points,
+        plots=study.plots,
+        finish=_reporter(judge, config, model, study, space),
+    )
+
+
+def _recipe_of(base: Mapping[str, Any]) -> dict[str, Any]:
+    weights = base.get("weights")
+    if not weights or is_foreign(weights):
+        raise InputError(f"weights: expected a checkpoint for post_process, got {weights}; give weights=<its last.pt>")
+    return dict(read_checkpoint(weights)["recipe"] or {})
+
+
+def _digest(file: Path) -> str:
+    """Which weights these are: another file under the same name must not go on with the study."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _same_holdout(study: StudyKeys, recipe: Mapping[str, Any]) -> StudyKeys:
+    """The images that the model's own run held out."""
+    return study if study.on_val else study.model_copy(update={"split": f"holdout:{recipe['holdout']}"})
+
+
+def _say_what_was_seen(recipe: Mapping[str, Any], config: ValConfig, share: float) -> None:
+    same = all(recipe.get(k) == getattr(config, k) for k in ("data", "seed", "classes", "single_cls"))
+    if share and not (recipe.get("holdout") == share and same):
+        log.warning(
+            "the model was trained on the images that adjustments are judged on: its scores of them are surer than on "
+            "new ones; train it with holdout=%g for a fair choice",
+            share,
+        )
+
+
+def _load(config: ValConfig) -> Any:
+    assert config.weights is not None
+    model = load_model(config.weights)
+    if model.counts is None:
+        raise InputError(f"weights: expected training counts in the checkpoint, got none in {config.weights}")
+    model.options = postprocess_options(config, model.options)
+    return model
+
+
+def _task(model: Any) -> str:
+    return MODELS[model.spec["name"]].task
+
+
+def _check_space(space: Space, keys: Mapping[str, Any]) -> None:
+    for name in (*space.fixed, *(p.name for p in space.parameters)):
+        if name not in SEARCHED:
+            raise InputError(f"space: unknown key '{name}' of an adjustment{suggest(name, SEARCHED)}")
+    for parameter in space.parameters:
+        for value in parameter.edges():
+            try:
+                validate(ValConfig, {**keys, **space.fixed, parameter.name: value})
+            except InputError as error:
+                raise InputError(f"space: {parameter.name}={value}: {error}") from error
+
+
+def _collect(model: Any, config: ValConfig, index: DatasetIndex, study: StudyKeys) -> RawCache:
+    where = pick_device(study.device[0] if study.device else None)
+    batches = build_val_batches(config, config, index, _task(model))
+    log.info("running %s once over %d images", config.weights, len(index))
+    return RawCache.collect(model.to(where), batches, where, AMP_TYPES[config.amp])
+
+
+def _reporter(
+    judge: Judge, config: ValConfig, model: Any, study: StudyKeys, space: Space
+) -> Callable[[StudyResult], StudyResult]:
+    """Takes the figures of val once, for the best trial and for what it is compared with."""
+
+    def report(result: StudyResult) -> StudyResult:
+        best = {**space.fixed, **result.best[0].params}
+        apply = f"iifdet val weights={config.weights} " + " ".join(f"{k}={v}" for k, v in best.items())
+        file, wanted = result.folder / "val.json", {**REFERENCES, f"trial {result.best[0].number}": best}
+        if file.is_file():
+            known = json.loads(file.read_text())
+            if list(known) == list(wanted):
+                return replace(result, apply=apply, val=known)
+        on_val = validate(ValConfig, {**config.model_dump(), "holdout": 0.0, "split": "val"})
+        cache = _collect(model, on_val, build_index(on_val, "val"), study)
+        final = replace(judge, keys=on_val.model_dump(mode="json"))
+        figures = {name: final.figures(keys, cache) for name, keys in wanted.items()}
+        val = {name: {k: found[k] for k in FIGURES} for name, found in figures.items()}
+        RunDir(result.folder).write_json("val.json", val)
+        return replace(result, apply=apply, val=val)
+
+    return report
