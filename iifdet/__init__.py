@@ -1,8 +1,8 @@
 """iifdet: object detection on class-imbalanced data with Inverse Image Frequency.
 
-``iifdet.train(...)``, ``.val``, ``.predict``, ``.tune``, ``.cam``, ``.export``, ``.stats``, ``.check``, ``.compare`` take the
-same keys as the command line; ``iifdet.load(path)`` gives the model of a checkpoint. Nothing heavy is imported before one of
-them is used.
+``iifdet.train(...)``, ``.val``, ``.predict``, ``.tune``, ``.cam``, ``.export``, ``.stats``, ``.check``, ``.compare``
+take the same keys as the command line; ``iifdet.load(path)`` gives the model of a checkpoint. Nothing heavy is imported
+before one of them is used.
 """
 
 from __future__ import annotations
