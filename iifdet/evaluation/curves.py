@@ -186,7 +186,11 @@ def reliability(matches: Matches, bins: int = 10, labels: list[int] | None = Non
     """
     chosen = np.ones(len(matches.scores), bool) if labels is None else np.isin(matches.labels, labels)
     scores, correct = matches.scores[chosen], matches.correct[chosen]
-    row = np.clip((scores * bins).astype(np.int64), 0, bins - 1)
+    return binned(scores, correct, np.clip((scores * bins).astype(np.int64), 0, bins - 1), bins)
+
+
+def binned(scores: Array, correct: NDArray[np.bool_], row: NDArray[np.int64], bins: int) -> Reliability:
+    """Confidence against precision, (n,) scores with the bin 0…``bins``-1 of each given."""
     count = np.bincount(row, minlength=bins)
     with np.errstate(invalid="ignore"):
         confidence = np.bincount(row, weights=scores, minlength=bins) / count
