@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from iifdet import plots
-from iifdet.detectors import Detector, PostprocessOptions
-from iifdet.longtail import ClassCounts
+from iifdet import class_pictures, plots
+from iifdet.detectors import Detector
+from iifdet.longtail import AdjustedModel, ClassCounts
 from iifdet.types import Batch, Detection, Target
 
 log = logging.getLogger("iifdet")
@@ -31,21 +30,21 @@ def draw_batch(
     """Write one picture of a batch with its targets, or with ``detections`` above MIN_SCORE; masks where there are."""
     drawn = []
     for image, found in list(zip(batch.images, detections or batch.targets, strict=False))[:MOST_IMAGES]:
-        canvas = np.ascontiguousarray(_to_uint8(image).permute(1, 2, 0).cpu().numpy())
+        canvas = plots.as_picture(image)
         zoom = max(1, MIN_SIDE // max(canvas.shape[:2]))
-        canvas = _enlarged(canvas, zoom)
+        canvas = plots.enlarged(canvas, zoom)
         scores: Any = found.get("scores")
         keep: Any = slice(None) if scores is None else scores >= MIN_SCORE
         shown = None if scores is None else scores[keep].cpu().numpy()
         boxes, labels = found["boxes"][keep].cpu().numpy() * zoom, found["labels"][keep].cpu().numpy()
-        masks = None if "masks" not in found else [_enlarged(m, zoom) for m in found["masks"][keep].cpu().numpy()]
+        masks = None if "masks" not in found else [plots.enlarged(m, zoom) for m in found["masks"][keep].cpu().numpy()]
         canvas = plots.draw_boxes(canvas, boxes, labels, names, shown, masks)
         nothing = shown is not None and not len(shown)
         drawn.append(plots.write_note(canvas, f"nothing above {MIN_SCORE}") if nothing else canvas)
     plots.mosaic_grid(drawn, path)
 
 
-def keep_drawn(detections: Sequence[Detection], options: PostprocessOptions) -> list[Detection]:
+def keep_drawn(detections: Sequence[Detection], model: Detector) -> list[Detection]:
     """What :func:`draw_batch` needs of a batch's detections: the sure ones of the first images, masks as 0 and 1.
 
     The probability masks of a batch are gigabytes, which must not stay until the picture is drawn.
@@ -55,20 +54,12 @@ def keep_drawn(detections: Sequence[Detection], options: PostprocessOptions) -> 
         sure = found["scores"] >= MIN_SCORE
         few = Detection(boxes=found["boxes"][sure], labels=found["labels"][sure], scores=found["scores"][sure])
         if "masks" in found:
-            few["masks"] = (found["masks"][sure] > options.mask_threshold).byte().cpu()
+            few["masks"] = (found["masks"][sure] > model.options.mask_threshold).byte().cpu()
         kept.append(few)
     return kept
 
 
-def _enlarged(picture: np.ndarray, zoom: int) -> np.ndarray:
-    return picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
-
-
-def _to_uint8(image: Tensor) -> Tensor:
-    return (image * 255).round().clamp(0, 255).byte() if image.is_floating_point() else image
-
-
-def class_norms(model: Detector) -> Tensor:
+def class_norms(model: AdjustedModel) -> Tensor:
     """(C,) Euclidean norm of each class's row, the mean over anchors and layers: no bias, and no adjustment of it."""
     rows = [r.weight.detach().flatten(1).norm(dim=1).double().cpu() for r in model.classifier_rows()]
     return torch.stack(rows).mean(dim=0)
@@ -93,7 +84,7 @@ def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts |
         plots.plot_tail(result.ap, counts, result.names, tails, folder / "tail.png", groups)
 
 
-def draw_model(folder: Path, model: Detector) -> None:
+def draw_model(folder: Path, model: AdjustedModel) -> None:
     """weight_norms.png, where training counts rank the classes; an exported graph shows no rows."""
     if model.counts is not None and any(True for _ in model.classifier_rows()):
         name = str(model.spec.get("name", type(model).__name__))
@@ -110,7 +101,12 @@ class TaskPictures:
     model: Callable[..., None]
 
 
-PICTURES = {"detect": TaskPictures(draw_batch, draw_result, keep_drawn, draw_model)}
+PICTURES = {
+    "detect": TaskPictures(draw_batch, draw_result, keep_drawn, draw_model),
+    "classify": TaskPictures(
+        class_pictures.draw_batch, class_pictures.draw_result, class_pictures.keep_drawn, draw_model
+    ),
+}
 
 
 def quietly(draw: Any, *args: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +30,11 @@ def scene() -> tuple[Batch, list[Detection]]:
     return Batch(torch.full((2, 3, SIDE, SIDE), 100, dtype=torch.uint8), [target, none]), [found, nothing]
 
 
+def using(**options: Any) -> Any:
+    """A model as far as pictures look at it."""
+    return SimpleNamespace(options=PostprocessOptions(**options))
+
+
 def coloured(path: Path) -> tuple[bool, bool, bool]:
     """Whether the L, the corner that it leaves out of its box, and the square are tinted."""
     picture = cv2.imread(str(path)).astype(int)
@@ -39,16 +46,16 @@ def test_masks_of_targets_and_of_sure_detections_are_drawn(tmp_path: Path) -> No
     detect = PICTURES["detect"]
     detect.batch(batch, ["a", "b"], tmp_path / "truth.png")
     assert coloured(tmp_path / "truth.png") == (True, False, True)
-    kept = detect.keep(found, PostprocessOptions())
+    kept = detect.keep(found, using())
     detect.batch(batch, ["a", "b"], tmp_path / "found.png", kept)
     assert coloured(tmp_path / "found.png") == (True, False, False)
-    detect.batch(batch, ["a", "b"], tmp_path / "strict.png", detect.keep(found, PostprocessOptions(mask_threshold=0.7)))
+    detect.batch(batch, ["a", "b"], tmp_path / "strict.png", detect.keep(found, using(mask_threshold=0.7)))
     assert coloured(tmp_path / "strict.png") == (False, False, False)
 
 
 def test_little_is_kept_of_a_batch_until_it_is_drawn(tmp_path: Path) -> None:
     batch, found = scene()
-    kept = PICTURES["detect"].keep(found * 20, PostprocessOptions())
+    kept = PICTURES["detect"].keep(found * 20, using())
     assert len(kept) == 16 and kept[0]["masks"].dtype == torch.uint8 and len(kept[0]["masks"]) == 1
     many = Batch(batch.images.repeat(20, 1, 1, 1), batch.targets * 20)
     draw_batch(many, ["a", "b"], tmp_path / "many.png", kept)

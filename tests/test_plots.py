@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from iifdet import plots
+from iifdet.evaluation.curves import Reliability
 from iifdet.longtail import VARIANTS, ClassCounts, iif_weights
 from iifdet.plots import class_colour, draw_boxes, mosaic_grid
 from iifdet.plots.figure import shorten, write_atomically
@@ -102,6 +103,23 @@ def reliability(counts: ClassCounts, path: Path) -> None:
     plots.plot_reliability(confidence, confidence * 0.8, np.append(np.full(9, 10 * len(counts)), 0), 0.1, path)
 
 
+def class_confusion(counts: ClassCounts, path: Path) -> None:
+    matrix = np.diag(np.full(len(counts), 20))
+    matrix[0, len(counts) // 2] += 3
+    plots.plot_confusion(matrix, counts.names, path, range(len(counts))[::-1], background=False)
+
+
+def accuracy(counts: ClassCounts, path: Path) -> None:
+    plots.plot_tail(torch.linspace(1, 0.1, len(counts)), counts, counts.names, {}, path, what="accuracy")
+
+
+def group_reliability(counts: ClassCounts, path: Path) -> None:
+    confidence = (np.arange(10) + 0.5) / 10
+    some = Reliability(np.arange(11) / 10, confidence, confidence * 0.8, np.full(10, len(counts)), 0.1, 0.2)
+    none = Reliability(np.arange(11) / 10, confidence * NAN, confidence * NAN, np.zeros(10), NAN, 0.0)
+    plots.plot_group_reliability({"all": some, "many": some, "few": none}, path)
+
+
 def differences(counts: ClassCounts, path: Path) -> None:
     value = torch.linspace(-0.1, 0.1, len(counts))
     value[len(counts) // 2] = NAN if len(counts) > 1 else 0.1
@@ -127,8 +145,11 @@ CHARTS: list[Callable[[ClassCounts, Path], None]] = [
     results,
     pr_curve,
     confusion,
+    class_confusion,
     tail,
+    accuracy,
     reliability,
+    group_reliability,
     differences,
     weight_norms,
 ]
@@ -164,6 +185,9 @@ EMPTY_INPUTS: dict[str, Callable[[Path], None]] = {
     "pr, no ground truth": lambda p: plots.plot_pr_curve([0, 1], -np.ones((2, 2)), ["a", "b"], [-1, -1], p),
     "confusion, no classes": lambda p: plots.plot_confusion(np.zeros((1, 1)), [], p),
     "confusion, zeros": lambda p: plots.plot_confusion(np.zeros((3, 3)), ["a", "b"], p),
+    "class confusion, no classes": lambda p: plots.plot_confusion(np.zeros((0, 0)), [], p, background=False),
+    "class confusion, zeros": lambda p: plots.plot_confusion(np.zeros((2, 2)), ["a", "b"], p, background=False),
+    "group reliability, no groups": lambda p: plots.plot_group_reliability({}, p),
     "confusion, NaN": lambda p: plots.plot_confusion(np.full((3, 3), NAN), ["a", "b"], p),
     "tail, no classes": lambda p: plots.plot_tail([], NONE, [], {}, p),
     "tail, no ground truth": lambda p: plots.plot_tail(NANS, ZERO, ZERO.names, {"tail5": NAN}, p, {"rare": [0, 1]}),
@@ -300,12 +324,36 @@ def test_the_confusion_matrix_goes_by_the_order_it_is_given(tmp_path: Path, monk
     from iifdet.plots import confusion
 
     seen: list[Any] = []
-    monkeypatch.setattr(confusion, "_list_confusions", lambda ax, counts, share, labels: seen.append((counts, labels)))
+    monkeypatch.setattr(confusion, "_list_confusions", lambda ax, *seen_: seen.append(seen_))
     matrix = np.array([[5, 1, 0], [2, 7, 3], [4, 0, 0]])
     plots.plot_confusion(matrix, ["rare", "common"], tmp_path / "a.png", [1, 0])
-    (counts, labels), *_ = seen
+    (between, share, labels), *_ = seen
     assert labels == ["common", "rare", "background"]
-    assert counts.tolist() == [[7, 2, 3], [1, 5, 0], [0, 4, 0]]
+    assert between.tolist() == [[7, 2], [1, 5]]
+    assert (share * [[12], [6], [4]]).round(6).tolist() == [[7, 2, 3], [1, 5, 0], [0, 4, 0]]
+
+
+def test_neighbouring_classes_are_put_together_where_they_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iifdet.plots import confusion
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(confusion, "_draw_cells", lambda figure, ax, *cells: drawn.append(cells))
+    monkeypatch.setattr(confusion, "MOST_BLOCKS", 2)
+    matrix = np.array([[1, 1, 0], [0, 1, 1], [0, 2, 0]])
+    plots.plot_confusion(matrix, ["a", "b", "c"], tmp_path / "a.png", background=False)
+    cells, block, rows = drawn[0]
+    assert (block, rows) == (2, 3)
+    assert cells.tolist() == [[3 / 4, 1 / 4], [1, 0]]
+
+
+def test_a_caption_stands_below_a_copy_of_the_image() -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    long, short = (plots.add_caption(image, [(text, (255, 0, 0)), ("", (0, 0, 0))]) for text in ("w" * 80, "w"))
+    assert long.shape == short.shape and long.shape[1] == 60 and not long[:40].any()
+    assert (long[40:] == (255, 0, 0)).all(axis=2).any() or (long[40:, :, 1] < 200).any()
+    assert (long[40:, 58:] == 255).all() and (short[40:, 30:] == 255).all(), "text is made to fit"
 
 
 def test_a_note_is_written_on_a_copy() -> None:

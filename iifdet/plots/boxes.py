@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from iifdet.plots.figure import COLOURS, as_array, shorten, write_atomically
 
@@ -71,6 +72,17 @@ def draw_boxes(
         text = shorten(text) if sure is None else f"{shorten(text)} {sure[i]:.2f}"
         _draw_text(canvas, text, boxes[i], class_colour(labels[i]))
     return canvas
+
+
+def as_picture(image: Tensor) -> np.ndarray:
+    """(3, H, W) uint8, or float in [0, 1], on any device -> (H, W, 3) uint8."""
+    image = (image.detach() * 255).round().clamp(0, 255).byte() if image.is_floating_point() else image
+    return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+
+
+def enlarged(picture: np.ndarray, zoom: int) -> np.ndarray:
+    """Every pixel ``zoom`` times, to the right and downwards."""
+    return picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
 def write_note(image: np.ndarray, text: str) -> np.ndarray:

@@ -12,56 +12,79 @@ from iifdet.plots.figure import DPI, MAX_NAMES, as_array, new_figure, save, say_
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Up to this many rows every cell shows its percentage.
 MAX_CELL_TEXT = 40
 #: How many confusions the list beside the matrix names.
 LISTED = 12
+#: Rows of a matrix without background; more classes than that are put together.
+MOST_BLOCKS = 128
 
 
-def plot_confusion(matrix: Any, names: Sequence[str], path: str | Path, order: Sequence[int] | None = None) -> None:
+def plot_confusion(
+    matrix: Any,
+    names: Sequence[str],
+    path: str | Path,
+    order: Sequence[int] | None = None,
+    background: bool = True,
+) -> None:
     """Confusion matrix in percent of each row, with the most frequent confusions spelled out beside it.
 
     Args:
         matrix: (C+1, C+1) counts; rows are true classes, columns predicted ones, the last of each is background:
-            the last column holds missed objects, the last row false alarms.
+            the last column holds missed objects, the last row false alarms. (C, C) without ``background``.
         names: the C class names.
         path: the picture.
         order: the C classes in the order they are drawn; most frequent first shows what the tail is taken for.
+        background: whether there is background, as in detection.
     """
-    counts = np.nan_to_num(as_array(matrix)).reshape(len(names) + 1, len(names) + 1)
+    size = len(names) + background
+    counts = np.nan_to_num(as_array(matrix)).reshape(size, size)
     if order is not None:
-        rows = [*order, len(names)]
+        rows = [*order, *([len(names)] if background else [])]
         counts, names = counts[np.ix_(rows, rows)], [names[c] for c in order]
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    labels = [*(shorten(name, 20) for name in names), "background"]
+    share = _shares(counts)
+    labels = [*(shorten(name, 20) for name in names), *(["background"] if background else [])]
     side = min(max(5.0, 1.5 + 0.27 * len(labels)), 12.0)
     figure = new_figure(side + 4.8, side + 0.8)
     ax, text = figure.subplots(1, 2, width_ratios=[side, 2.8])
-    tidy(ax, title=_title(counts), xlabel="predicted", ylabel="true", grid="")
-    # Below one pixel a class a plain picture would drop rows: keep the strongest confusion of each block instead.
-    # The square root of the share lets rare confusions show.
-    block = -(-len(labels) // int(side * DPI * 0.8))
-    extent = (-0.5, len(labels) - 0.5, len(labels) - 0.5, -0.5)
-    image = ax.imshow(
-        np.sqrt(_strongest(share, block)),
-        cmap="Blues",
-        vmin=0,
-        vmax=1,
-        extent=extent,
-        interpolation="nearest",
-        aspect="auto",
-    )
-    bar = figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01)
-    bar.set_ticks([0, 0.1**0.5, 0.5, 0.5**0.5, 1], labels=["0 %", "10 %", "25 %", "50 %", "100 %"])
+    if background:
+        # Below one pixel a class a plain picture would drop rows: keep the strongest confusion of each block instead.
+        block = max(1, -(-len(labels) // int(side * DPI * 0.8)))
+        title, cells = _title(counts), _strongest(share, block)
+    else:  # with many classes every confusion is rare; together they show where the tail goes
+        block = max(1, -(-len(labels) // MOST_BLOCKS))
+        title, cells = _image_title(counts, block), _shares(_summed(counts, block))
+    tidy(ax, title=title, xlabel="predicted", ylabel="true", grid="")
+    _draw_cells(figure, ax, cells, block, len(labels))
     if len(labels) <= MAX_NAMES + 1:
         ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
         ax.set_yticks(range(len(labels)), labels, fontsize=8)
     if len(labels) <= MAX_CELL_TEXT:
         _write_cells(ax, share)
     text.axis("off")
-    _list_confusions(text, counts, share, labels)
+    _list_confusions(text, counts[:-1, :-1] if background else counts, share, labels)
     save(figure, path)
+
+
+def _draw_cells(figure: Figure, ax: Axes, cells: np.ndarray, block: int, rows: int) -> None:
+    """Shares as colours; each cell stands for ``block`` x ``block`` of the matrix's ``rows`` x ``rows``."""
+    if rows == 0:
+        return
+    end = len(cells) * block - 0.5
+    image = ax.imshow(
+        np.sqrt(cells),  # lets rare confusions show
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        extent=(-0.5, end, end, -0.5),
+        interpolation="nearest",
+        aspect="auto",
+    )
+    ax.set(xlim=(-0.5, rows - 0.5), ylim=(rows - 0.5, -0.5))
+    bar = figure.colorbar(image, ax=ax, fraction=0.03, pad=0.01)
+    bar.set_ticks([0, 0.1**0.5, 0.5, 0.5**0.5, 1], labels=["0 %", "10 %", "25 %", "50 %", "100 %"])
 
 
 def _title(counts: np.ndarray) -> str:
@@ -76,14 +99,34 @@ def _title(counts: np.ndarray) -> str:
     )
 
 
+def _image_title(counts: np.ndarray, block: int) -> str:
+    images, right = counts.sum(), np.trace(counts)
+    if not images:
+        return "no images"
+    together = f"; {block} neighbouring classes together" if block > 1 else ""
+    return f"{int(images):,} images: {right / images:.1%} right{together}"
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    """Each row as shares of its sum."""
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
 def _strongest(share: np.ndarray, block: int) -> np.ndarray:
     """Maximum over blocks of block x block cells."""
-    if block <= 1:
-        return share
-    pad = -len(share) % block
-    padded = np.pad(share, (0, pad))
+    return _blocks(share, block).max(axis=(1, 3))
+
+
+def _summed(counts: np.ndarray, block: int) -> np.ndarray:
+    """Sum over blocks of block x block cells."""
+    return _blocks(counts, block).sum(axis=(1, 3))
+
+
+def _blocks(cells: np.ndarray, block: int) -> np.ndarray:
+    """(S, block, S, block), zeros behind the last class."""
+    padded = np.pad(cells, (0, -len(cells) % block))
     size = len(padded) // block
-    return padded.reshape(size, block, size, block).max(axis=(1, 3))
+    return padded.reshape(size, block, size, block)
 
 
 def _write_cells(ax: Axes, share: np.ndarray) -> None:
@@ -96,7 +139,7 @@ def _write_cells(ax: Axes, share: np.ndarray) -> None:
 
 def _list_confusions(ax: Axes, counts: np.ndarray, share: np.ndarray, labels: Sequence[str]) -> None:
     """The most frequent confusions between two classes, in words; misses and false alarms are in the title."""
-    between = counts[:-1, :-1].copy()
+    between = counts.copy()
     np.fill_diagonal(between, 0)
     order = np.argsort(-between, axis=None, kind="stable")[:LISTED]
     lines = [

@@ -80,7 +80,7 @@ def plot_reliability(conf_bins: Any, precision_bins: Any, n_bins: Any, ece: floa
     upper.set(xlim=(0, 1), ylim=(0, 1))
     upper.plot([0, 1], [0, 1], "--", color="#666666", label="perfectly calibrated")
     if total > 0:
-        _draw_reliability(upper, lower, confidence, precision, n)
+        draw_reliability(upper, lower, confidence, precision, n)
     else:
         say_nothing_to_show(upper, "no detections")
     upper.legend(loc="upper left", fontsize=9, frameon=False)
@@ -106,11 +106,14 @@ def _draw_class_curves(ax: Axes, recall: np.ndarray, precision: np.ndarray, name
             ax.plot(recall, precision[:, c], style, color=colour, linewidth=1.3, label=label)
 
 
-def _draw_reliability(upper: Axes, lower: Axes, confidence: np.ndarray, precision: np.ndarray, n: np.ndarray) -> None:
+def draw_reliability(
+    upper: Axes, lower: Axes, confidence: np.ndarray, precision: np.ndarray, n: np.ndarray, what: str = "precision"
+) -> None:
+    """Bars of ``what`` and their gap to the mean confidence above, bars of the counts below; (B,) each."""
     width = 1 / len(n)
     centres = (np.arange(len(n)) + 0.5) * width
     full = (n > 0) & np.isfinite(confidence) & np.isfinite(precision)
-    upper.bar(centres[full], precision[full], width * 0.94, color=BLUE, label="precision")
+    upper.bar(centres[full], precision[full], width * 0.94, color=BLUE, label=what)
     gap, base = np.abs(confidence - precision), np.minimum(confidence, precision)
     upper.bar(
         centres[full],

@@ -1,4 +1,4 @@
-"""tail.png: how AP falls from the most frequent class to the rarest."""
+"""tail.png: how AP, or accuracy, falls from the most frequent class to the rarest."""
 
 from __future__ import annotations
 
@@ -47,8 +47,9 @@ def plot_tail(
     path: str | Path,
     groups: Mapping[str, Sequence[int]] | None = None,
     by: str = "image",
+    what: str = "AP",
 ) -> None:
-    """AP of each class over its frequency rank in training, with the tails' means and the groups marked.
+    """AP of each class, or another figure, over its frequency rank in training, tails' means and groups marked.
 
     Args:
         ap: (C,) AP of each class; NaN or negative without ground truth. Such classes have no rank, as in tail-k.
@@ -58,6 +59,7 @@ def plot_tail(
         path: the picture.
         groups: name -> class indices, for example frequent, common and rare.
         by: ``"image"`` or ``"instance"``: the counts that rank the classes; the tails must be of the same order.
+        what: name of the figure.
     """
     ap = as_array(ap)
     ap = np.where(ap < 0, np.nan, ap)
@@ -67,7 +69,7 @@ def plot_tail(
     panels = [figure.subplots()] if named else list(figure.subplots(1, 2, width_ratios=[3, 1]))
     ax, closer = panels[0], None if named else panels[1]
     unit = "images" if by == "image" else "instances"
-    tidy(ax, title=_title(ap, tails), ylabel="AP", xlabel=f"classes, by number of training {unit}")
+    tidy(ax, title=_title(ap, tails, what), ylabel=what, xlabel=f"classes, by number of training {unit}")
     if len(order) == 0:
         say_nothing_to_show(ax, "no class has ground truth")
         save(figure, path)
@@ -76,7 +78,7 @@ def plot_tail(
     ax.set(xlim=(-0.7, len(order) - 0.3), ylim=(0, top))
     _draw_counts(ax, as_array(counts.by(by))[order], unit)
     shade_groups(ax, order, ap, groups or {}, top * 0.985)
-    _draw_ap(ax, ap[order], named)
+    _draw_ap(ax, ap[order], named, what)
     _mark_tails(closer or ax, tails, min(len(order), RAREST) if closer else len(order))
     if closer is not None:
         _draw_rarest(closer, ap, order[-RAREST:], names)
@@ -94,8 +96,8 @@ def _draw_rarest(ax: Axes, ap: np.ndarray, rarest: np.ndarray, names: Sequence[s
     name_classes(ax, [names[c] for c in rarest])
 
 
-def _title(ap: np.ndarray, tails: Mapping[str, float | None]) -> str:
-    parts = [f"AP {number(mean_of_finite(ap))}", *(f"{key} {number(_value(v))}" for key, v in tails.items())]
+def _title(ap: np.ndarray, tails: Mapping[str, float | None], what: str) -> str:
+    parts = [f"{what} {number(mean_of_finite(ap))}", *(f"{key} {number(_value(v))}" for key, v in tails.items())]
     missing = int((~np.isfinite(ap)).sum())
     text = ", ".join(parts) + f"; {len(ap) - missing} classes"
     return f"{text}, {missing} without ground truth left out" if missing else text
@@ -153,12 +155,12 @@ def _runs(inside: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def _draw_ap(ax: Axes, ap: np.ndarray, named: bool) -> None:
+def _draw_ap(ax: Axes, ap: np.ndarray, named: bool, what: str) -> None:
     x = np.arange(len(ap))
     if named:
-        ax.bar(x, ap, 0.7, color=BLUE, label="AP")
+        ax.bar(x, ap, 0.7, color=BLUE, label=what)
         return
-    ax.plot(x, ap, ".", color=BLUE, markersize=3, alpha=0.5, label="AP")
+    ax.plot(x, ap, ".", color=BLUE, markersize=3, alpha=0.5, label=what)
     window = max(len(ap) // 30, 5)
     sums = np.convolve(ap, np.ones(window), mode="same")
     ax.plot(
