@@ -125,10 +125,15 @@ def cam(**keys: Any) -> CamResult:
         InputError: bad keys, weights, data or source, before anything is written; or no image can be read.
     """
     cfg, job = build.build_cam(keys)
-    run = RunDir.create("cam", cfg.project, cfg.name, cfg.exist_ok)
-    with run.lock():
-        run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
-        return job.run(run.path)
+    with ExitStack() as held:
+
+        def make_folder() -> Path:
+            run = RunDir.create("cam", cfg.project, cfg.name, cfg.exist_ok)
+            held.enter_context(run.lock())
+            run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
+            return run.path
+
+        return job.run(make_folder)
 
 
 # -- export ------------------------------------------------------------------------------------------------------------

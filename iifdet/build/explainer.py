@@ -59,7 +59,8 @@ def build_cam(keys: dict[str, Any]) -> tuple[CamConfig, CamJob]:
     if index is not None and config.gt is not None and list(index.names) != list(names):
         raise InputError(f"data: expected the checkpoint's {len(names)} classes, got {len(index.names)}, other ones")
     columns = [replace(c, title=t) for c, t in zip(columns, _titles(config.weights), strict=True)]
-    options = {k: getattr(config, k) for k in ("method", "layer", "scalar")} | {"classes_above": config.map_conf}
+    options = {k: getattr(config, k) for k in ("method", "layer", "scalar")}
+    options |= {"classes_above": config.map_conf, "curve_steps": config.curves}
     return config, CamJob(columns, _tasks(config, index, _label(config.category, names)), options, config.plots)
 
 

@@ -38,6 +38,7 @@ class CamConfig(BaseModel):
     category: str | None = None  # the class to explain
     gt: Annotated[int, Field(ge=1)] | None = None  # number of a ground-truth box of the image, from 1
     cell: Annotated[tuple[float, float] | None, Pair] = None  # [x, y] in pixels of the image
+    curves: Annotated[int, Field(ge=0, le=1000)] = 0  # steps of deletion and insertion curves, 4 passes each; 0 is off
     map_conf: Share = 0.05  # cells of the class map are filled above this score
 
     imgsz: Annotated[int, Field(ge=32, le=8192)] = 640

@@ -72,6 +72,22 @@ def deletion_and_insertion(
     return Curves(share, deletion, insertion)
 
 
+def curves_of(
+    model: Detector, image: Tensor, cam: NDArray[np.float32], box: Tensor, label: int, steps: int
+) -> tuple[Curves, Curves]:
+    """The curves of a map, and those of pixels in random order.
+
+    Args:
+        image: (3, H, W).
+        cam: (H, W) at its pixels.
+        box: (4,) what is explained, and ``label`` its class.
+    """
+    score, by_map = detection_score(model, box, label), torch.from_numpy(np.ascontiguousarray(cam)).to(image.device)
+    random = torch.rand(cam.shape, generator=torch.Generator().manual_seed(0)).to(image.device)
+    random[by_map < 0] = -1  # what comes last by the map does so here
+    return deletion_and_insertion(score, image, by_map, steps), deletion_and_insertion(score, image, random, steps)
+
+
 def blurred(image: Tensor) -> Tensor:
     """(3, H, W) averaged over a fifth of the shorter side, twice: shapes are gone, the light is not."""
     half = max(1, min(image.shape[-2:]) // 10)

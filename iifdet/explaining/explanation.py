@@ -14,6 +14,7 @@ from torch import Tensor
 from iifdet.detectors import Detector
 from iifdet.explaining.attribution import SCALARS, LayerMap, Map, attribute
 from iifdet.explaining.choosing import Choice, Chosen, choose
+from iifdet.explaining.curves import Curves, curves_of
 from iifdet.explaining.geometry import View
 from iifdet.explaining.heat import ClassHeat, class_heat, confidence_heat
 from iifdet.explaining.layers import AUTO, find_layers, look
@@ -37,6 +38,7 @@ class Explanation:
         method: a name in METHODS.
         scalar: a name in SCALARS, and ``value``, what it is here.
         note: why there is nothing to explain, or how the row was chosen.
+        curves: deletion and insertion by the map, and by chance, where they were asked for.
         point: (x, y) of the chosen cell, and ``truth`` (4,), the chosen ground truth, where that was the choice.
     """
 
@@ -55,6 +57,7 @@ class Explanation:
     scalar: str
     value: float
     note: str
+    curves: tuple[Curves, Curves] | None = None
     point: tuple[float, float] | None = None
     truth: NDArray[np.float32] | None = None
 
@@ -65,6 +68,12 @@ class Explanation:
             return f"nothing to explain: {self.note}"
         name, empty = self.names[self.chosen.label], self.cam is None or not self.cam.any()
         said = f"{name} {self.chosen.score:.2f} ({self.note}), {self.method} at {self.layer}"
+        if self.curves is not None:
+            mine, chance = self.curves
+            said += (
+                f", deletion {mine.deletion_area:.2f} (chance {chance.deletion_area:.2f})"
+                f", insertion {mine.insertion_area:.2f} (chance {chance.insertion_area:.2f})"
+            )
         return f"{said}: no place speaks for it" if empty else said
 
     def arrays(self) -> dict[str, Any]:
@@ -88,6 +97,16 @@ class Explanation:
             "note": self.note,
         }
 
+    def curve_arrays(self, steps: int) -> dict[str, Any]:
+        """The curves as (steps + 1,) arrays; NaN where there is nothing to explain."""
+        nothing = np.full(steps + 1, np.nan)
+        mine, chance = (None, None) if self.curves is None else self.curves
+        return {
+            f"{prefix}{kind}": nothing if curves is None else getattr(curves, kind)
+            for prefix, curves in (("", mine), ("chance_", chance))
+            for kind in ("deletion", "insertion")
+        }
+
 
 def explain(
     model: Detector,
@@ -99,10 +118,12 @@ def explain(
     layer: str = AUTO,
     scalar: str = "logit",
     classes_above: float = 0.05,
+    curve_steps: int = 0,
 ) -> Explanation:
     """Explain one score of one image.
 
-    Steps: 1) one pass, remembering the layers 2) detections and heat maps 3) choose a row 4) its gradient and map.
+    Steps: 1) one pass, remembering the layers 2) detections and heat maps, and the chosen row 3) its gradient and map
+    4) where asked for, deletion and insertion.
 
     Args:
         model: in eval mode; its ``options`` say what a detection is.
@@ -113,6 +134,7 @@ def explain(
         layer: ``auto``, ``all``, a name of ``cam_layers()`` or a module's path.
         scalar: a name in SCALARS.
         classes_above: score above which a cell of the class map is filled.
+        curve_steps: steps of the deletion and insertion curves, four passes each; 0 leaves them out.
 
     Raises:
         InputError: there is no such layer, or the score does not depend on it.
@@ -133,6 +155,11 @@ def explain(
     if chosen is not None:
         explained = SCALARS[scalar](model, raw, chosen.row, chosen.label)
         value, maps = float(explained.detach()), attribute(explained, seen, method, layer)
+    # 4. Does it rest there?
+    curves = None
+    if chosen is not None and curve_steps:
+        cam = np.where(view.content(), _merged(maps, view.of_tensor()), np.float32(-1))
+        curves = curves_of(model, image, cam, chosen.box, chosen.label, curve_steps)
     return Explanation(
         names=list(model.names),
         **_original(found, view),
@@ -147,6 +174,7 @@ def explain(
         scalar=scalar,
         value=value,
         note=_why_nothing(model, found, choice) if chosen is None else chosen.how,
+        curves=curves,
         point=None if choice.cell is None else _point(choice.cell, view),
         truth=None if choice.box is None else view.info.to_original(choice.box[None])[0].cpu().numpy(),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,21 @@ class View:
             y, x = (np.clip(p.astype(int), 0, n - 1) for p, n in zip((rows, columns), values.shape, strict=True))
             return values[y][:, x]
         return _interpolate(_interpolate(values, rows).T, columns).T
+
+    def of_tensor(self) -> View:
+        """The view of the tensor as if it were the original: maps come out at its pixels."""
+        return View(
+            ImageInfo(self.info.image_id, self.info.index, self.info.file, self.tensor), self.tensor, self.layout
+        )
+
+    def content(self) -> NDArray[np.bool_]:
+        """Which pixels of the tensor show the image; the others are padding."""
+        inside = []
+        for axis in (0, 1):
+            first, last = self.to_tensor(np.array([0.0, self.info.size[axis]]), axis)
+            centres = np.arange(self.tensor[axis]) + 0.5
+            inside.append((centres > first) & (centres < last))
+        return inside[0][:, None] & inside[1]
 
     def rows_at(self, x: float, y: float) -> NDArray[np.int64]:
         """Rows of ``raw`` whose cell holds a point in tensor pixels, of every level."""

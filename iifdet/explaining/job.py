@@ -77,7 +77,8 @@ class CamSheet:
     def load(self) -> dict[str, NDArray[Any]]:
         """The content of ``maps``: (M, H, W) ``confidence``, ``class_map``, ``class_score``, ``cam``; (M, 4) ``box``;
         (M,) ``label``, ``class_name``, ``score``, ``row``, ``scalar``, ``value``, ``layer``, ``method``, ``note``,
-        ``model``; ``image``, the file.
+        ``model``; ``image``, the file. With S steps of curves (M, S + 1) ``deletion``, ``insertion``,
+        ``chance_deletion`` and ``chance_insertion``: scores after each step, which all move as many pixels.
         """
         with np.load(self.maps, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
@@ -128,18 +129,20 @@ class CamJob:
         tensor, view = column.prepare(task.file, image)
         return explain(column.model, tensor, view, task.choose(view), **self.options)
 
-    def run(self, folder: Path) -> CamResult:
-        """Write ``<image>.png`` and ``<image>.npz`` for each image into a folder that is there.
+    def run(self, make_folder: Callable[[], Path]) -> CamResult:
+        """Write ``<image>.png`` and ``<image>.npz`` for each image into a folder, made once there is one to write.
 
         Raises:
             InputError: not one image can be read; the score does not depend on the layer; a cell outside an image.
         """
         sheets: list[CamSheet] = []
         titles, taken = [column.title for column in self.columns], set[str]()
+        folder: Path | None = None
         for task, image, found in self.explanations():
+            folder = make_folder() if folder is None else folder
             stem = free_name(Path(task.file).stem, taken)
             maps, picture = folder / f"{stem}.npz", folder / f"{stem}.png" if self.plots else None
-            save_maps(maps, task.file, titles, found)
+            save_maps(maps, task.file, titles, found, self.options.get("curve_steps", 0))
             if picture is not None:
                 draw_sheet(image, found, titles, picture)
             sheets.append(
@@ -151,7 +154,7 @@ class CamJob:
                     [seen.chosen is not None for seen in found],
                 )
             )
-        if not sheets:
+        if folder is None:
             raise InputError(f"source: expected images that can be read, got {len(self.tasks)} of which not one can be")
         return CamResult(folder, sheets)
 
@@ -166,9 +169,9 @@ def free_name(stem: str, taken: set[str]) -> str:
     return name
 
 
-def save_maps(path: Path, file: str, titles: Sequence[str], found: Sequence[Explanation]) -> None:
+def save_maps(path: Path, file: str, titles: Sequence[str], found: Sequence[Explanation], curve_steps: int = 0) -> None:
     """Write the maps of one image, M models by row; see :meth:`CamSheet.load`."""
-    rows = [seen.arrays() for seen in found]
+    rows = [seen.arrays() | (seen.curve_arrays(curve_steps) if curve_steps else {}) for seen in found]
     content: dict[str, Any] = {"image": np.array(file), "model": np.array(titles)}
     content |= {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
     with atomic_write(path, sync=False) as target:

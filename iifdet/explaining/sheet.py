@@ -22,6 +22,7 @@ MOST_BOXES, MOST_NAMES = 20, 8
 #: Detections that the title lists, and the share of the width below which a box is too narrow for its name.
 MOST_LISTED, NARROW = 3, 0.14
 COLD, HOT = 0.05, 0.85  # opacity of a heat map where it is lowest and highest
+CURVES = 2.4  # inches that the curves take
 CAM_COLOURS = "inferno"  # even in brightness, for colour-blind readers and grey printers too
 
 Pixels = NDArray[np.uint8]
@@ -41,19 +42,23 @@ def draw_sheet(image: Pixels, explanations: Sequence[Explanation], titles: Seque
     height, width = image.shape[:2]
     across, down = PANEL * min(1, width / height), PANEL * min(1, height / width)
     across = max(across, 3.0)
-    figure = new_figure(len(explanations) * across + 0.8, 4 * (down + 0.4) + 0.55)
+    curves = any(seen.curves is not None for seen in explanations)
+    figure = new_figure(len(explanations) * across + 0.8, 4 * (down + 0.4) + 0.55 + curves * CURVES)
     shares = [across] * len(explanations) + [0.12]  # the scale of the heat maps stands in a narrow column of its own
-    panels = figure.subplots(4, len(shares), squeeze=False, width_ratios=shares)
+    heights = [down] * 4 + [CURVES * 0.75] * curves
+    panels = figure.subplots(len(heights), len(shares), squeeze=False, width_ratios=shares, height_ratios=heights)
     for column, (seen, title) in enumerate(zip(explanations, titles, strict=True)):
-        for draw, ax in zip((_detections, _confidence, _classes, _cam), panels[:, column], strict=True):
+        for draw, ax in zip((_detections, _confidence, _classes, _cam), panels[:4, column], strict=True):
             ax.set_xticks([])
             ax.set_yticks([])
             draw(ax, picture, seen)
             ax.set_xlim(0, width)
             ax.set_ylim(height, 0)
+        if curves:
+            draw_curves(panels[4, column], seen)
         top = panels[0, column]
         top.set_title(f"{_plain(title, 44)}\n{top.get_title(loc='left')}", loc="left", fontsize=9)
-    for ax, what in zip(panels[:, 0], ("detections", "confidence", "best class", "class activation"), strict=True):
+    for ax, what in zip(panels[:4, 0], ("detections", "confidence", "best class", "class activation"), strict=True):
         ax.set_ylabel(what, fontsize=10, fontweight="bold")
     for row, ax in enumerate(panels[:, -1]):
         _scale(ax) if row in (1, 3) else ax.set_axis_off()
@@ -133,6 +138,27 @@ def _cam(ax: Any, picture: Pixels, seen: Explanation) -> None:
     ax.set_title(
         f"{name} {seen.chosen.score:.2f}, {seen.scalar} {seen.value:.2f}, {seen.method} at {shorten(seen.layer, 24)}\n"
         f"{seen.note}",
+        loc="left",
+        fontsize=9,
+    )
+
+
+def draw_curves(ax: Any, seen: Explanation) -> None:
+    """Scores while the pixels of the map go (deletion) or come (insertion), and the same by chance."""
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of the pixels")
+    ax.tick_params(labelsize=7)
+    if seen.curves is None:
+        ax.set_title("no curves: nothing to explain", loc="left", fontsize=9)
+        return
+    for curves, style, where in zip(seen.curves, ("-", ":"), ("by the map", "by chance"), strict=True):
+        ax.plot(curves.share, curves.deletion, style, color="#d55e00", label=f"deleted {where}")
+        ax.plot(curves.share, curves.insertion, style, color="#0072b2", label=f"inserted {where}")
+    ax.set_ylim(0, max(0.05, 1.1 * max(float(v.max()) for c in seen.curves for v in (c.deletion, c.insertion))))
+    ax.legend(fontsize=6.5, ncols=2, frameon=False, loc="upper center")
+    mine, chance = seen.curves
+    ax.set_title(
+        f"area by the map (chance): deleted {mine.deletion_area:.2f} ({chance.deletion_area:.2f}),\n"
+        f"inserted {mine.insertion_area:.2f} ({chance.insertion_area:.2f})",
         loc="left",
         fontsize=9,
     )
