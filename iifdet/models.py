@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from iifdet.classifiers import CLASSIFIERS
 from iifdet.detectors import DETECTORS, PostprocessOptions
 from iifdet.detectors.yolo_loss import YOLOLossOptions
 from iifdet.errors import InputError, suggest
@@ -22,7 +23,10 @@ class ModelEntry:
     task: str
 
 
-MODELS: dict[str, ModelEntry] = {name: ModelEntry(factory, "detect") for name, factory in DETECTORS.items()}
+MODELS: dict[str, ModelEntry] = {
+    **{name: ModelEntry(factory, "detect") for name, factory in DETECTORS.items()},
+    **{name: ModelEntry(factory, "classify") for name, factory in CLASSIFIERS.items()},
+}
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> Any:

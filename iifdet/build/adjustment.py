@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from iifdet.classifiers.heads import CosineHead
 from iifdet.config import TrainConfig, WeightKeys
 from iifdet.detectors import Detector
 from iifdet.errors import InputError
@@ -113,7 +114,9 @@ def freeze_all_but_class_rows(model: Detector, reinit: bool = False) -> None:
     model.requires_grad_(False)
     for layer in model.classifier_layers():
         layer.requires_grad_(True)
-        if reinit and isinstance(layer, nn.Conv2d | nn.Linear):
+        if reinit and isinstance(layer, CosineHead):
+            layer.reset_parameters()
+        elif reinit and isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.normal_(layer.weight, std=0.01)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

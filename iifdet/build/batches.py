@@ -40,5 +40,7 @@ def ending_workers(*loaders: Any) -> Iterator[None]:
     finally:
         for loader in loaders:
             loader = getattr(loader, "loader", loader)
-            iterator, loader._iterator = getattr(loader, "_iterator", None), None
-            getattr(iterator, "_shutdown_workers", lambda: None)()
+            iterator = getattr(loader, "_iterator", None)
+            if iterator is not None:
+                loader._iterator = None
+                getattr(iterator, "_shutdown_workers", lambda: None)()

@@ -9,13 +9,23 @@ from typing import Any
 
 import torch
 
+from iifdet.build.classification import (
+    classification_evaluator,
+    classification_index,
+    classification_splits,
+    classification_train_batches,
+    classification_val_batches,
+    describe_classification,
+)
 from iifdet.build.detection import (
     describe_detection,
     detection_evaluator,
     detection_index,
+    detection_splits,
     detection_train_batches,
     detection_val_batches,
 )
+from iifdet.build.splits import Splits
 from iifdet.config import DataKeys, InferenceKeys, TrainConfig
 from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
@@ -32,6 +42,7 @@ class TaskData:
     """
 
     index: Callable[[DataKeys, str], Any]
+    splits: Callable[[TrainConfig], Splits]
     describe: Callable[[Any], str]
     train_batches: Callable[..., Any]
     val_batches: Callable[..., Any]
@@ -40,7 +51,20 @@ class TaskData:
 
 TASKS = {
     "detect": TaskData(
-        detection_index, describe_detection, detection_train_batches, detection_val_batches, detection_evaluator
+        detection_index,
+        detection_splits,
+        describe_detection,
+        detection_train_batches,
+        detection_val_batches,
+        detection_evaluator,
+    ),
+    "classify": TaskData(
+        classification_index,
+        classification_splits,
+        describe_classification,
+        classification_train_batches,
+        classification_val_batches,
+        classification_evaluator,
     ),
 }
 
@@ -57,6 +81,11 @@ def training_counts(config: DataKeys, task: str) -> ClassCounts | None:
     except InputError as error:
         log.warning("no training counts: %s", error)
         return None
+
+
+def build_splits(config: TrainConfig, task: str) -> Splits:
+    """The indexes of a training run."""
+    return TASKS[task].splits(config)
 
 
 def describe_index(index: Any, task: str) -> str:
@@ -81,11 +110,22 @@ def build_val_batches(
     task: str,
     cache: str | bool = False,
     world: World = ALONE,
+    device: torch.device | None = None,
 ) -> Any:
-    """Every image of a split once, in an order that does not change."""
-    return TASKS[task].val_batches(config, inference, index, cache, world)
+    """Every image of a split once, in an order that does not change.
+
+    Args:
+        device: where ``cache="device"`` keeps the images.
+    """
+    return TASKS[task].val_batches(config, inference, index, cache, world, device)
 
 
-def build_evaluator(config: InferenceKeys, index: Any, task: str, masks: bool = False) -> Any:
-    """The task's evaluator over a split; with ``masks`` it scores those of the detections too."""
-    return TASKS[task].evaluator(config, index, masks)
+def build_evaluator(
+    config: InferenceKeys, index: Any, task: str, masks: bool = False, activation: str = "softmax"
+) -> Any:
+    """The task's evaluator over a split; with ``masks`` it scores those of the detections too.
+
+    Args:
+        activation: of the model's class logits.
+    """
+    return TASKS[task].evaluator(config, index, masks, activation)

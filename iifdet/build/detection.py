@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from iifdet.build.batches import EpochBatches
+from iifdet.build.splits import Splits
 from iifdet.config import DataKeys, InferenceKeys, TrainConfig
 from iifdet.datasets import (
     SAMPLING,
@@ -25,6 +26,9 @@ from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
 from iifdet.evaluation import DetectionEvaluator
 from iifdet.evaluation.engine import PROTOCOLS
+
+#: Keys that mean one label an image.
+ABOUT_LABELS = ("select_on", "holdout", "imbalance", "auto_augment", "cutout", "crop_padding")
 
 log = logging.getLogger("iifdet")
 
@@ -45,6 +49,21 @@ def detection_index(config: DataKeys, split: str) -> DatasetIndex:
         which = "its labels" if config.classes is None else "its labels and the key 'classes'"
         raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check {which}")
     return index
+
+
+def detection_splits(config: TrainConfig) -> Splits:
+    """Train and val."""
+    refuse_labels(config)
+    return Splits(detection_index(config, "train"), detection_index(config, "val"))
+
+
+def refuse_labels(config: TrainConfig) -> None:
+    """Refuse keys about images with one label each."""
+    for key in ABOUT_LABELS:
+        if getattr(config, key) != TrainConfig.model_fields[key].default:
+            raise InputError(f"{key}: belongs to classifiers, got it with model={config.model}; drop it")
+    if config.cache == "device":
+        raise InputError(f"cache: expected ram, disk or false with model={config.model}, got device")
 
 
 def describe_detection(index: DatasetIndex) -> str:
@@ -123,6 +142,7 @@ def detection_val_batches(
     index: DatasetIndex,
     cache: str | bool = False,
     world: World = ALONE,
+    device: torch.device | None = None,
 ) -> Any:
     """Every image of a split once: in order, or with ``rect`` from wide to tall.
 
@@ -137,7 +157,7 @@ def detection_val_batches(
     return make_loader(dataset, batch, inference.workers, rect=inference.rect, **shares)
 
 
-def detection_evaluator(config: InferenceKeys, index: DatasetIndex, masks: bool = False) -> Any:
+def detection_evaluator(config: InferenceKeys, index: DatasetIndex, masks: bool = False, activation: str = "") -> Any:
     """The evaluator of a split; with ``masks`` it scores those of the detections too."""
     options: dict[str, Any] = {"masks": True, "mask_threshold": config.mask_threshold} if masks else {}
     limit = PROTOCOLS["lvis"][0]

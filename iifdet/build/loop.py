@@ -15,7 +15,7 @@ from iifdet.config import TrainConfig
 from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
 from iifdet.optim import AveragedWeights, Schedule, build_optimizer
-from iifdet.training import FitOptions, TrainState
+from iifdet.training import FitOptions, GraphedStep, Step, TrainState, train_step
 
 
 def pick_device(name: str | int | None, local_rank: int | None = None) -> torch.device:
@@ -102,6 +102,25 @@ def synchronise_batch_norms(config: TrainConfig, model: nn.Module, device: torch
             "drop sync_bn"
         )
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if world.size > 1 else model
+
+
+def placed(config: TrainConfig, model: nn.Module, device: torch.device) -> Any:
+    """The model on its device, its weights in the order that ``channels_last`` says."""
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model
+
+
+def compiled(config: TrainConfig, model: Any) -> Any:
+    """What computes losses, compiled where ``compile`` asks for it; where that fails, it stays as it is."""
+    if not config.compile:
+        return model
+    torch._dynamo.config.suppress_errors = True
+    return torch.compile(model, dynamic=False)
+
+
+def build_step(config: TrainConfig, device: torch.device) -> Step:
+    """What makes an optimizer step: with images on a CUDA device, a graph of it."""
+    return GraphedStep() if config.graph and config.cache == "device" and device.type == "cuda" else train_step
 
 
 def build_schedule(config: TrainConfig) -> Schedule:

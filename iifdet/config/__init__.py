@@ -82,6 +82,7 @@ class DataKeys(BaseModel):
     single_cls: bool = False  # one class of all
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the training images that is val instead
     allow_outside: bool = False  # annotation files and lists may name files outside the data set's folders
+    imbalance: Annotated[float, Field(ge=1)] | None = None  # classifiers: cut the train split's tail to this ratio
     cache_index: bool = True  # keep what was read of the data on disk, for the next run
     project: str | None = None
     name: str | None = None
@@ -178,6 +179,14 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     max_bad_steps: Annotated[int, Field(ge=1)] = 20  # steps in a row that are not finite, before a rollback
     max_rollbacks: Annotated[int, Field(ge=0)] = 3  # each halves the learning rate
     val_every: Annotated[int, Field(ge=1)] = 1
+    select_on: Literal["holdout", "val", "test"] | None = (
+        None  # classifiers: what picks the best epoch; None: val, else
+    )
+    holdout: Share = 0.1  # … this share of the train split, which is then not trained on
+    frozen_bn: Literal["eval", "train"] = "eval"  # whether frozen batch norms keep collecting statistics
+    channels_last: bool = False  # order of images and weights in memory
+    graph: bool = True  # CUDA, cache=device: whole steps as one CUDA graph
+    compile: bool = False  # torch.compile
     val_batch: Annotated[int, Field(ge=1)] | None = None  # images at once in validation; None is batch
 
     sampling: Literal["random", "rfs", "class_aware", "square_root"] = "random"
@@ -195,10 +204,13 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.2
     shear: Annotated[float, Field(ge=0, le=45)] = 0.0
     mosaic: Share = 0.0
-    mixup: Share = 0.0
+    mixup: Share = 0.0  # detectors: share of images; classifiers: α of Beta(α, α)
+    auto_augment: Annotated[Literal["none", "cifar10", "imagenet", "rand"], Choice] = "none"  # classifiers
+    cutout: Annotated[int, Field(ge=0)] = 0  # classifiers of small images: side of the hole
+    crop_padding: Annotated[int, Field(ge=0)] = 4  # likewise: border around the image before it is cropped
     close_mosaic: Annotated[int, Field(ge=0)] = 10  # last epochs without mosaic and mixup; 0 is none
     copy_paste: Share = 0.0  # pastes objects of rare classes
-    cache: Literal[False, "ram", "disk"] = False
+    cache: Literal[False, "ram", "disk", "device"] = False  # device: classifiers of small images
     tensorboard: bool = False
     tuned: Options = {}  # where tuned values come from: `tune` writes it into its recipes, and runs carry it along
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from iifdet.datasets.classification.index import ClassIndex
 from iifdet.datasets.index import DatasetIndex
 from iifdet.errors import InputError, suggest
 
@@ -24,7 +25,7 @@ def uniform(length: int) -> Draw:
     return lambda rng: rng.permutation(length)
 
 
-def repeat_factor(index: DatasetIndex, threshold: float = 1e-3, by: str = "image") -> Draw:
+def repeat_factor(index: DatasetIndex | ClassIndex, threshold: float = 1e-3, by: str = "image") -> Draw:
     """Images repeated by :func:`repeat_factors`, fractions rounded at random anew each epoch."""
     factors = repeat_factors(index, threshold, by)
 
@@ -34,7 +35,7 @@ def repeat_factor(index: DatasetIndex, threshold: float = 1e-3, by: str = "image
     return draw
 
 
-def repeat_factors(index: DatasetIndex, threshold: float = 1e-3, by: str = "image") -> NDArray[np.float64]:
+def repeat_factors(index: DatasetIndex | ClassIndex, threshold: float = 1e-3, by: str = "image") -> NDArray[np.float64]:
     """How often each image shall appear in an epoch; (N,) >= 1.
 
     A class with frequency f_c gets r_c = max(1, √(t / f_c)), an image the largest r_c of its classes (LVIS, Gupta et
@@ -66,7 +67,7 @@ def repeat_factors(index: DatasetIndex, threshold: float = 1e-3, by: str = "imag
     return factors
 
 
-def class_balanced(index: DatasetIndex, power: float) -> Draw:
+def class_balanced(index: DatasetIndex | ClassIndex, power: float) -> Draw:
     """As many draws as images: a class with probability ∝ n_c^power, then one of its images.
 
     n_c counts images. Power 0 is class-aware sampling (Shen et al., ECCV 2016), 0.5 square-root sampling, 1 draws
@@ -90,7 +91,7 @@ def class_balanced(index: DatasetIndex, power: float) -> Draw:
 
 
 #: key ``sampling`` -> draw(index, threshold, by).
-SAMPLING: dict[str, Callable[[DatasetIndex, float, str], Draw]] = {
+SAMPLING: dict[str, Callable[[DatasetIndex | ClassIndex, float, str], Draw]] = {
     "random": lambda index, threshold, by: uniform(len(index)),
     "rfs": repeat_factor,
     "class_aware": lambda index, threshold, by: class_balanced(index, 0.0),
@@ -128,8 +129,10 @@ def _cycle(images: NDArray[np.int64], number: int, rng: np.random.Generator) -> 
     return np.concatenate([rng.permutation(images) for _ in range(rounds)] or [images])[:number]
 
 
-def _presence(index: DatasetIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _presence(index: DatasetIndex | ClassIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Every (image, class) pair once: rows and labels. A crowd is nothing that training learns from."""
+    if isinstance(index, ClassIndex):
+        return np.arange(len(index)), index.labels
     single = ~index.crowd
     pairs = np.unique(index.box_image[single] * len(index.names) + index.labels[single])
     return pairs // len(index.names), pairs % len(index.names)

@@ -42,8 +42,9 @@ def run_training(
     build.check_batch(cfg, world)
     task = build.task_of_model(cfg.model)
     with world.one_a_machine_first():
-        index, val_index = (build.build_index(cfg, split, task) for split in ("train", "val"))
-    if index.names != val_index.names:
+        splits = build.build_splits(cfg, task)
+    index, val_index = splits.train, splits.val
+    if any(part is not None and part.names != index.names for part in (val_index, splits.final)):
         raise InputError("data: expected the same class names in train and val, got different ones")
     if content is not None and content["names"] != index.names:
         raise InputError(f"data: expected the run's {len(content['names'])} classes, got others in {cfg.data}")
@@ -52,20 +53,26 @@ def run_training(
     _refuse_other_data(index, val_index, world)
     with world.one_a_machine_first():
         model = build.build_model(cfg, index, fill=content is None)
-    model = build.synchronise_batch_norms(cfg, model.to(device), device, world)
+    model = build.synchronise_batch_norms(cfg, build.placed(cfg, model, device), device, world)
     state = build.build_state(cfg, model, device)
     cfg = build.settle_batch(cfg, state, device, world)
     if content is None:
         world.own_generators(cfg.seed)
     else:
         state.load_state_dict(content, world.rank)
-    state.wrapped = world.wrap(model, device, cfg.accumulate)
+    state.wrapped = build.compiled(cfg, world.wrap(model, device, cfg.accumulate))
     batches = build.build_train_batches(cfg, index, device, task, model.wants_masks, world)
-    val_batches = build.build_val_batches(cfg, cfg, val_index, task, cfg.cache, world)
-    evaluator = build.build_evaluator(cfg, val_index, task, model.wants_masks)
+    seen = [
+        (
+            build.build_val_batches(cfg, cfg, part, task, cfg.cache, world, device),
+            build.build_evaluator(cfg, part, task, model.wants_masks, model.class_activation),
+        )
+        for part in (val_index, splits.final)
+        if part is not None
+    ]
     # 2. The folder.
     run, lock = open_run(world, lambda: run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok))
-    with lock, build.ending_workers(batches, val_batches), build.deterministic(cfg.deterministic):
+    with lock, build.ending_workers(batches, *(loader for loader, _ in seen)), build.deterministic(cfg.deterministic):
         run.sweep()
         if content is None:
             run.clear()  # of an earlier run under exist_ok
@@ -78,7 +85,7 @@ def run_training(
         if cfg.plots and world.is_main:
             draw_training_data(cfg, run, index, model.counts, batches, task)
         # 3. The loop.
-        watcher = Validation(cfg, run, model, task, val_batches, evaluator, device, world)
+        watcher, *finally_ = (Validation(cfg, run, model, task, *each, device, world) for each in seen)
         hooks = watchers(cfg, run, callbacks, world)
         try:
             fit(
@@ -90,18 +97,20 @@ def run_training(
                 watcher,
                 recipe,
                 hooks,
+                build.build_step(cfg, device),
             )
         finally:
             for hook in hooks:
                 getattr(hook, "close", lambda: None)()
         # 4. What is left behind: figures of the last epoch, which last.pt holds.
-        metrics = watcher.leave(state)
+        reporter = finally_[0] if finally_ else watcher
+        metrics = reporter.leave(state, splits.chosen_on)
         if cfg.plots and world.is_main:
             from iifdet import pictures, plots
 
             pictures.quietly(plots.plot_results, state.rows, run.path / "results.png")
     log.info("results in %s", run.path)
-    return RunResult(run.path, metrics, watcher.summary)
+    return RunResult(run.path, metrics, reporter.summary)
 
 
 def _refuse_other_data(index: Any, val_index: Any, world: World) -> None:

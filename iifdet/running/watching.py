@@ -59,14 +59,18 @@ class Validation:
 
             self.first = (batch, pictures.PICTURES[self.task].keep(outputs, self.model))
 
-    def leave(self, state: Any = None) -> dict[str, Any]:
-        """Write metrics.json, per_class.csv, predictions.json and the pictures of the last validation."""
+    def leave(self, state: Any = None, chosen_on: str = "val") -> dict[str, Any]:
+        """Write metrics.json, per_class.csv, predictions.json and the pictures of the last validation.
+
+        Args:
+            chosen_on: split that the best epoch was chosen on.
+        """
         if not self.metrics:  # a run that was resumed when nothing was left to do but this
             with averaged(state) as model:
                 self(model)
         if state is not None:
             self.metrics["epochs"] = state.epoch
-            self.metrics["best"] = {"epoch": state.best_epoch, "fitness": state.best}
+            self.metrics["best"] = {"epoch": state.best_epoch, "fitness": state.best, "chosen_on": chosen_on}
         if self.world.is_main:
             self._write()
         return self.metrics

@@ -1,10 +1,11 @@
 """The training loop and its parts, from what is plain to what uses it:
 
-options, stopping -> state -> callbacks; multiscale, pieces -> memory, step; recovery -> saving -> loop.
+options, stopping -> state -> callbacks; multiscale, pieces -> memory, step, graphed; recovery -> saving -> loop.
 """
 
 from iifdet.training.callbacks import Callback
-from iifdet.training.loop import EpochLoader, Validate, fit
+from iifdet.training.graphed import GraphedStep
+from iifdet.training.loop import EpochLoader, Step, Validate, fit
 from iifdet.training.memory import has_room, largest_fitting
 from iifdet.training.multiscale import rescale
 from iifdet.training.options import AMP_TYPES, FitOptions
@@ -21,8 +22,10 @@ __all__ = [
     "EpochLoader",
     "FitOptions",
     "GracefulStop",
+    "GraphedStep",
     "NotFinite",
     "Saver",
+    "Step",
     "TrainState",
     "Undo",
     "Validate",

@@ -35,6 +35,9 @@ class EpochLoader(Protocol):
 #: Validates the model it is given: (figures for results.csv, fitness).
 Validate = Callable[[nn.Module], tuple[dict[str, Any], float]]
 
+#: Makes one optimizer step as :func:`iifdet.training.train_step` does.
+Step = Callable[[TrainState, Sequence[Batch], int, FitOptions, Undo], bool]
+
 
 def fit(
     state: TrainState,
@@ -45,8 +48,12 @@ def fit(
     validate: Validate,
     recipe: dict[str, Any],
     callbacks: Sequence[Callback] = (),
+    step: Step = train_step,
 ) -> None:
     """Train to the last epoch: each epoch train, validate, write results.csv and checkpoints.
+
+    Args:
+        step: makes each optimizer step.
 
     Raises:
         FloatingPointError: losses or weights stayed not finite after ``max_rollbacks`` rollbacks.
@@ -63,7 +70,7 @@ def fit(
         while state.epoch < options.epochs and not state.finished:
             started = time.perf_counter()
             try:
-                train_one_epoch(state, loader, schedule, options, callbacks, save, stop)
+                train_one_epoch(state, loader, schedule, options, callbacks, save, stop, step)
                 refuse_ruins(state)
                 refuse_idle_end(state, options)
             except NotFinite as error:
@@ -96,6 +103,7 @@ def train_one_epoch(
     callbacks: Sequence[Callback],
     save: Saver,
     stop: GracefulStop,
+    step: Step = train_step,
 ) -> None:
     """Train from ``state.batch`` to the end of the epoch; an interrupted epoch goes on where it was saved.
 
@@ -103,7 +111,7 @@ def train_one_epoch(
         NotFinite: ``max_bad_steps`` steps in a row were bad.
     """
     batches, undo = len(loader), Undo(state.model, options.device)
-    set_train_mode(state.model)
+    set_train_mode(state.model, options.frozen_bn)
     source, started = iter(loader.epoch(state.epoch, start=state.batch)), time.perf_counter()
     while group := list(islice(source, options.accumulate)):
         for callback in callbacks:
@@ -111,7 +119,7 @@ def train_one_epoch(
         lr = schedule.at(state.epoch + state.batch / batches) * state.lr_factor
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = lr
-        train_step(state, group, batches, options, undo)
+        step(state, group, batches, options, undo)
         now = time.perf_counter()
         state.seconds, started = state.seconds + now - started, now
         for callback in callbacks:
@@ -124,9 +132,14 @@ def train_one_epoch(
             stop.leave_if_asked()
 
 
-def set_train_mode(model: nn.Module) -> None:
-    """Train mode, except for batch norms whose parameters are frozen: their running statistics must not move."""
+def set_train_mode(model: nn.Module, frozen_bn: str = "eval") -> None:
+    """Train mode, except for batch norms whose parameters are frozen: their running statistics must not move.
+
+    With ``frozen_bn="train"`` they do, as in the published second stage of classifiers.
+    """
     model.train()
+    if frozen_bn == "train":
+        return
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             own = list(module.parameters(recurse=False))

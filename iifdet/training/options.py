@@ -26,6 +26,7 @@ class FitOptions:
     max_bad_steps: int = 20
     max_rollbacks: int = 3
     val_every: int = 1
+    frozen_bn: str = "eval"
     multi_scale: tuple[float, float] | None = None
     multi_scale_every: int = 10
     imgsz: int = 640

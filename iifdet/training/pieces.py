@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -27,23 +27,29 @@ class Undo:
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.device = device
-        self.buffers = list(model.buffers())
+        self.buffers = sorted(model.buffers(), key=lambda buffer: str(buffer.dtype))  # of one kind together
         self.copies = [torch.empty_like(buffer) for buffer in self.buffers]
+        self.kinds = [list(rows) for _, rows in groupby(range(len(self.buffers)), lambda row: self.buffers[row].dtype)]
         self.generators: list[Tensor] = []
 
     @torch.no_grad()
     def take(self) -> None:
         """Remember how things are now."""
-        if self.buffers:
-            torch._foreach_copy_(self.copies, self.buffers)
+        self.take_buffers()
         cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
         self.generators = [torch.get_rng_state(), *cuda]
 
     @torch.no_grad()
+    def take_buffers(self) -> None:
+        """Remember the buffers alone: where a forward pass draws nothing, they are all that it changes."""
+        for rows in self.kinds:  # one kernel a kind; mixed ones would take one for each buffer
+            torch._foreach_copy_([self.copies[row] for row in rows], [self.buffers[row] for row in rows])
+
+    @torch.no_grad()
     def buffers_back(self) -> None:
         """Undo the statistics of a batch: where a loss is not finite, they may not be either."""
-        if self.buffers:
-            torch._foreach_copy_(self.buffers, self.copies)
+        for rows in self.kinds:
+            torch._foreach_copy_([self.buffers[row] for row in rows], [self.copies[row] for row in rows])
 
     def all_back(self) -> None:
         """As if no forward pass had been since."""

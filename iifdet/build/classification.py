@@ -1,0 +1,157 @@
+"""Keys to the data of a classifier: indexes, batches, evaluators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from iifdet.build.batches import EpochBatches
+from iifdet.build.splits import Splits
+from iifdet.config import DataKeys, InferenceKeys, TrainConfig
+from iifdet.datasets import SAMPLING, EpochSampler
+from iifdet.datasets.classification import ClassIndex, find_class_description, load_class_index
+from iifdet.datasets.classification.augment import SmallAugment
+from iifdet.datasets.classification.photos import (
+    ClassDataset,
+    Middle,
+    PhotoTransform,
+    SmallTransform,
+    Transform,
+    make_class_loader,
+)
+from iifdet.datasets.classification.resident import ResidentImages, ResidentSplit, ResidentTraining
+from iifdet.distributed import ALONE, World
+from iifdet.errors import InputError
+from iifdet.evaluation import ClassificationEvaluator
+
+#: Images up to this side are cropped out of a border and looked at as a whole; larger ones are photographs.
+SMALL = 64
+#: Keys that mean boxes, with the values that mean nothing.
+ABOUT_BOXES: dict[str, Any] = {
+    "mosaic": 0.0,
+    "copy_paste": 0.0,
+    "rect": False,
+    "single_cls": False,
+    "anchors": None,
+    "multi_scale": None,
+}
+
+
+def classification_index(config: DataKeys, split: str) -> ClassIndex:
+    """The index of a split; data without a val split are evaluated on their test split."""
+    return load_class_index(
+        config.data,
+        _known(config, split),
+        imbalance=config.imbalance,
+        fraction=config.fraction,
+        classes=config.classes,
+        seed=config.seed,
+    )
+
+
+def _known(config: DataKeys, split: str) -> str:
+    splits = find_class_description(config.data).splits
+    return "test" if split == "val" and "val" not in splits and "test" in splits else split
+
+
+def classification_splits(config: TrainConfig) -> Splits:
+    """Train, what chooses the best epoch (``select_on``), and what is reported."""
+    refuse_boxes(config)
+    splits = find_class_description(config.data).splits
+    chosen = config.select_on or ("val" if "val" in splits else "holdout")
+    report = "test" if "test" in splits else "val"
+    train, final = classification_index(config, "train"), classification_index(config, report)
+    if chosen == "holdout":
+        rest, held = train.holdout(config.holdout, config.seed)
+        return Splits(rest, held, final, chosen)
+    if chosen not in splits:
+        raise InputError(
+            f"select_on: expected one of holdout, {', '.join(s for s in splits if s != 'train')}, got '{chosen}'"
+        )
+    if chosen == report:
+        return Splits(train, final, None, chosen)
+    return Splits(train, classification_index(config, chosen), final, chosen)
+
+
+def refuse_boxes(config: TrainConfig) -> None:
+    """Refuse keys about boxes, which an image with one label does not have."""
+    for key, nothing in ABOUT_BOXES.items():
+        if getattr(config, key) != nothing:
+            raise InputError(f"{key}: belongs to detectors, got it with model={config.model}; drop it")
+    if config.augment != "default":
+        raise InputError(f"augment: expected default with model={config.model}, got {config.augment}; see auto_augment")
+    if config.cache not in (False, "device"):
+        raise InputError(f"cache: expected false or device with model={config.model}, got {config.cache}")
+
+
+def describe_classification(index: ClassIndex) -> str:
+    """Images."""
+    return f"{len(index)} training images"
+
+
+def classification_train_batches(
+    config: TrainConfig, index: ClassIndex, device: torch.device, masks: bool = False, world: World = ALONE
+) -> Any:
+    """Augmented, shuffled batches of the train split, made on the device with ``cache=device``, else by workers."""
+    batch = config.batch // world.size
+    draw = SAMPLING[config.sampling](index, config.repeat_threshold, config.sampling_by)
+    if config.cache == "device":
+        sampler = EpochSampler(len(index), config.seed, draw=draw, rank=world.rank, world_size=world.size, batch=batch)
+        data = ResidentImages.of(index, device, config.imgsz)
+        return ResidentTraining(data, sampler, batch, small_augment(config), config.mixup, config.channels_last)
+    dataset = ClassDataset(index, train_transform(config), config.seed, grey=False)
+    loader = make_class_loader(
+        dataset,
+        batch,
+        config.workers,
+        shuffle=True,
+        draw=draw,
+        mixup=config.mixup,
+        pin_memory=device.type == "cuda",
+        rank=world.rank,
+        world_size=world.size,
+    )
+    return EpochBatches(loader, batch)
+
+
+def small_augment(config: TrainConfig) -> SmallAugment:
+    """What happens to small images in training."""
+    try:
+        return SmallAugment(config.crop_padding, config.flip, config.auto_augment, config.cutout)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def train_transform(config: TrainConfig) -> Transform:
+    """Augmentation of one image, by ``imgsz``."""
+    if config.imgsz <= SMALL:
+        return SmallTransform(config.imgsz, small_augment(config))
+    try:
+        return PhotoTransform(config.imgsz, config.flip, config.auto_augment)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def classification_val_batches(
+    config: DataKeys,
+    inference: InferenceKeys,
+    index: ClassIndex,
+    cache: str | bool = False,
+    world: World = ALONE,
+    device: torch.device | None = None,
+) -> Any:
+    """Every image of a split once, in order."""
+    batch = getattr(inference, "val_batch", None) or inference.batch
+    if cache == "device" and device is not None:
+        return ResidentSplit(ResidentImages.of(index, device, config.imgsz), batch, world.rank, world.size)
+    dataset = ClassDataset(index, Middle(config.imgsz, whole=config.imgsz <= SMALL), config.seed, grey=True)
+    shares: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
+    return make_class_loader(dataset, batch, inference.workers, shuffle=False, **shares)
+
+
+def classification_evaluator(
+    config: InferenceKeys, index: ClassIndex, masks: bool = False, activation: str = "softmax"
+) -> ClassificationEvaluator:
+    """The evaluator of a split."""
+    return ClassificationEvaluator(index, activation)

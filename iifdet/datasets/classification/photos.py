@@ -1,0 +1,185 @@
+"""Images of any size, read one by one in as many workers as wanted with the same result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torchvision.transforms import v2
+
+from iifdet.datasets.classification.augment import NUMBERS, SmallAugment, mix
+from iifdet.datasets.classification.index import ClassIndex
+from iifdet.datasets.images import ImageError
+from iifdet.datasets.samplers import EpochSampler, SampleKey, Shard
+from iifdet.datasets.sampling import Draw
+from iifdet.datasets.transforms import sample_seed
+from iifdet.types import Batch, ImageInfo, MixedLabels
+
+log = logging.getLogger("iifdet")
+
+#: (3, H, W) uint8 and a seed -> (3, S, S) uint8.
+Transform = Callable[[Tensor, int], Tensor]
+#: Side of the middle that is looked at, as a share of the shorter side.
+MIDDLE = 224 / 256
+
+
+class SmallTransform:
+    """:class:`SmallAugment` for one image; images of another size are resized first."""
+
+    def __init__(self, size: int, augment: SmallAugment) -> None:
+        self.size, self.augment = size, augment
+
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        if image.shape[-2:] != (self.size, self.size):
+            image = v2.functional.resize(image, [self.size, self.size], antialias=True)
+        numbers = np.random.default_rng(seed).random((1, NUMBERS), dtype=np.float32)
+        return self.augment(image[None], torch.from_numpy(numbers))[0]
+
+
+class PhotoTransform:
+    """What is usual for photographs: a random part of the image, flip, colours or a learned policy.
+
+    Args:
+        size: side of the result.
+        flip: share of images that are mirrored.
+        policy: ``none`` (colours alone), ``imagenet`` (AutoAugment) or ``rand`` (RandAugment, 2 operations of
+            strength 10).
+    """
+
+    def __init__(self, size: int, flip: float = 0.5, policy: str = "none") -> None:
+        if policy not in PHOTO_POLICIES:
+            raise ValueError(f"auto_augment: expected one of {', '.join(PHOTO_POLICIES)} at this size, got '{policy}'")
+        self.steps = v2.Compose(
+            [
+                v2.RandomResizedCrop(size, antialias=True),
+                v2.RandomHorizontalFlip(flip),
+                PHOTO_POLICIES[policy](),
+            ]
+        )
+
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator, which is the run's
+            torch.manual_seed(seed)
+            return self.steps(image)
+
+
+#: ``auto_augment`` -> what happens to the colours, and more.
+PHOTO_POLICIES: dict[str, Callable[[], Any]] = {
+    "none": lambda: v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
+    "imagenet": lambda: v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=128),
+    "rand": lambda: v2.RandAugment(num_ops=2, magnitude=10, fill=128),
+}
+
+
+class Middle:
+    """The middle of an image, as in validation; small images are resized as a whole."""
+
+    def __init__(self, size: int, whole: bool) -> None:
+        self.size, self.whole = size, whole
+
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        if self.whole:
+            side = [self.size, self.size]
+            return image if list(image.shape[-2:]) == side else v2.functional.resize(image, side, antialias=True)
+        image = v2.functional.resize(image, [round(self.size / MIDDLE)], antialias=True)
+        return v2.functional.center_crop(image, [self.size, self.size])
+
+
+class ClassSample(NamedTuple):
+    """One image (3, S, S) uint8, its label, where it came from, the seed of what was drawn for it."""
+
+    image: Tensor
+    label: int
+    info: ImageInfo
+    seed: int
+
+
+class ClassDataset(Dataset[ClassSample]):
+    """A split as samples; an image that cannot be read gives way to the next one, or is grey in validation."""
+
+    def __init__(self, index: ClassIndex, transform: Transform, seed: int, grey: bool) -> None:
+        self.index, self.transform, self.seed, self.grey = index, transform, seed, grey
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key: SampleKey) -> ClassSample:
+        row, pixels = self._read(key.row)
+        height, width = pixels.shape[:2]
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        seed = sample_seed(self.seed, key.epoch, key.row, key.repeat)
+        image = self.transform(image, seed)
+        info = ImageInfo(int(self.index.ids[row]), row, self.index.file(row), (height, width))
+        return ClassSample(image, int(self.index.labels[row]), info, seed)
+
+    def _read(self, row: int) -> tuple[int, np.ndarray]:
+        for step in range(len(self)):
+            place = (row + step) % len(self)
+            try:
+                return place, self.index.read(place)
+            except ImageError as error:
+                log.warning("unreadable image, %s one used: %s", "grey" if self.grey else "next", error)
+            if self.grey:
+                return place, np.full((64, 64, 3), 114, dtype=np.uint8)
+        raise ImageError(f"{self.index.root}: not one of {len(self)} images can be read")
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Samples to a batch; with ``mixup`` blended in pairs, which the seed of the first one draws."""
+
+    mixup: float = 0.0
+
+    def __call__(self, samples: Sequence[ClassSample]) -> Batch:
+        images = torch.from_numpy(np.stack([sample.image.numpy() for sample in samples]))
+        labels = torch.tensor([sample.label for sample in samples])
+        infos = [sample.info for sample in samples]
+        if not self.mixup:
+            return Batch(images, labels, infos)
+        rng = np.random.default_rng(samples[0].seed)
+        others = torch.from_numpy(rng.permutation(len(samples)))
+        share = torch.full((len(samples),), float(rng.beta(self.mixup, self.mixup)))
+        return Batch(mix(images, others, share), MixedLabels(labels, labels[others], share), infos)
+
+
+def make_class_loader(
+    dataset: ClassDataset,
+    batch: int,
+    workers: int,
+    *,
+    shuffle: bool,
+    draw: Draw | None = None,
+    mixup: float = 0.0,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataLoader[ClassSample]:
+    """A loader of :class:`Batch`; see :func:`iifdet.datasets.make_loader` for its order and shares."""
+    shares = {"rank": rank, "world_size": world_size} if shuffle else {}
+    sampler = EpochSampler(len(dataset), dataset.seed, shuffle, draw, batch=batch, **shares)
+    order: dict[str, Any] = {"batch_size": batch, "sampler": sampler}
+    if world_size > 1 and not shuffle:
+        order = {"batch_sampler": Shard(BatchSampler(sampler, batch, drop_last=False), rank, world_size)}  # type: ignore[arg-type]
+    return DataLoader(
+        dataset,
+        **order,
+        num_workers=workers,
+        collate_fn=Collate(mixup),
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator().manual_seed(dataset.seed & 0xFFFFFFFF),
+    )
+
+
+def _start_worker(worker: int) -> None:
+    """One thread a worker: more would fight the other workers for the same cores."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

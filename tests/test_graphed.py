@@ -1,0 +1,129 @@
+"""Whole steps at once do what single steps do; recording is tried with what runs again on the CPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from iifdet.classifiers import CLASSIFIERS
+from iifdet.training import FitOptions, GraphedStep, Step, TrainState, train_step
+from iifdet.training.graphed import WARM_UP
+from iifdet.training.pieces import Undo
+from iifdet.types import Batch, MixedLabels
+
+CPU = FitOptions(epochs=1, device=torch.device("cpu"))
+
+
+def new_state(momentum: float = 0.9) -> TrainState:
+    torch.manual_seed(0)
+    model = CLASSIFIERS["se_resnet20"](4, width=0.25, head="cosine").train()
+    plain = [p for p in model.parameters() if p.ndim == 1]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    groups = [{"params": matrices, "weight_decay": 1e-2}, {"params": plain, "weight_decay": 0.0}]
+    return TrainState(
+        model, torch.optim.SGD(groups, lr=0.1, momentum=momentum), torch.amp.GradScaler("cpu", enabled=False)
+    )
+
+
+def batches(count: int = 8, size: int = 6, mixed: bool = False) -> Iterator[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    for number in range(count):
+        images = torch.rand(size if number % 4 else size - 2, 3, 16, 16, generator=generator)
+        labels = torch.randint(4, (len(images),), generator=generator)
+        share = torch.rand(len(images), generator=generator)
+        yield Batch(images, MixedLabels(labels, labels.flip(0), share) if mixed else labels)
+
+
+def again(body: Callable[[], None]) -> Callable[[], None]:
+    return body
+
+
+def run(step: Step, state: TrainState, options: FitOptions = CPU, **data: Any) -> TrainState:
+    undo = Undo(state.model, options.device)
+    for number, batch in enumerate(batches(**data)):
+        for group in state.optimizer.param_groups:
+            group["lr"] = 0.1 / (1 + number)
+        step(state, [batch], 8, options, undo)
+    return state
+
+
+def tensors(state: TrainState) -> dict[str, Tensor]:
+    buffers = {f"buffer {i}": s["momentum_buffer"] for i, s in enumerate(state.optimizer.state.values()) if s}
+    return {**state.model.state_dict(), **buffers}
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("options", [CPU, FitOptions(epochs=1, device=torch.device("cpu"), clip=0.5)])
+def test_recorded_steps_train_as_single_ones(mixed: bool, options: FitOptions) -> None:
+    one, other = run(train_step, new_state(), options, mixed=mixed), run(GraphedStep(again), new_state(), options, mixed=mixed)
+    for name, value in tensors(one).items():
+        torch.testing.assert_close(tensors(other)[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    assert (one.trained, one.images, one.batch) == (other.trained, other.images, other.batch)
+    assert one.sums["cls"] == pytest.approx(other.sums["cls"], rel=1e-5)
+
+
+def test_each_shape_is_recorded_once_it_is_warm() -> None:
+    recorded = []
+    step = GraphedStep(lambda body: recorded.append(body) or body)  # type: ignore[func-returns-value]
+    run(step, new_state(), count=4 * WARM_UP + 5)
+    assert len(recorded) == 2
+
+
+def test_a_bad_step_moves_nothing() -> None:
+    state, step = new_state(), GraphedStep(again)
+    run(step, state)
+    before = {name: value.clone() for name, value in tensors(state).items()}
+    undo = Undo(state.model, CPU.device)
+    bad = Batch(torch.full((6, 3, 16, 16), float("nan")), torch.zeros(6, dtype=torch.int64))
+    assert not step(state, [bad], 8, CPU, undo) and state.bad_steps == 1
+    for name, value in tensors(state).items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_what_cannot_be_recorded_is_said_once_and_trained(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(body: Callable[[], None]) -> Callable[[], None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with caplog.at_level(logging.WARNING, "iifdet"):
+        state = run(GraphedStep(fail), new_state())
+    assert state.trained == 8
+    assert [r.message for r in caplog.records] == [
+        "no CUDA graph: operation not permitted when stream is capturing; training goes on without"
+    ]
+    expected = run(GraphedStep(again), new_state())
+    assert all(torch.equal(a, b) for a, b in zip(tensors(state).values(), tensors(expected).values(), strict=True))
+
+
+def test_a_step_that_fails_as_a_whole_is_made_in_the_plain_way(caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model, self.calls = model, 0
+
+        def forward(self, *args: Any) -> Any:
+            self.calls += 1
+            if self.calls == 3:
+                raise RuntimeError("no such kernel")
+            return self.model(*args)
+
+    state = new_state()
+    state.wrapped = Odd(state.model)
+    run(GraphedStep(again), state)
+    assert state.trained == 8 and "no such kernel" in caplog.text
+
+
+def test_momentum_of_a_loaded_checkpoint_is_used() -> None:
+    state, step = new_state(), GraphedStep(again)
+    run(step, state, count=6)
+    state.optimizer.load_state_dict(state.optimizer.state_dict())
+    other = new_state()
+    run(train_step, other, count=6)
+    for each, how in ((state, step), (other, train_step)):
+        run(how, each, count=2)  # type: ignore[arg-type]
+    for name, value in tensors(other).items():
+        torch.testing.assert_close(tensors(state)[name], value, rtol=1e-4, atol=1e-6, msg=name)
