@@ -60,7 +60,10 @@ def tensors(state: TrainState) -> dict[str, Tensor]:
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("options", [CPU, FitOptions(epochs=1, device=torch.device("cpu"), clip=0.5)])
 def test_recorded_steps_train_as_single_ones(mixed: bool, options: FitOptions) -> None:
-    one, other = run(train_step, new_state(), options, mixed=mixed), run(GraphedStep(again), new_state(), options, mixed=mixed)
+    one, other = (
+        run(train_step, new_state(), options, mixed=mixed),
+        run(GraphedStep(again), new_state(), options, mixed=mixed),
+    )
     for name, value in tensors(one).items():
         torch.testing.assert_close(tensors(other)[name], value, rtol=1e-4, atol=1e-6, msg=name)
     assert (one.trained, one.images, one.batch) == (other.trained, other.images, other.batch)

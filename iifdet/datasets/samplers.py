@@ -81,11 +81,15 @@ class EpochSampler(Sampler[SampleKey]):
         return self.epoch_length - self.start
 
     def __iter__(self) -> Iterator[SampleKey]:
+        for row, repeat in self.keys().tolist():
+            yield SampleKey(self.epoch, row, repeat)
+
+    def keys(self) -> NDArray[np.int64]:
+        """(L, 2) row and repeat of each key that is left of the epoch."""
         rows = self._rows(self.epoch)
         keys = np.stack([rows, occurrence(rows)], axis=1)
         keys = np.resize(keys, (self.epoch_length * self.world_size, 2))  # begins anew where there are too few
-        for row, repeat in self._own(keys)[self.start :].tolist():
-            yield SampleKey(self.epoch, row, repeat)
+        return self._own(keys)[self.start :]
 
     def _own(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """This rank's part of each turn; the last turn may be a short one."""

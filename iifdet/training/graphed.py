@@ -7,6 +7,7 @@ same guards: where the loss or the gradient is not finite, neither weights nor s
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -29,6 +30,9 @@ log = logging.getLogger("iifdet")
 WARM_UP = 3
 #: Shapes that are kept recorded; the oldest gives way.
 MOST_SHAPES = 4
+
+#: Held while a thread records: the beginning of a recording waits for the whole device, which must not be recording.
+_recording = threading.Lock()
 
 #: (body) -> what runs it again. The body is run, or recorded, when it is called.
 Record = Callable[[Callable[[], None]], Callable[[], None]]
@@ -227,7 +231,7 @@ def _step(optimizer: torch.optim.Optimizer, group: dict[str, Any], lr: Tensor, b
 def record_graph(body: Callable[[], None]) -> Callable[[], None]:
     """Record a body as a CUDA graph; nothing of it is run."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with _recording, torch.cuda.graph(graph, capture_error_mode="thread_local"):
         body()
     return graph.replay
 

@@ -16,7 +16,7 @@ from iifdet.errors import InputError
 from iifdet.types import Batch, ClassTargets, MixedLabels
 
 #: Images that are augmented at once: enough to keep a GPU busy, few enough for its memory.
-CHUNK = 8192
+CHUNK = 16384
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ResidentTraining:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1``, … of an epoch."""
         self.sampler.set_epoch(epoch)
-        rows = np.array([key.row for key in self.sampler], dtype=np.int64)
+        rows = self.sampler.keys()[:, 0]
         step = max(1, CHUNK // self.batch)  # batches
         for first in range(start // step * step, len(self), step):
             part = rows[first * self.batch : (first + step) * self.batch]

@@ -1,0 +1,84 @@
+"""What the IIF paper published of its classification tables, and tables with it beside what was measured."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+FIGURES = ("top1", "mean_class", "many", "medium", "few", "ece", "nll")
+#: Published top-1 accuracies, percent: IIF paper, Tables V, VI, VII and IX, imbalance 100.
+PUBLISHED: dict[str, dict[str, float]] = {
+    "cifar10-lt": {
+        "softmax": 78.6,
+        "iif-csl": 79.7,
+        "post-process raw": 83.2,
+        "post-process base2": 83.2,
+        "post-process base10": 83.2,
+        "post-process smooth": 84.0,
+        "post-process relative": 77.2,
+        "post-process gombit": 81.2,
+        "post-process normit": 77.4,
+        "post-process la": 78.9,
+        "la-loss": 79.1,
+        "decoupled raw": 84.1,
+        "decoupled smooth": 84.6,
+        "decoupled relative": 81.2,
+        "decoupled base2": 84.1,
+        "decoupled base10": 84.4,
+        "decoupled gombit": 82.9,
+        "decoupled normit": 80.5,
+    },
+    "cifar100-lt": {
+        "softmax": 43.0,
+        "iif-csl": 40.1,
+        "post-process raw": 48.0,
+        "post-process base2": 48.0,
+        "post-process base10": 48.0,
+        "post-process smooth": 48.3,
+        "post-process relative": 47.9,
+        "post-process gombit": 48.0,
+        "post-process normit": 48.2,
+        "post-process la": 43.2,
+        "la-loss": 43.0,
+        "decoupled raw": 48.9,
+        "decoupled smooth": 48.8,
+        "decoupled relative": 48.8,
+        "decoupled base2": 48.9,
+        "decoupled base10": 48.9,
+        "decoupled gombit": 49.0,
+        "decoupled normit": 48.6,
+    },
+}
+
+
+def table(name_of_data: str, seeds: dict[str, Any]) -> dict[str, Any]:
+    """Row -> published, and mean and spread over the seeds of the last and the best epoch."""
+    published = PUBLISHED.get(name_of_data, {})
+    names = dict.fromkeys([*published, *(n for rows in seeds.values() for n, r in rows.items() if isinstance(r, dict))])
+    found: dict[str, Any] = {}
+    for name in names:
+        rows = [r[name] for r in seeds.values() if isinstance(r.get(name), dict) and "last" in r[name]]
+        if not rows:
+            continue
+        last = [r["last"]["top1"] for r in rows]
+        best = [r["best"]["top1"] for r in rows if "best" in r]
+        found[name] = {
+            "published": published.get(name),
+            "mean": round(statistics.mean(last), 2),
+            "spread": round(statistics.stdev(last), 2) if len(last) > 1 else None,
+            "best_mean": round(statistics.mean(best), 2) if best else None,
+            "seeds": last,
+            **{
+                k: round(statistics.mean([r["last"][k] for r in rows if r["last"][k] is not None] or [0]), 2)
+                for k in ("many", "medium", "few", "ece")
+            },
+        }
+    return found
+
+
+def lines(rows: dict[str, Any]) -> str:
+    """The table as Markdown."""
+    columns = ("published", "mean", "spread", "best_mean", "many", "medium", "few", "ece")
+    head = ["row", "published", "measured (last)", "spread", "best epoch", "many", "medium", "few", "ECE"]
+    body = [[name, *("" if row[c] is None else str(row[c]) for c in columns)] for name, row in rows.items()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *body])

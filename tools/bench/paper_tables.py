@@ -1,0 +1,318 @@
+"""Tables V-VII and IX of the IIF paper on CIFAR-LT: published and measured side by side.
+
+CUDA, whole:  python tools/bench/paper_tables.py --data cifar10_lt100_jpeg --seeds 0,1,2
+CUDA, timed:  … --seconds 540 (epochs are fewer where 400 do not fit, and the result says so)
+CPU, short:   … --epochs 40 --stage2 4 --seeds 0 --device cpu
+
+Each seed is a process of its own (``--how threads``: a thread), all side by side on one device. A seed trains the
+softmax model, tries every adjustment on its test logits (post-process), and trains every variant's class rows from it
+(decoupled). ``--trained`` adds whole trainings (``iif-csl,iif-end-to-end,la-loss``). What an earlier call wrote into
+``--folder`` is taken up, and figures of a JSON file (``--known``) are not measured again.
+
+``last`` is the last epoch, ``best`` the epoch with the highest test accuracy, which the original reports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from common import arguments, write
+from paper_numbers import FIGURES, lines, table
+
+import iifdet
+from iifdet import build
+from iifdet.build import classification
+from iifdet.config import ValConfig, validate
+from iifdet.datasets.classification.index import ClassIndex
+from iifdet.datasets.classification.resident import ResidentImages
+from iifdet.evaluation import ClassificationEvaluator
+from iifdet.longtail import VARIANTS
+from iifdet.training import Callback, TrainState
+
+#: What a run's second stages cost of an epoch of the first, measured on the CPU, and seconds for each run's start.
+STAGE2_SHARE, START_SECONDS = 0.45, 5.0
+
+
+class Clock(Callback):
+    """Seconds of each epoch."""
+
+    def __init__(self) -> None:
+        self.speeds: list[float] = []
+
+    def on_epoch_end(self, state: TrainState, row: Any) -> None:
+        self.speeds.append(row["seconds"])
+
+
+def keep_images() -> None:
+    """Read and upload each split once a process, not once a run."""
+    read, kept, lock = ResidentImages.of, {}, threading.Lock()
+
+    def of(index: ClassIndex, device: torch.device, size: int) -> ResidentImages:
+        key = (index.digest(), str(device), size)
+        with lock:
+            if key not in kept:
+                kept[key] = read(index, device, size)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)  # other streams read it
+            return kept[key]  # type: ignore[no-any-return]
+
+    ResidentImages.of = of  # type: ignore[method-assign,assignment]
+
+
+class Seed:
+    """All rows of one seed; what is there already is not made again."""
+
+    def __init__(self, args: Any, seed: int) -> None:
+        self.args, self.seed, self.started = args, seed, time.time()
+        self.folder = Path(args.folder).absolute() / f"seed{seed}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = self.folder / "rows.json"
+        self.rows: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        cuda = args.device != "cpu"
+        self.common = {
+            **{"data": args.data, "device": args.device, "seed": seed, "project": str(self.folder), "plots": False},
+            **{"verbose": False, "exist_ok": True, "select_on": "test", "save_minutes": 0},
+            **{"amp": "bf16" if cuda else "none", "channels_last": cuda and args.order == "last"},
+            **{"compile": args.compile == "yes", "model_args.width": args.width, "fraction": args.fraction},
+        }
+
+    def run(self) -> None:
+        """Rows in the order in which they matter."""
+        epochs = self.epochs()
+        self.stage("softmax", lambda: self.train("softmax", epochs))
+        self.post_process()
+        variants = [v for v in self.args.variants.split(",") if v]
+        for bn in self.args.bn.split(","):
+            for variant in variants:
+                name = f"decoupled {variant}" + (" bn-eval" if bn == "eval" else "")
+                self.stage(name, lambda v=variant, b=bn: self.decoupled(v, b))  # type: ignore[misc]
+        for recipe in filter(None, self.args.trained.split(",")):
+            self.stage(recipe, lambda r=recipe: self.train(r, epochs))  # type: ignore[misc]
+        self.save("seconds", round(time.time() - self.started, 1))
+
+    def stage(self, name: str, make: Any) -> None:
+        """One row; one that fails is noted, and the next ones are tried."""
+        if name in self.rows and "failed" not in self.rows[name]:
+            return
+        started = time.time()
+        try:
+            row = make()
+        except Exception as error:
+            traceback.print_exc()
+            row = {"failed": f"{type(error).__name__}: {error}"[:300]}
+        self.save(name, {**row, "took": round(time.time() - started, 1)})
+        print(f"seed {self.seed}: {name}: {self.rows[name]}", flush=True)
+
+    def save(self, name: str, row: Any) -> None:
+        """Write what there is so far."""
+        self.rows[name] = row
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.rows, indent=1))
+        temporary.replace(self.file)
+
+    def epochs(self) -> int:
+        """As asked for, or as many as fit into ``--seconds`` at the speed of three first epochs."""
+        if "epochs" in self.rows:
+            return int(self.rows["epochs"])
+        epochs = self.args.epochs
+        if self.args.seconds:
+            clock = Clock()
+            keys = self.keys("softmax", 3) | {"name": "probe", "val_every": 3}
+            iifdet.train([clock], **keys)
+            second = min(clock.speeds[1:])
+            runs = len(self.args.variants.split(",")) * len(self.args.bn.split(","))
+            left = self.args.seconds - (time.time() - self.args.begun) - (1 + runs) * START_SECONDS
+            whole = 1 + len([r for r in self.args.trained.split(",") if r])
+            fitting = int((0.93 * left / second - runs * self.args.stage2 * STAGE2_SHARE) / whole)
+            epochs = min(epochs, max(10, fitting // 10 * 10))
+            print(f"seed {self.seed}: {second:.3f} s an epoch, {epochs} epochs", flush=True)
+        self.save("epochs", epochs)
+        return int(epochs)
+
+    def keys(self, recipe: str, epochs: int) -> dict[str, Any]:
+        """Keys of a first stage: the recipe's, its steps where they are as shares of the epochs."""
+        steps = [max(1, round(0.9 * epochs)), max(2, round(0.95 * epochs))]
+        model = f"classify/{self.args.table}-{recipe}"
+        every = max(1, epochs // 20)
+        return {**self.common, "model": model, "name": recipe, "epochs": epochs, "steps": steps, "val_every": every}
+
+    def train(self, recipe: str, epochs: int) -> dict[str, Any]:
+        """A whole training."""
+        return figures(iifdet.train(**self.keys(recipe, epochs)).folder)
+
+    def decoupled(self, variant: str, bn: str) -> dict[str, Any]:
+        """The class rows again, from the softmax run's last checkpoint."""
+        run = iifdet.train(
+            **self.common,
+            model=f"classify/{self.args.table}-iif-decoupled",
+            weights=str(self.folder / "softmax" / "weights" / "last.pt"),
+            variant=variant,
+            frozen_bn=bn,
+            epochs=self.args.stage2,
+            val_every=max(1, self.args.stage2 // 4),
+            name=f"decoupled-{variant}-{bn}",
+        )
+        return figures(run.folder)
+
+    def post_process(self) -> None:
+        """Every adjustment on the logits of the softmax run."""
+        wanted = {f"post-process {v}": {"adjust": "iif", "variant": v} for v in VARIANTS} | {
+            "post-process la": {"adjust": "la"}
+        }
+        if all(name in self.rows for name in wanted):
+            return
+        try:
+            model = build.load_model(self.folder / "softmax" / "weights" / "last.pt").to(self.device())
+            config = validate(ValConfig, {"data": self.args.data, "imgsz": 32})
+            index = build.build_index(config, "val", "classify")
+            batches = list(
+                classification.classification_val_batches(config, config, index, "device", device=self.device())
+            )
+            with torch.inference_mode():
+                raw = [model.raw(batch.to(self.device()).images) for batch in batches]
+        except Exception as error:
+            traceback.print_exc()
+            self.save("post-process", {"failed": f"{type(error).__name__}: {error}"[:300]})
+            return
+        for name, keys in wanted.items():
+            self.stage(name, lambda k=keys: score(model, k, raw, batches, index))  # type: ignore[misc]
+
+    def device(self) -> torch.device:
+        """Where models run."""
+        return build.pick_device(self.args.device)
+
+
+def score(model: Any, keys: dict[str, Any], raw: list[Any], batches: list[Any], index: Any) -> dict[str, Any]:
+    """The figures of adjusted logits."""
+    config = validate(ValConfig, {**keys, "on_nonpositive": "allow"})
+    build.set_adjustment(model, config, keys["adjust"], model.counts, strategy="post_process")
+    evaluator = ClassificationEvaluator(index, model.class_activation)
+    for logits, batch in zip(raw, batches, strict=True):
+        evaluator.update(model.adjusted(logits), batch)
+    metrics = evaluator.compute().metrics(model.counts)
+    return {"last": percent(metrics | metrics["groups"])}
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """What a run has come to: its last epoch, and the one with the highest test accuracy."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    import csv
+
+    rows = [row for row in csv.DictReader((folder / "results.csv").open()) if row.get("top1")]
+    best = max(rows, key=lambda row: float(row["top1"]))
+    speeds = [float(r["images_per_s"]) for r in csv.DictReader((folder / "results.csv").open())]
+    return {
+        "last": percent(metrics | metrics["groups"]),
+        "best": {"top1": round(100 * float(best["top1"]), 2), "epoch": int(best["epoch"])},
+        "epochs": metrics["epochs"],
+        "images_per_s": round(statistics.median(speeds)),
+    }
+
+
+def percent(metrics: dict[str, Any]) -> dict[str, Any]:
+    """FIGURES in percent; NLL as it is."""
+    return {
+        k: None if metrics.get(k) is None else round(metrics[k] * (1 if k == "nll" else 100), 3 if k == "nll" else 2)
+        for k in FIGURES
+    }
+
+
+def in_processes(args: Any, seeds: list[int]) -> None:
+    """A process a seed; one that dies costs its own rows alone."""
+    threads = str(max(1, (os.cpu_count() or 1) // len(seeds) // 2))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    Path(args.folder).mkdir(parents=True, exist_ok=True)
+    running = []
+    for seed in seeds:
+        log = (Path(args.folder) / f"seed{seed}.log").open("a")
+        command = [sys.executable, __file__, *sys.argv[1:], "--seed", str(seed), "--begun", str(args.begun)]
+        running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    for process in running:
+        process.wait()
+
+
+def in_threads(args: Any, seeds: list[int]) -> None:
+    """A thread and a CUDA stream a seed: kernels of one context run at the same time, those of processes take turns."""
+    keep_images()
+    build_model, lock = build.build_model, threading.Lock()
+
+    def one_at_a_time(*given: Any, **keys: Any) -> Any:  # weights are drawn from the one generator there is
+        with lock:
+            return build_model(*given, **keys)
+
+    build.build_model = one_at_a_time
+
+    def run(seed: int) -> None:
+        try:
+            if args.device == "cpu":
+                Seed(args, seed).run()
+            else:
+                with torch.cuda.stream(torch.cuda.Stream()):
+                    Seed(args, seed).run()
+        except Exception:
+            traceback.print_exc()
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in seeds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def main() -> None:
+    """Run the seeds and merge what they wrote."""
+    args = arguments(
+        __doc__,
+        table="cifar10-lt",
+        data="cifar10_lt100_jpeg",
+        seeds="0,1,2",
+        seed=-1,
+        epochs=400,
+        stage2=20,
+        seconds=0.0,
+        begun=0.0,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        variants="smooth,raw,relative,base2,base10,gombit,normit",
+        bn="train",
+        trained="",
+        order="last",
+        compile="no",
+        width=1.0,
+        fraction=1.0,
+        folder="runs/paper_tables",
+        how="processes",
+        known="",
+    )
+    args.begun = args.begun or time.time()
+    if args.seed >= 0:
+        keep_images()
+        Seed(args, args.seed).run()
+        return
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    {"processes": in_processes, "threads": in_threads}[args.how](args, seeds)
+    known = json.loads(Path(args.known).read_text())["seeds"] if args.known else {}
+    files = {seed: Path(args.folder) / f"seed{seed}" / "rows.json" for seed in seeds}
+    mine = {str(seed): json.loads(file.read_text()) for seed, file in files.items() if file.is_file()}
+    merged = {seed: {**known.get(seed, {}), **mine.get(seed, {})} for seed in {**known, **mine}}
+    rows = table(args.table, merged)
+    keys = {k: v for k, v in vars(args).items() if k not in ("out", "seed", "begun")}
+    shortened = any(row.get("epochs", 400) < 400 for row in merged.values())
+    write(f"paper_{args.table}", args.out, {"keys": keys, "shortened": shortened, "table": rows, "seeds": merged})
+    print(lines(rows))
+
+
+if __name__ == "__main__":
+    main()
