@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iifdet.datasets import DataDescription, find_description, load_index
+from iifdet.datasets.classification.health import ClassSplitToCheck, check_class_splits, read_class_splits
+from iifdet.datasets.description import task_of
 from iifdet.datasets.findings import SEVERITIES, Finding, ReasonCount, count_reasons, printable
 from iifdet.datasets.health import SplitToCheck, check_splits
 from iifdet.evaluation.lookalikes import find_lookalikes
@@ -29,12 +31,17 @@ COMPARED = {
 
 def read_splits(
     data: str | Path | Mapping[str, Any] | DataDescription, split: str | None = None, *, allow_outside: bool = False
-) -> list[SplitToCheck]:
+) -> list[Any]:
     """Read one split of a data set, or all that its description has, however much of them is broken.
+
+    Returns:
+        Of each its name, its index and its place: SplitToCheck, or ClassSplitToCheck for data of classification.
 
     Raises:
         InputError: a split of which nothing can be read.
     """
+    if not isinstance(data, DataDescription) and task_of(data) == "classify":
+        return list(read_class_splits(data, split, allow_outside=allow_outside))
     description = find_description(data)
     found = []
     for name in description.splits if split is None else [split]:
@@ -46,13 +53,15 @@ def read_splits(
 
 
 def find_faults(
-    splits: list[SplitToCheck],
+    splits: list[Any],
     *,
     decode: bool = True,
     max_bad: float = 0.05,
     seen: Callable[[int], None] = lambda done: None,
 ) -> list[Finding]:
     """All findings about these splits; the keywords are those of :func:`iifdet.datasets.health.check_splits`."""
+    if any(isinstance(split, ClassSplitToCheck) for split in splits):
+        return check_class_splits(splits, decode=decode, seen=seen)
     found = check_splits(splits, decode=decode, max_bad=max_bad, seen=seen)
     for split in splits:
         found += find_lookalikes(split.index, split.name)
@@ -65,7 +74,8 @@ class CheckReport:
 
     Attributes:
         data: what the data set is called.
-        splits: split -> its numbers of ``images``, ``boxes`` and ``classes`` after what is broken was dropped.
+        splits: split -> its numbers of ``images``, ``boxes`` (where there are some) and ``classes`` after what is
+            broken was dropped.
         findings: everything that was found.
         folder: where problems.json and problems.csv are.
         compared: what "the same image" means in it.
@@ -79,17 +89,10 @@ class CheckReport:
 
     @classmethod
     def of(
-        cls, splits: list[SplitToCheck], findings: list[Finding], folder: Path, *, data: str, decode: bool = True
+        cls, splits: list[Any], findings: list[Finding], folder: Path, *, data: str, decode: bool = True
     ) -> CheckReport:
         """The report on these splits."""
-        sizes = {
-            split.name: {
-                "images": len(split.index),
-                "boxes": len(split.index.labels),
-                "classes": len(split.index.names),
-            }
-            for split in splits
-        }
+        sizes = {split.name: _sizes(split) for split in splits}
         return cls(data, sizes, [printable(finding) for finding in findings], folder, COMPARED[decode])
 
     @property
@@ -149,8 +152,9 @@ class CheckReport:
         return f"{self.data}: {'does not pass' if counts['error'] else 'passes'}: {said}; all of it: {self.folder}"
 
     def _heading(self) -> list[str]:
+        boxes = {split: f"{n['boxes']} boxes, " if "boxes" in n else "" for split, n in self.splits.items()}
         splits = [
-            f"{self.data} {split}: {_number(n['images'], 'image')}, {n['boxes']} boxes, {n['classes']} classes"
+            f"{self.data} {split}: {_number(n['images'], 'image')}, {boxes[split]}{n['classes']} classes"
             for split, n in self.splits.items()
         ]
         return [*splits, self.compared]
@@ -184,6 +188,11 @@ class CheckReport:
             yield from (f"  {_one_line(finding)}" for finding in shown)
             if len(shown) < len(findings):
                 yield f"  … and {len(findings) - len(shown)} more"
+
+
+def _sizes(split: Any) -> dict[str, int]:
+    boxes = {"boxes": len(split.index.labels)} if isinstance(split, SplitToCheck) else {}
+    return {"images": len(split.index), **boxes, "classes": len(split.index.names)}
 
 
 def _cells(group: ReasonCount) -> tuple[str, str, str, int]:

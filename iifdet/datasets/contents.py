@@ -23,7 +23,7 @@ class Content:
         fault: why it cannot be used, None where it can.
         displayed: height and width after the EXIF turn.
         stored: height and width as stored in the file.
-        file_digest: hash of the file's bytes.
+        file_digest: hash of the file's bytes; nothing where pixels come without a file.
         pixel_digest: hash of the decoded pixels as displayed, and their shape; None where they were not decoded.
     """
 
@@ -35,7 +35,11 @@ class Content:
 
 
 def read_contents(
-    files: Iterable[str], *, decode: bool = True, seen: Callable[[int], None] = lambda done: None
+    files: Iterable[str],
+    *,
+    decode: bool = True,
+    seen: Callable[[int], None] = lambda done: None,
+    read: Callable[[str], bytes] = lambda file: Path(file).read_bytes(),
 ) -> dict[str, Content]:
     """Look into image files, in threads; a file that is named more than once is read once.
 
@@ -44,31 +48,37 @@ def read_contents(
         decode: really decode each. False takes sizes from the headers and hashes the bytes alone: a file that is cut
             short behind its header passes.
         seen: told how many are done, after each.
+        read: a file's bytes by its name; OSError where there are none.
     """
     files = list(dict.fromkeys(files))
     found = {}
     with ThreadPoolExecutor(THREADS) as pool:
-        for file, content in zip(files, pool.map(lambda file: _content(file, decode), files), strict=True):
+        for file, content in zip(files, pool.map(lambda file: _content(file, decode, read), files), strict=True):
             found[file] = content
             seen(len(found))
     return found
 
 
-def _content(file: str, decode: bool) -> Content:
+def _content(file: str, decode: bool, read: Callable[[str], bytes]) -> Content:
     try:
-        data = Path(file).read_bytes()
+        data = read(file)
     except (OSError, ValueError) as error:
-        return Content(getattr(error, "strerror", None) or str(error))
+        return Content(getattr(error, "strerror", None) or str(error).removeprefix(f"{file}: "))
     try:
         if not decode:
-            return Content(None, image_size(file), image_size(file, orient=False), _digest(data))
+            return Content(None, image_size(file, data=data), image_size(file, orient=False, data=data), _digest(data))
         pixels = decode_image(data, file)
     except ImageError as error:
         return Content(str(error).removeprefix(f"{file}: "))
     displayed = stored = (pixels.shape[0], pixels.shape[1])
     with suppress(ImageError):  # OpenCV reads a few files whose header Pillow does not understand
-        stored = image_size(file, orient=False)
-    return Content(None, displayed, stored, _digest(data), _digest(repr(pixels.shape).encode(), pixels.ravel()))
+        stored = image_size(file, orient=False, data=data)
+    return Content(None, displayed, stored, _digest(data), digest_pixels(pixels))
+
+
+def digest_pixels(pixels: Any) -> bytes:
+    """Hash of an (H, W, 3) image and its shape."""
+    return _digest(repr(pixels.shape).encode(), pixels.ravel())
 
 
 def _digest(*parts: Any) -> bytes:
@@ -128,5 +138,5 @@ def _keys(content: Content) -> list[tuple[str, bytes]]:
     """What a file is compared by, the strictest first."""
     if content.fault is not None:
         return []
-    keys = [("equal bytes", content.file_digest)]
+    keys = [("equal bytes", content.file_digest)] if content.file_digest else []
     return keys if content.pixel_digest is None else [*keys, ("equal pixels", content.pixel_digest)]

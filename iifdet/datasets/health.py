@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,17 @@ from iifdet.datasets.mask_faults import mask_faults
 
 #: Masks that cannot be painted stop the training of masks; the others are warnings.
 MASK_GRAVITY = {words.MASK_BEYOND: "notice", words.MASK_MISSING: "notice"}
+
+
+class NamedFiles(Protocol):
+    """What a comparison of splits needs of one: its name, its index with names and files, and its place."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def index(self) -> Any: ...
+    @property
+    def place(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ def _classes(split: SplitToCheck) -> Iterator[Finding]:
         yield Finding("warning", split.name, split.place, reason, index.names[c])
 
 
-def compare_splits(first: SplitToCheck, second: SplitToCheck, contents: Mapping[str, Content]) -> list[Finding]:
+def compare_splits(first: NamedFiles, second: NamedFiles, contents: Mapping[str, Content]) -> list[Finding]:
     """Class names and pictures of two splits, the earlier one (train before val before test) first.
 
     A picture of the training split in val or test falsifies the evaluation: an error. In val and test it is a warning.
@@ -155,7 +167,7 @@ def compare_splits(first: SplitToCheck, second: SplitToCheck, contents: Mapping[
     return found
 
 
-def _names_differ(first: SplitToCheck, second: SplitToCheck) -> Iterator[Finding]:
+def _names_differ(first: NamedFiles, second: NamedFiles) -> Iterator[Finding]:
     ours, theirs = first.index.names, second.index.names
     if ours == theirs:
         return

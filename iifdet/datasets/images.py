@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -76,8 +77,13 @@ def _truncation(data: bytes) -> str | None:
     return None
 
 
-def image_size(path: str | os.PathLike[str], *, orient: bool = True) -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str], *, orient: bool = True, data: bytes | None = None) -> tuple[int, int]:
     """Return (height, width) as displayed (as stored with ``orient=False``), from the header alone.
+
+    Args:
+        path: the file, or what errors call it where its bytes are given.
+        orient: apply the EXIF orientation.
+        data: the file's bytes.
 
     Raises:
         ImageError: no readable header.
@@ -85,7 +91,7 @@ def image_size(path: str | os.PathLike[str], *, orient: bool = True) -> tuple[in
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path if data is None else BytesIO(data)) as image:
             width, height = image.size
             if image.format == "TIFF":  # Pillow's size is turned already in some versions
                 width, height = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]  # type: ignore[attr-defined]

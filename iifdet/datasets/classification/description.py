@@ -62,6 +62,7 @@ class ClassDescription:
         imbalance: the train split is cut to an exponential profile with this ratio; None leaves it as it is.
         seed: which images the cut keeps.
         hint: the next step where files are missing.
+        allow_outside: whether lists may name files outside the data set; no key of a description can say so.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ClassDescription:
     imbalance: float | None = None
     seed: int = 0
     hint: str = CHECK_PATH
+    allow_outside: bool = False
 
     def split(self, name: str) -> ClassSplit:
         """Return a split, or raise an InputError that lists those there are."""

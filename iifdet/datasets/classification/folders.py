@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from iifdet.datasets.classification.description import ClassDescription
-from iifdet.datasets.classification.index import ClassIndex, StoredImages
+from iifdet.datasets.classification.index import ClassIndex
+from iifdet.datasets.classification.stored import EMPTY_FOLDER, UNKNOWN_FOLDER, index_of
 from iifdet.datasets.classification.stores import Store, open_store
+from iifdet.datasets.index import Problem
 from iifdet.datasets.listing import is_image
 from iifdet.errors import InputError
 
@@ -17,27 +18,28 @@ def read_folders(description: ClassDescription, split: str) -> ClassIndex:
 
     Class names, where the description gives none, are those of the train split's folders in alphabetical order, or of
     the split's own where there is no train split. Files that are not called like images, and images outside any class,
-    are passed over; so is what macOS puts into zip files.
+    are passed over; so is what macOS puts into zip files. Folders of other classes, and in the train split folders
+    without images, are problems.
 
     Raises:
-        InputError: a folder is missing, a class is not among the names, or a folder of the train split has no image.
+        InputError: a folder is missing, or no class has an image.
     """
     store = open_store(description.root, description.hint)
     found = _files(store, description, split)
     names = description.names
     if names is None:
         own = "train" in description.splits and split != "train"
-        names = sorted(_files(store, description, "train") if own else found)
-    unknown = [name for name in found if name not in set(names)]
-    if unknown:
-        raise InputError(
-            f"{description.name} {split}: expected the classes {_few(names)}, got a folder '{unknown[0]}'; "
-            "rename it, or list all classes under names"
-        )
+        classes = _files(store, description, "train") if own else found
+        names = sorted(name for name, files in classes.items() if files)
     number = {name: label for label, name in enumerate(names)}
-    files = sorted((file, number[name]) for name, files in found.items() for file in files)
-    labels = [label for _, label in files]
-    return ClassIndex.of(names, StoredImages(store, [file for file, _ in files]), labels, str(description.root))
+    top = store.path / description.split(split).images
+    problems = [
+        Problem(str(top / name), "image", UNKNOWN_FOLDER) for name in found if found[name] and name not in number
+    ]
+    if split == "train":
+        problems += [Problem(str(top / name), "image", EMPTY_FOLDER) for name, files in found.items() if not files]
+    pairs = sorted((file, number[name]) for name, files in found.items() if name in number for file in files)
+    return index_of(description, store, names, [f for f, _ in pairs], [label for _, label in pairs], problems)
 
 
 def _files(store: Store, description: ClassDescription, split: str) -> dict[str, list[str]]:
@@ -52,12 +54,6 @@ def _files(store: Store, description: ClassDescription, split: str) -> dict[str,
         inside = PurePosixPath(file).relative_to(top).parts
         if len(inside) > 1 and is_image(file) and not any(map(_hidden, inside)):
             found[inside[0]].append(file)
-    empty = [name for name, files in found.items() if not files]
-    if empty and split == "train":
-        raise InputError(
-            f"{description.name} train: expected images in every class, found none in {store.path / top / empty[0]}; "
-            "add some, or remove the folder"
-        )
     if not any(found.values()):
         raise InputError(
             f"{description.name} {split}: expected folders of images in {store.path / top}, one a class, found none; "
@@ -68,7 +64,3 @@ def _files(store: Store, description: ClassDescription, split: str) -> dict[str,
 
 def _hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -8,9 +8,17 @@ from typing import Any
 import msgspec
 
 from iifdet.datasets.classification.description import ClassDescription
-from iifdet.datasets.classification.index import ClassIndex, StoredImages
-from iifdet.datasets.classification.stored import check_images, inside
+from iifdet.datasets.classification.index import ClassIndex
+from iifdet.datasets.classification.stored import (
+    SEVERAL_LABELS,
+    TWICE,
+    UNKNOWN_CATEGORY,
+    UNLABELLED,
+    index_of,
+    inside,
+)
 from iifdet.datasets.classification.stores import Store, open_store, read_text
+from iifdet.datasets.index import Problem
 from iifdet.errors import InputError
 
 
@@ -40,9 +48,10 @@ def read_inaturalist(description: ClassDescription, split: str) -> ClassIndex:
 
     The train split's categories are those of all splits; files without ``categories`` take theirs from it.
 
+    Images without annotation or with several, of an unknown category, or whose file is missing are problems.
+
     Raises:
-        InputError: the JSON does not make sense, an image has no or several annotations, a category is unknown, an
-            image is missing.
+        InputError: the JSON does not make sense.
     """
     store = open_store(description.root, description.hint)
     own = _read(store, description, split)
@@ -55,11 +64,11 @@ def read_inaturalist(description: ClassDescription, split: str) -> ClassIndex:
     names = description.names or _distinct(categories)
     if len(names) != len(categories):
         raise InputError(f"{what}: names: expected {len(categories)} names, got {len(names)}; leave names out")
-    labels = _labels(own, number, what)
-    folder = description.split(split).images
-    files = [inside(image.file_name, folder, f"{what}: image {image.id}") for image in own.images]
-    check_images(store, files, description, split)
-    return ClassIndex.of(names, StoredImages(store, files), labels, str(description.root))
+    labels, problems = _labels(own, number)
+    folder, outside = description.split(split).images, description.allow_outside
+    chosen = [(image, labels[image.id]) for image in own.images if image.id in labels]
+    files = [inside(i.file_name, folder, f"{what}: image {i.id}", outside) for i, _ in chosen]
+    return index_of(description, store, names, files, [label for _, label in chosen], problems)
 
 
 def _read(store: Store, description: ClassDescription, split: str) -> _Content:
@@ -77,23 +86,26 @@ def _read(store: Store, description: ClassDescription, split: str) -> _Content:
     return content
 
 
-def _labels(content: _Content, number: dict[int, int], what: str) -> list[int]:
-    found: dict[Any, int] = {}
+def _labels(content: _Content, number: dict[int, int]) -> tuple[dict[Any, int], list[Problem]]:
+    """Image id -> label, and what is wrong with the images that have none."""
+    categories: dict[Any, list[int]] = {}
     for annotation in content.annotations:
-        if annotation.category_id not in number:
-            raise InputError(
-                f"{what}: image {annotation.image_id}: expected one of {len(number)} category ids, got "
-                f"{annotation.category_id}; correct the file"
-            )
-        if annotation.image_id in found:
-            raise InputError(f"{what}: image {annotation.image_id}: expected one annotation, got two; keep one")
-        found[annotation.image_id] = number[annotation.category_id]
+        categories.setdefault(annotation.image_id, []).append(annotation.category_id)
+    times = Counter(image.id for image in content.images)
+    labels, problems = {}, []
     for image in content.images:
-        if image.id not in found:
-            raise InputError(f"{what}: image {image.id}: expected an annotation, got none; leave the image out")
-    if len({image.id for image in content.images}) < len(content.images):
-        raise InputError(f"{what}: expected distinct image ids, got one twice; correct the file")
-    return [found[image.id] for image in content.images]
+        given = categories.get(image.id, [])
+        if times[image.id] > 1:
+            reason = f"{TWICE}: {image.id}"
+        elif len(given) != 1:
+            reason = SEVERAL_LABELS if given else UNLABELLED
+        elif given[0] not in number:
+            reason = f"{UNKNOWN_CATEGORY}: {given[0]}"
+        else:
+            labels[image.id] = number[given[0]]
+            continue
+        problems.append(Problem(image.file_name, "image", reason))
+    return labels, problems
 
 
 def _distinct(categories: list[_Category]) -> list[str]:

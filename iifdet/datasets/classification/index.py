@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from iifdet.datasets.classification.stores import Store
 from iifdet.datasets.images import THREADS, ImageError, decode_image
-from iifdet.datasets.index import row_numbers
+from iifdet.datasets.index import Problem, row_numbers
 from iifdet.errors import InputError
 from iifdet.longtail.counts import ClassCounts
 
@@ -64,6 +64,14 @@ class StoredImages:
     def read(self, row: int) -> Images:
         return decode_image(self.store.read(self.names[row]), self.file(row))
 
+    def read_bytes(self, row: int) -> bytes:
+        """The file as it is.
+
+        Raises:
+            ImageError: missing or damaged.
+        """
+        return self.store.read(self.names[row])
+
     def select(self, rows: NDArray[np.int64]) -> StoredImages:
         return replace(self, names=[self.names[row] for row in rows.tolist()])
 
@@ -98,6 +106,7 @@ class ClassIndex:
         labels: (N,) int64 in 0…C-1.
         ids: (N,) int64, row of each image in the whole split: it stays when a part is selected.
         root: what the data set is called in messages.
+        problems: what was dropped while reading; it stays with the whole split's index.
 
     Raises:
         ValueError: lengths differ, or a label is outside.
@@ -108,6 +117,7 @@ class ClassIndex:
     labels: NDArray[np.int64]
     ids: NDArray[np.int64]
     root: str = ""
+    problems: tuple[Problem, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.source) == len(self.labels) == len(self.ids):
@@ -118,10 +128,17 @@ class ClassIndex:
             raise ValueError(f"labels: expected 0…{len(self.names) - 1}, got {low}…{high}")
 
     @classmethod
-    def of(cls, names: Sequence[str], source: ImageSource, labels: Any, root: str = "") -> ClassIndex:
+    def of(
+        cls,
+        names: Sequence[str],
+        source: ImageSource,
+        labels: Any,
+        root: str = "",
+        problems: Sequence[Problem] = (),
+    ) -> ClassIndex:
         """An index of a whole split."""
         labels = np.asarray(labels, dtype=np.int64).reshape(-1)
-        return cls(list(names), source, labels, np.arange(len(labels), dtype=np.int64), root)
+        return cls(list(names), source, labels, np.arange(len(labels), dtype=np.int64), root, tuple(problems))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -130,6 +147,11 @@ class ClassIndex:
     def array(self) -> Images | None:
         """(N, H, W, 3) uint8 where all images are in memory, else None."""
         return self.source.array if isinstance(self.source, ArrayImages) else None
+
+    @property
+    def files(self) -> list[str]:
+        """What messages call the images: their paths, where they have some."""
+        return [self.source.file(row) for row in range(len(self))]
 
     def file(self, row: int) -> str:
         """What messages call an image."""
@@ -151,7 +173,8 @@ class ClassIndex:
     def select(self, rows: Iterable[int] | NDArray[Any]) -> ClassIndex:
         """Keep these images, in this order: row numbers without repeats, or an (N,) bool mask."""
         rows = row_numbers(rows, len(self))
-        return replace(self, source=self.source.select(rows), labels=self.labels[rows], ids=self.ids[rows])
+        part = self.source.select(rows)
+        return replace(self, source=part, labels=self.labels[rows], ids=self.ids[rows], problems=())
 
     def holdout(self, share: float, seed: int = 0) -> tuple[ClassIndex, ClassIndex]:
         """Split into (the rest, ``share`` of the images), class by class, each in its old order.

@@ -9,9 +9,10 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from iifdet.datasets.classification.description import ClassDescription
-from iifdet.datasets.classification.index import ClassIndex, StoredImages
-from iifdet.datasets.classification.stored import check_images, inside
+from iifdet.datasets.classification.index import ClassIndex
+from iifdet.datasets.classification.stored import OUT_OF_RANGE, index_of, inside
 from iifdet.datasets.classification.stores import Store, open_store, read_text
+from iifdet.datasets.index import Problem
 from iifdet.errors import InputError
 
 _MOST_CLASSES = 1_000_000
@@ -32,30 +33,29 @@ def read_lists(description: ClassDescription, split: str) -> ClassIndex:
     files number it. Names, where the description gives none, are those of the images' folders where each class has one
     of its own in the train list (ImageNet's ``n01440764``), else the files' numbers.
 
+    Labels outside the description's names, or those of the train list, and missing images are problems.
+
     Raises:
-        InputError: a list cannot be read, a line is not ``path label``, a label is outside, an image is missing.
+        InputError: a list cannot be read, or a line is not ``path label``.
     """
     store = open_store(description.root, description.hint)
     own = _read(store, description, split)
     train = own if split == "train" or "train" not in description.splits else _read(store, description, "train")
-    classes = max([*train.labels, -1]) + 1
-    if description.names is not None:
-        classes = len(description.names)
-    outside = next((row for row, label in enumerate(own.labels) if label >= classes), None)
-    if outside is not None:
-        raise InputError(
-            f"{description.name} {split}: expected labels 0…{classes - 1}, got {own.labels[outside]} for "
-            f"{own.files[outside]}; correct the list" + (" or names" if description.names is not None else "")
-        )
+    classes = len(description.names) if description.names else max(train.labels) + 1
     names = description.names or _folder_names(train, classes)
-    labels = np.array(own.labels, dtype=np.int64)
+    number = np.arange(classes)  # the file's label -> ours
     if description.order == "frequency":
-        counts = np.bincount(train.labels, minlength=classes)[:classes]
-        order = np.argsort(-counts, kind="stable")  # new label -> the file's
-        names = [names[c] for c in order.tolist()]
-        labels = np.argsort(order, kind="stable")[labels]
-    check_images(store, own.files, description, split)
-    return ClassIndex.of(names, StoredImages(store, own.files), labels, str(description.root))
+        counts = np.bincount([label for label in train.labels if label < classes], minlength=classes)
+        order = np.argsort(-counts, kind="stable")
+        names, number = [names[c] for c in order.tolist()], np.argsort(order, kind="stable")
+    known = [(file, label) for file, label in zip(own.files, own.labels, strict=True) if label < classes]
+    problems = [
+        Problem(str(store.path / file), "image", f"{OUT_OF_RANGE}: expected 0…{classes - 1}, got {label}")
+        for file, label in zip(own.files, own.labels, strict=True)
+        if label >= classes
+    ]
+    labels = number[[label for _, label in known]].tolist()
+    return index_of(description, store, names, [file for file, _ in known], labels, problems)
 
 
 def _read(store: Store, description: ClassDescription, split: str) -> Listed:
@@ -70,7 +70,7 @@ def _read(store: Store, description: ClassDescription, split: str) -> Listed:
         path, _, label = line.strip().rpartition(" ")
         if not path.strip() or not (label.isascii() and label.isdecimal()) or int(label) >= _MOST_CLASSES:
             raise InputError(f"{where}: expected 'path label' with a label from 0, got {line.strip()[:80]!r}")
-        files.append(inside(path.strip(), place.images, where))
+        files.append(inside(path.strip(), place.images, where, description.allow_outside))
         labels.append(int(label))
     if not files:
         raise InputError(f"{description.name} {split}: expected lines 'path label' in {place.labels}, found none")

@@ -16,6 +16,7 @@ from iifdet.datasets.classification.inaturalist import read_inaturalist
 from iifdet.datasets.classification.index import ClassIndex
 from iifdet.datasets.classification.lists import read_lists
 from iifdet.datasets.classification.profiles import cut_long_tail
+from iifdet.datasets.reading import summarize
 from iifdet.datasets.select import class_numbers
 from iifdet.errors import InputError
 
@@ -37,6 +38,8 @@ def load_class_index(
     fraction: float = 1.0,
     classes: Sequence[int | str] | int | str | None = None,
     seed: int = 0,
+    allow_outside: bool = False,
+    strict: bool = True,
 ) -> ClassIndex:
     """Read one split, then select from it: 1) the long tail of the train split 2) a share of it 3) classes.
 
@@ -47,16 +50,21 @@ def load_class_index(
         fraction: share of the train split's images to keep, class by class, at least one of each.
         classes: keep only these, by number or name; labels become 0…K-1 in the data's order.
         seed: decides which images ``fraction`` keeps. Which ones ``imbalance`` keeps, the description's own says.
+        allow_outside: let lists name files outside the data set's folder.
+        strict: refuse a split of which something would be dropped. False gives the rest, with ``problems``.
 
     Raises:
         InputError: something is missing, unreadable or inconsistent; a class of the train split has no image; an
             unknown class.
     """
-    description = find_class_description(data)
+    description = replace(find_class_description(data), allow_outside=allow_outside)
     description.split(split)
     index = READERS[description.format](description, split)
+    if strict:
+        _refuse_problems(index, description, split)
     if split == "train":
-        _refuse_empty_classes(index, description)
+        if strict:
+            _refuse_empty_classes(index, description)
         imbalance = description.imbalance if imbalance is None else imbalance
         if imbalance is not None:
             index = cut_long_tail(index, imbalance, description.seed)
@@ -83,6 +91,15 @@ def _take_fraction(index: ClassIndex, fraction: float, seed: int) -> ClassIndex:
     if not 0 < fraction <= 1:
         raise InputError(f"fraction: expected a share above 0 and up to 1, got {fraction}")
     return index.holdout(1 - fraction, seed)[0]
+
+
+def _refuse_problems(index: ClassIndex, description: ClassDescription, split: str) -> None:
+    if index.problems:
+        what, first = f"{description.name} {split}", index.problems[0].file
+        raise InputError(
+            f"{what}: expected only images that can be used, got {summarize(list(index.problems))}, first {first}; "
+            f"{description.hint}, or correct the data (iifdet check lists all)"
+        )
 
 
 def _refuse_empty_classes(index: ClassIndex, description: ClassDescription) -> None:
