@@ -549,7 +549,7 @@ def test_early_stopping_counts_epochs_since_the_best(
     monkeypatch.setattr(evaluator, "fitness", staticmethod(lambda result: next(scores)))
     result = iifdet.train(**tiny_keys(tmp_path, epochs=20, patience=3))
     assert [int(r["epoch"]) for r in rows_of(result.folder)] == [1, 2, 3, 4, 5]
-    assert result.metrics["best"] == {"epoch": 2, "fitness": 0.3}
+    assert result.metrics["best"] == {"epoch": 2, "fitness": 0.3, "chosen_on": "val"}
     assert last_of(result.folder)["training"]["finished"]
     assert iifdet.train(resume=result.folder).metrics == result.metrics
 

@@ -39,15 +39,20 @@ ABOUT_BOXES: dict[str, Any] = {
 
 
 def classification_index(config: DataKeys, split: str) -> ClassIndex:
-    """The index of a split; data without a val split are evaluated on their test split."""
-    return load_class_index(
+    """The index of a split; data without a val split are evaluated on their test split.
+
+    With ``holdout`` the splits train and val are two parts of the training images.
+    """
+    parts = bool(config.holdout) and split in ("train", "val")
+    index = load_class_index(
         config.data,
-        _known(config, split),
+        "train" if parts else _known(config, split),
         imbalance=config.imbalance,
         fraction=config.fraction,
         classes=config.classes,
         seed=config.seed,
     )
+    return index.holdout(config.holdout, config.seed)[split == "val"] if parts else index
 
 
 def _known(config: DataKeys, split: str) -> str:
@@ -59,11 +64,13 @@ def classification_splits(config: TrainConfig) -> Splits:
     """Train, what chooses the best epoch (``select_on``), and what is reported."""
     refuse_boxes(config)
     splits = find_class_description(config.data).splits
+    if config.holdout:
+        return Splits(classification_index(config, "train"), classification_index(config, "val"), None, "val")
     chosen = config.select_on or ("val" if "val" in splits else "holdout")
     report = "test" if "test" in splits else "val"
     train, final = classification_index(config, "train"), classification_index(config, report)
     if chosen == "holdout":
-        rest, held = train.holdout(config.holdout, config.seed)
+        rest, held = train.holdout(config.select_share, config.seed)
         return Splits(rest, held, final, chosen)
     if chosen not in splits:
         raise InputError(

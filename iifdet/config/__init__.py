@@ -179,10 +179,8 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     max_bad_steps: Annotated[int, Field(ge=1)] = 20  # steps in a row that are not finite, before a rollback
     max_rollbacks: Annotated[int, Field(ge=0)] = 3  # each halves the learning rate
     val_every: Annotated[int, Field(ge=1)] = 1
-    select_on: Literal["holdout", "val", "test"] | None = (
-        None  # classifiers: what picks the best epoch; None: val, else
-    )
-    holdout: Share = 0.1  # … this share of the train split, which is then not trained on
+    select_on: Literal["holdout", "val", "test"] | None = None  # classifiers: picks the best epoch; val, else holdout
+    select_share: Annotated[float, Field(gt=0, lt=1)] = 0.1  # … which is this share of the training images
     frozen_bn: Literal["eval", "train"] = "eval"  # whether frozen batch norms keep collecting statistics
     channels_last: bool = False  # order of images and weights in memory
     graph: bool = True  # CUDA, cache=device: whole steps as one CUDA graph
