@@ -5,7 +5,7 @@ Boxes are ``xyxy`` in pixels of the tensor they belong to; labels run from 0 to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -144,32 +144,38 @@ class Batch:
             return list(self.targets[:, None])
         return [target["labels"] for target in self.targets]
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """Copy to a device; uint8 becomes float in [0, 1] there, so that workers hand over a quarter of the bytes."""
+    def to(self, device: torch.device | str, non_blocking: bool = True, keep: Collection[str] = ()) -> Batch:
+        """Copy to a device; uint8 becomes float in [0, 1] there, so that workers hand over a quarter of the bytes.
+
+        Args:
+            keep: parts of the targets that stay where they are.
+        """
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=non_blocking)
 
-        return self._map(lambda images: _as_float(move(images)), move)
+        return self._map(lambda images: _as_float(move(images)), move, keep)
 
     def pin_memory(self) -> Batch:
         """Called by DataLoader(pin_memory=True)."""
         return self._map(Tensor.pin_memory, Tensor.pin_memory)
 
-    def _map(self, image: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor]) -> Batch:
-        """The same batch with each tensor of images and targets put through a function."""
+    def _map(
+        self, image: Callable[[Tensor], Tensor], target: Callable[[Tensor], Tensor], keep: Collection[str] = ()
+    ) -> Batch:
+        """The same batch with each tensor of images and targets, but for the targets' ``keep``, through a function."""
         images = image(self.images) if isinstance(self.images, Tensor) else [image(i) for i in self.images]
-        return Batch(images, _map_targets(self.targets, target), self.infos)
+        return Batch(images, _map_targets(self.targets, target, keep=keep), self.infos)
 
 
-def _map_targets(targets: Targets, change: Callable[[Any], Any], each: bool = True) -> Any:
+def _map_targets(targets: Targets, change: Callable[[Any], Any], each: bool = True, keep: Collection[str] = ()) -> Any:
     """Targets with every tensor put through a function; without ``each``, a list of targets as a whole."""
     if isinstance(targets, MixedLabels):
         share = targets.share if targets.share.ndim == 0 and not each else change(targets.share)
         return MixedLabels(change(targets.labels), change(targets.others), share)
     if isinstance(targets, Tensor) or not each:
         return change(targets)
-    return [Target(**{k: change(v) for k, v in target.items()}) for target in targets]  # type: ignore[typeddict-item]
+    return [Target(**{k: v if k in keep else change(v) for k, v in t.items()}) for t in targets]  # type: ignore[typeddict-item]
 
 
 def _as_float(images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from iifdet.config import TrainConfig
+from iifdet.detectors import Detector
 from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
 from iifdet.optim import AveragedWeights, Schedule, build_optimizer
@@ -62,14 +63,15 @@ def _shared_device(text: str, local_rank: int) -> str:
 
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Within the block, only operations that give the same bits every time; torch refuses the others on CUDA."""
-    if not wanted:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
+    """Within the block, only operations that give the same bits every time; torch refuses the others on CUDA.
+
+    Unwanted, cuDNN tries its algorithms on every new shape and keeps the fastest.
+    """
     before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not wanted
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
+        torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
@@ -104,15 +106,30 @@ def synchronise_batch_norms(config: TrainConfig, model: nn.Module, device: torch
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if world.size > 1 else model
 
 
-def placed(config: TrainConfig, model: nn.Module, device: torch.device) -> Any:
-    """The model on its device, its weights in the order that ``channels_last`` says."""
+def placed(config: TrainConfig, model: Any, device: torch.device) -> Any:
+    """The model on its device as it trains fastest there: detectors' convolutions want channels last on CUDA.
+
+    Raises:
+        InputError: ``compile`` with a detector that has nothing to compile.
+    """
     model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if config.channels_last else model
+    detector = isinstance(model, Detector)
+    if config.channels_last or (detector and device.type == "cuda"):
+        model = model.to(memory_format=torch.channels_last)
+    if detector and config.compile:
+        try:
+            model.compile_network()
+        except ValueError as error:
+            raise InputError(str(error)) from error
+    return model
 
 
 def compiled(config: TrainConfig, model: Any) -> Any:
-    """What computes losses, compiled where ``compile`` asks for it; where that fails, it stays as it is."""
-    if not config.compile:
+    """What computes losses: a classifier compiled where ``compile`` asks for it, a detector as :func:`placed` left it.
+
+    Where compiling fails, a classifier stays as it is.
+    """
+    if not config.compile or isinstance(model, Detector):
         return model
     torch._dynamo.config.suppress_errors = True
     return torch.compile(model, dynamic=False)

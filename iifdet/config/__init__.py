@@ -176,6 +176,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     save_steps: Annotated[int, Field(ge=0)] = 0  # batches between two checkpoints in an epoch; 0 is off
     save_minutes: Annotated[float, Field(ge=0)] = 10.0  # likewise, minutes
     deterministic: bool = False  # CUDA: only operations that repeat to the bit, slower
+    compile: bool = False  # torch.compile: of YOLO's and SSD's network, or a classifier; one size of images, minutes to start
     max_bad_steps: Annotated[int, Field(ge=1)] = 20  # steps in a row that are not finite, before a rollback
     max_rollbacks: Annotated[int, Field(ge=0)] = 3  # each halves the learning rate
     val_every: Annotated[int, Field(ge=1)] = 1
@@ -184,7 +185,6 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     frozen_bn: Literal["eval", "train"] = "eval"  # whether frozen batch norms keep collecting statistics
     channels_last: bool = False  # order of images and weights in memory
     graph: bool = True  # CUDA, cache=device: whole steps as one CUDA graph
-    compile: bool = False  # torch.compile
     val_batch: Annotated[int, Field(ge=1)] | None = None  # images at once in validation; None is batch
 
     sampling: Literal["random", "rfs", "class_aware", "square_root"] = "random"

@@ -57,6 +57,14 @@ class Detector(AdjustedModel):
         """Named scalar losses; their sum is minimised."""
         raise NotImplementedError
 
+    def tensors(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) to what the last layers say, where shapes follow from the batch's alone: what can be compiled.
+
+        Raises:
+            ValueError: this detector has no such part.
+        """
+        raise ValueError(f"compile: {type(self).__name__} has no part of fixed shapes; leave compile=false")
+
     def loss_divisor(self, images: Images, targets: Sequence[Target]) -> int | None:
         """What :meth:`losses` divides by (at least 1), where it counts ground truth over the whole batch.
 
@@ -69,6 +77,24 @@ class Detector(AdjustedModel):
         raise NotImplementedError
 
     # -- shared --------------------------------------------------------------------------------------------------------
+
+    def network(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """:meth:`tensors`, in training as :meth:`compile_network` made it."""
+        compiled = self.__dict__.get("compiled") if self.training else None
+        return self.tensors(batch) if compiled is None else compiled(batch)
+
+    def compile_network(self, **options: Any) -> None:
+        """From now on train with ``torch.compile``'s form of :meth:`tensors`, a program for each shape of a batch.
+
+        Args:
+            **options: of ``torch.compile``.
+
+        Raises:
+            ValueError: this detector has nothing to compile.
+        """
+        if type(self).tensors is Detector.tensors:
+            self.tensors(torch.empty(0))
+        self.__dict__["compiled"] = torch.compile(self.tensors, dynamic=False, **options)
 
     def forward(self, images: Images, targets: Sequence[Target] | None = None) -> Any:
         if self.training:

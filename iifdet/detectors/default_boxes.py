@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from iifdet.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 
-#: Offsets are multiplied by these (10 for centres, 5 for sizes), so that all have about unit variance.
-VARIANCE = (10.0, 10.0, 5.0, 5.0)
+#: Offsets are multiplied by these, so that all have about unit variance.
+CENTRE, SIZE = 10.0, 5.0
 #: Largest exponent when a size is decoded: no default box grows by more than 1000/16.
 _LARGEST = math.log(1000 / 16)
 
@@ -79,18 +78,17 @@ PLANS = {
 }
 
 
-def encode(boxes: Tensor, defaults: Tensor, variance: Sequence[float] = VARIANCE) -> Tensor:
+def encode(boxes: Tensor, defaults: Tensor) -> Tensor:
     """(..., 4) xyxy boxes to offsets from (..., 4) xyxy default boxes (SSD, Eq. 2)."""
     box, default = xyxy_to_cxcywh(boxes), xyxy_to_cxcywh(defaults)
     centre = (box[..., :2] - default[..., :2]) / default[..., 2:]
     size = (box[..., 2:] / default[..., 2:]).log()
-    return torch.cat((centre, size), dim=-1) * box.new_tensor(variance)
+    return torch.cat((centre * CENTRE, size * SIZE), dim=-1)
 
 
-def decode(offsets: Tensor, defaults: Tensor, variance: Sequence[float] = VARIANCE) -> Tensor:
+def decode(offsets: Tensor, defaults: Tensor) -> Tensor:
     """(..., 4) offsets back to xyxy boxes; the inverse of :func:`encode`."""
     default = xyxy_to_cxcywh(defaults)
-    offsets = offsets / offsets.new_tensor(variance)
-    centre = offsets[..., :2] * default[..., 2:] + default[..., :2]
-    size = offsets[..., 2:].clamp(max=_LARGEST).exp() * default[..., 2:]
+    centre = offsets[..., :2] / CENTRE * default[..., 2:] + default[..., :2]
+    size = (offsets[..., 2:] / SIZE).clamp(max=_LARGEST).exp() * default[..., 2:]
     return cxcywh_to_xyxy(torch.cat((centre, size), dim=-1))

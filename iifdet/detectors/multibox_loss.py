@@ -1,4 +1,5 @@
-"""SSD's loss: match, encode, mine hard negatives, supervise (Liu et al., ECCV 2016, Section 2.2). All batched."""
+"""SSD's loss: match, encode, mine hard negatives, supervise (Liu et al., ECCV 2016, Section 2.2). All batched,
+and nothing waits for the device."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from iifdet.detectors.default_boxes import encode
+from iifdet.detectors.targets import joined
 from iifdet.types import Target
 
 
@@ -80,32 +82,26 @@ def multibox_losses(
         targets: boxes in pixels of the network's input.
         defaults: (N, 4) xyxy in the same pixels.
     """
-    device = offsets.device
-    boxes, image = _together(targets, device)
-    labels = torch.cat([t["labels"] for t in targets]).to(device)
+    boxes, labels, image = joined(targets, offsets.device)
     # 1. match
     found = match(boxes, image, defaults, len(targets), threshold)
     positive = found >= 0
-    # 2. encode
-    row, column = positive.nonzero(as_tuple=True)
-    truth = encode(boxes[found[row, column]], defaults[column])
+    # 2. encode: of every default box, since to pick the positive ones the device would have to say how many there are
+    row = torch.where(positive, found, len(boxes))  # one more row stands for background
+    truth = encode(torch.cat((boxes, boxes.new_zeros(1, 4)))[row], defaults)
+    wanted = torch.cat((labels, labels.new_full((1,), -1)))[row]
     # 3. supervise
-    box = F.smooth_l1_loss(offsets[row, column].float(), truth, reduction="sum")
-    wanted = torch.full_like(found, -1)
-    wanted[row, column] = labels[found[row, column]]
+    box = F.smooth_l1_loss(offsets.float(), torch.where(positive[..., None], truth, 0.0), reduction="none").sum(dim=-1)
     loss = class_losses(wanted)
     counted = positive | hardest(loss, positive, negatives)
-    number = max(1, len(row))
-    return {"box": box / number, "cls": torch.where(counted, loss, 0.0).sum() / number}
+    number = positive.sum().clamp(min=1)
+    return {
+        "box": torch.where(positive, box, 0.0).sum() / number,
+        "cls": torch.where(counted, loss, 0.0).sum() / number,
+    }
 
 
 def count_positives(targets: Sequence[Target], defaults: Tensor, threshold: float = 0.5) -> int:
     """How many default boxes :func:`multibox_losses` takes for positive: what it divides by."""
-    boxes, image = _together(targets, defaults.device)
+    boxes, _, image = joined(targets, defaults.device)
     return int((match(boxes, image, defaults, len(targets), threshold) >= 0).sum())
-
-
-def _together(targets: Sequence[Target], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The boxes of all images (T, 4), and the row in the batch of each (T,)."""
-    image = torch.cat([torch.full((len(t["labels"]),), i, device=device) for i, t in enumerate(targets)])
-    return torch.cat([t["boxes"] for t in targets]).to(device, torch.float32), image

@@ -21,7 +21,7 @@ from iifdet.detectors.layout import Layout
 from iifdet.detectors.options import check_sizes, check_whole
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels
 from iifdet.detectors.roi_heads import PhasedRoIHeads
-from iifdet.detectors.targets import check_targets
+from iifdet.detectors.targets import check_targets, on_device
 from iifdet.longtail import ClassifierRows, widened
 from iifdet.types import Detection, NetworkBoxes, RawPredictions, Target
 
@@ -97,7 +97,8 @@ class FasterRCNN(Detector):
         if targets is not None:
             check_targets(targets, own, self.num_classes, masks=self.wants_masks)
             # torchvision counts background as class 0
-            inner = [{**t, "boxes": t["boxes"].float(), "labels": t["labels"] + 1} for t in targets]
+            counted = [{**t, "boxes": t["boxes"].float(), "labels": t["labels"] + 1} for t in targets]
+            inner = [on_device(t, images[0].device) for t in counted]
         with told(targets is not None, self.net.transform, self.net.rpn):
             batch, inner = self.net.transform(list(images), inner)
             features = self.net.backbone(batch.tensors)

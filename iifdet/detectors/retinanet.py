@@ -19,7 +19,7 @@ from iifdet.detectors.layout import Grid, Layout
 from iifdet.detectors.options import check_sizes
 from iifdet.detectors.postprocess import PostprocessOptions
 from iifdet.detectors.rcnn import resized, told
-from iifdet.detectors.targets import check_targets
+from iifdet.detectors.targets import check_targets, on_device
 from iifdet.longtail import ACTIVATIONS, ClassifierRows, widened
 from iifdet.types import NetworkBoxes, RawPredictions, Target
 
@@ -92,7 +92,7 @@ class RetinaNet(Detector):
         inner: Any = None
         if targets is not None:
             check_targets(targets, [(int(im.shape[-2]), int(im.shape[-1])) for im in images], self.num_classes)
-            inner = [{**t, "boxes": t["boxes"].float()} for t in targets]
+            inner = [on_device({**t, "boxes": t["boxes"].float()}, images[0].device) for t in targets]
         with told(targets is not None, self.net.transform):
             batch, inner = self.net.transform(list(images), inner)
         return batch, inner, *self._network(batch.tensors, batch.image_sizes)

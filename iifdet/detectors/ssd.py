@@ -96,7 +96,7 @@ class SSD(Detector):
         boxes = decode(offsets.float(), self.defaults)  # (B, N, 4) pixels of the network's square
         return [
             RawPredictions(
-                boxes=boxes[i] * self._stretch(size),
+                boxes=boxes[i] * self._stretch(size, boxes),
                 class_logits=logits[i, :, 1:],
                 size=size,
                 background=logits[i, :, 0],
@@ -107,7 +107,7 @@ class SSD(Detector):
     def dense(self, images: Tensor) -> RawPredictions:
         offsets, logits = self._network(stretch(images, (self.size, self.size)))
         size = image_size(images)
-        boxes = decode(offsets.float(), self.defaults) * self._stretch(size)
+        boxes = decode(offsets.float(), self.defaults) * self._stretch(size, offsets)
         return RawPredictions(boxes, logits[..., 1:], size, background=logits[..., 0])
 
     def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -128,9 +128,9 @@ class SSD(Detector):
         return count_positives(self._in_the_square(targets, sizes), self.defaults, self.match_threshold)
 
     def _in_the_square(self, targets: Sequence[Target], sizes: list[tuple[int, int]]) -> list[Target]:
-        """Targets in pixels of the network's input, on its device."""
+        """Targets in pixels of the network's input."""
         return [
-            Target(boxes=t["boxes"].to(self.defaults.device) / self._stretch(size), labels=t["labels"])
+            Target(boxes=t["boxes"] / self._stretch(size, t["boxes"]), labels=t["labels"])
             for t, size in zip(targets, sizes, strict=True)
         ]
 
@@ -140,11 +140,15 @@ class SSD(Detector):
         return *self._network(batch), sizes
 
     def _network(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        offsets, logits = self.network(batch)
+        return offsets, logits
+
+    def tensors(self, batch: Tensor) -> tuple[Tensor, ...]:
         return self.head(self.backbone((batch - self.mean) / self.std))
 
-    def _stretch(self, size: tuple[int, int]) -> Tensor:
+    def _stretch(self, size: tuple[int, int], like: Tensor) -> Tensor:
         """(4,) factors from the network's square to an image of this height and width."""
-        return self.defaults.new_tensor([size[1], size[0], size[1], size[0]]) / self.size
+        return like.new_tensor([size[1], size[0], size[1], size[0]]) / self.size
 
     def classifier_layers(self) -> list[nn.Module]:
         return list(self.head.cls)

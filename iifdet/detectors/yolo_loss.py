@@ -1,4 +1,4 @@
-"""YOLOv3's loss: assign, gather, supervise. Batched: nothing here loops over images.
+"""YOLOv3's loss: assign, gather, supervise. Batched: nothing here loops over images or waits for the device.
 
 Follows the assignment and coefficients of the IIF paper's YOLOv3 with two corrections: the cell always comes from the
 box centre (plain IoU against anchors at cell centres picked a wrong cell for 60 % of boxes), and CIoU is finite at
@@ -17,8 +17,12 @@ from torch import Tensor
 
 from iifdet.boxes import IOU_KINDS, cxcywh_to_xyxy, iou, xyxy_to_cxcywh
 from iifdet.detectors.options import check_number
+from iifdet.detectors.targets import joined
 from iifdet.longtail.losses import binary_focal
 from iifdet.types import Target
+
+#: Box and slot pairs whose overlaps are held at once: crowded batches would take gigabytes.
+PAIRS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -135,19 +139,16 @@ def assign(targets: Sequence[Target], grid: Grid, options: YOLOLossOptions) -> A
 
     Two boxes that fall on one slot both train it; its objectness counts once.
     """
-    device = grid.cell.device
-    counts = torch.tensor([len(t["labels"]) for t in targets], device=device)
-    image = torch.arange(len(targets), device=device).repeat_interleave(counts)
-    boxes = torch.cat([t["boxes"] for t in targets]).to(device, torch.float32)
-    labels = torch.cat([t["labels"] for t in targets]).to(device)
+    boxes, labels, image = joined(targets, grid.cell.device)
     anchor_boxes = grid.anchor_boxes()
     slot = _best_slot(boxes, grid, anchor_boxes, options.iou_type)
-    overlaps = iou(boxes[:, None], anchor_boxes[None], options.iou_type) >= options.ignore_threshold  # (T, N)
-    covered = torch.zeros(len(targets), len(anchor_boxes), device=device)
-    covered.index_add_(0, image, overlaps.float())
-    negative = covered == 0
-    negative[image, slot] = False
-    return Assignment(image, slot, boxes, labels, negative)
+    covered = anchor_boxes.new_zeros(len(targets), len(anchor_boxes))
+    at_once = max(1, PAIRS // len(anchor_boxes))
+    for some, rows in zip(boxes.split(at_once), image.split(at_once), strict=True):
+        overlaps = iou(some[:, None], anchor_boxes[None], options.iou_type) >= options.ignore_threshold  # (T, N)
+        covered.index_add_(0, rows, overlaps.float())
+    covered.index_put_((image, slot), covered.new_ones(()))
+    return Assignment(image, slot, boxes, labels, negative=covered == 0)
 
 
 def _best_slot(boxes: Tensor, grid: Grid, anchor_boxes: Tensor, iou_type: str) -> Tensor:
@@ -192,8 +193,7 @@ def yolo_losses(
     # 3. supervise
     overlap = iou(decode(own, cell, anchor, stride), found.boxes, options.iou_type)
     objectness = t[..., 4]
-    positive = torch.zeros_like(objectness)
-    positive[found.image, found.slot] = 1
+    positive = torch.zeros_like(objectness).index_put_((found.image, found.slot), objectness.new_ones(()))
     focal = binary_focal(objectness, positive, alpha=options.focal_alpha, gamma=options.focal_gamma)
     sums = {
         "xy": options.lambda_xy * F.mse_loss(own[:, :2].sigmoid(), offset, reduction="sum"),

@@ -179,15 +179,18 @@ class YOLOv3(Detector):
         return *self._network(batch), sizes
 
     def _network(self, batch: Tensor) -> tuple[Tensor, Tensor, Grid]:
+        t, class_logits = self.network(batch)
+        height, width = batch.shape[-2:]
+        shapes = [(height // s, width // s, s) for s in self.strides]
+        return t, class_logits, Grid.build(shapes, self.anchors)
+
+    def tensors(self, batch: Tensor) -> tuple[Tensor, ...]:
         features = self.backbone((batch - self.mean) / self.std)
         parts, coarse = [], None
         for scale, feature in zip(self.scales, features, strict=True):
             coarse, prediction = scale(feature, coarse)
             parts.append(prediction)
-        height, width = batch.shape[-2:]
-        shapes = [(height // s, width // s, s) for s in self.strides]
-        grid = Grid.build(shapes, self.anchors)
-        return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1), grid
+        return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
 
     def classifier_layers(self) -> list[nn.Module]:
         return [scale.predict.cls for scale in self._scales()]

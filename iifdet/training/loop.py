@@ -15,6 +15,7 @@ from iifdet.rundir import RunDir
 from iifdet.training.callbacks import Callback
 from iifdet.training.options import FitOptions
 from iifdet.training.pieces import Undo
+from iifdet.training.prefetch import ahead
 from iifdet.training.recovery import NotFinite, refuse_idle_end, refuse_ruins, refuse_streak, roll_back
 from iifdet.training.saving import Saver
 from iifdet.training.state import TrainState, averaged
@@ -112,7 +113,7 @@ def train_one_epoch(
     """
     batches, undo = len(loader), Undo(state.model, options.device)
     set_train_mode(state.model, options.frozen_bn)
-    source, started = iter(loader.epoch(state.epoch, start=state.batch)), time.perf_counter()
+    source, started = ahead(loader.epoch(state.epoch, start=state.batch), options.device), time.perf_counter()
     while group := list(islice(source, options.accumulate)):
         for callback in callbacks:
             callback.on_batches(state, group)

@@ -74,7 +74,10 @@ class TrainState:
         """Restore a checkpoint's ``weights``, ``ema`` and ``training`` parts, as process number ``rank`` had them."""
         training = content["training"]
         self.model.load_state_dict(content["weights"])
+        fused = [group.get("fused") for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(training["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, fused, strict=True):
+            group["fused"] = own  # a matter of this device, not of the one that saved
         if training["scaler"]:
             self.scaler.load_state_dict(training["scaler"])
         if self.average is not None and content["ema"] is not None:

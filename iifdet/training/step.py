@@ -1,5 +1,8 @@
-"""One optimizer step: 1) forward and backward over its batches, in pieces that fit 2) refuse what is not finite
-3) clip, step, average. Of several processes each has batches of its own, and all make the step or none does."""
+"""One optimizer step: 1) forward and backward over its batches, in pieces that fit 2) read losses and gradient norm,
+and refuse what is not finite 3) clip, step, average. Of several processes each has batches of its own, and all make the
+step or none does.
+
+The device is waited for once a step, when everything of 1) stands in its queue (with fp16 the scaler asks again)."""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from iifdet.errors import InputError
 from iifdet.training.multiscale import rescale, scale_of
 from iifdet.training.options import AMP_TYPES, FitOptions
 from iifdet.training.pieces import Undo, pieces_of
+from iifdet.training.prefetch import to_device
 from iifdet.training.state import TrainState
 from iifdet.types import Batch
 
@@ -25,15 +29,35 @@ log = logging.getLogger("iifdet")
 
 @dataclass(frozen=True)
 class Losses:
-    """What the batches of one step gave this process.
+    """What the batches of one step gave this process, once the device has been asked.
 
     Attributes:
         sums: sum over the batches of each named loss.
-        fault: why the step must not be made, on all processes alike; None where it may.
+        norm: of the gradient; None where there is none, or where the scaler looks after it.
+        fault: why the step must not be made; None where it may.
     """
 
     sums: dict[str, float]
+    norm: float | None
     fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a step's batches whose losses are still on the device.
+
+    Attributes:
+        number: of its batch in the epoch.
+        files: its images.
+        weight: what it counts in the step.
+        losses: by name, and their sum as ``whole``.
+    """
+
+    number: int
+    files: Sequence[str]
+    weight: float
+    losses: dict[str, Tensor]
+    whole: Tensor
 
 
 def train_step(state: TrainState, group: Sequence[Batch], batches: int, options: FitOptions, undo: Undo) -> bool:
@@ -47,10 +71,13 @@ def train_step(state: TrainState, group: Sequence[Batch], batches: int, options:
     """
     undo.take()
     world = options.world
-    losses = _fitting(state, group, batches, options, undo)
-    if losses.fault is None:
+    pieces = _fitting(state, group, batches, options, undo)
+    norm = None if state.scaler.is_enabled() else gradient_norm(state)
+    losses = _read(pieces, norm, state)
+    fault = world.first(losses.fault)
+    if fault is None:
         world.average_(running_statistics(state.model))
-    fault = losses.fault or optimizer_step(state, options.clip)
+        fault = optimizer_step(state, options.clip, norm, losses.norm)
     if fault is None:
         *means, images = world.mean([*losses.sums.values(), sum(map(len, group))])
         for name, value in zip(losses.sums, means, strict=True):
@@ -66,7 +93,7 @@ def train_step(state: TrainState, group: Sequence[Batch], batches: int, options:
     return fault is None
 
 
-def _fitting(state: TrainState, group: Sequence[Batch], batches: int, options: FitOptions, undo: Undo) -> Losses:
+def _fitting(state: TrainState, group: Sequence[Batch], batches: int, options: FitOptions, undo: Undo) -> list[Piece]:
     """Forward and backward; where memory runs out, from the start in smaller pieces, and so from then on."""
     while True:
         try:
@@ -104,29 +131,40 @@ def _smaller(largest: int, micro: int, options: FitOptions) -> int:
     return half
 
 
-def _gradients(state: TrainState, group: Sequence[Batch], batches: int, options: FitOptions) -> Losses:
-    """Add up the gradient of the mean loss.
+def _gradients(state: TrainState, group: Sequence[Batch], batches: int, options: FitOptions) -> list[Piece]:
+    """Add up the gradient of the mean loss; nothing is read from the device.
 
-    In the last backward pass gradients become the mean over the processes. A process that has met a loss which is not
-    finite makes it all the same, since the others wait for it there; then they agree that the step is not made.
+    In the last backward pass gradients become the mean over the processes. A process whose loss is not finite makes it
+    too, since the others wait for it there; then they agree that the step is not made.
     """
     wrapped = state.model if state.wrapped is None else state.wrapped
-    sums: dict[str, float] = {}
-    fault: str | None = None
+    done: list[Piece] = []
     pieces = _pieces(group, state, options.world)
     for place, (number, piece, weight) in enumerate(pieces, start=1):
         alone = options.world.keeping_gradients(wrapped) if place < len(pieces) else contextlib.nullcontext()
         with alone:
-            moved = rescale(piece.to(options.device), scale_of(state.epoch * batches + number, options))
+            moved = rescale(to_device(piece, options.device), scale_of(state.epoch * batches + number, options))
             with torch.autocast(options.device.type, AMP_TYPES[options.amp], enabled=options.amp != "none"):
                 losses = wrapped(moved.images, moved.targets)
             total = torch.stack(list(losses.values())).sum()
-            *values, whole = torch.stack([v.detach() for v in (*losses.values(), total)]).tolist()
-            fault = fault or _fault(whole, state, number, piece)
             state.scaler.scale(total * weight / options.accumulate).backward()
-        for name, value in zip(losses, values, strict=True):
-            sums[name] = sums.get(name, 0.0) + value * weight
-    return Losses(sums, options.world.first(fault))
+        files = [info.file for info in piece.infos]
+        done.append(Piece(number, files, weight, {k: v.detach() for k, v in losses.items()}, total.detach()))
+    return done
+
+
+def _read(pieces: Sequence[Piece], norm: Tensor | None, state: TrainState) -> Losses:
+    """Everything that a step has to know from the device, at once."""
+    asked = [value for piece in pieces for value in (*piece.losses.values(), piece.whole)]
+    told = torch.stack([value.float() for value in (*asked, *([] if norm is None else [norm]))]).tolist()
+    sums: dict[str, float] = {}
+    fault: str | None = None
+    values = iter(told)
+    for piece in pieces:
+        for name in piece.losses:
+            sums[name] = sums.get(name, 0.0) + next(values) * piece.weight
+        fault = fault or _fault(next(values), state, piece)
+    return Losses(sums, None if norm is None else next(values), fault)
 
 
 def _pieces(group: Sequence[Batch], state: TrainState, world: World) -> list[tuple[int, Batch, float]]:
@@ -150,34 +188,51 @@ def _pieces(group: Sequence[Batch], state: TrainState, world: World) -> list[tup
     return [(n, piece, max(count, 1) / mean) for (n, piece, _), count in zip(pieces, counts, strict=True)]
 
 
-def _fault(loss: float, state: TrainState, number: int, piece: Batch) -> str | None:
+def _fault(loss: float, state: TrainState, piece: Piece) -> str | None:
     if math.isfinite(loss):
         return None
-    files = ", ".join(info.file for info in piece.infos)
-    return f"loss is {loss} at epoch {state.epoch} batch {number} ({files})"
+    return f"loss is {loss} at epoch {state.epoch} batch {piece.number} ({', '.join(piece.files)})"
 
 
-def optimizer_step(state: TrainState, clip: float = 0.0) -> str | None:
+def gradient_norm(state: TrainState) -> Tensor | None:
+    """The norm of the whole gradient, where there is one; on its device."""
+    parameters = _moved(state)
+    return _norm(parameters) if parameters else None
+
+
+def optimizer_step(
+    state: TrainState, clip: float = 0.0, norm: Tensor | None = None, known: float | None = None
+) -> str | None:
     """Clip, step, reset gradients, average. No step without any gradient, or with one that is not finite.
+
+    Args:
+        norm: :func:`gradient_norm`, and ``known`` the same as a number: found out here where it is not given.
 
     Returns:
         What is not finite, or None.
     """
-    parameters = [p for g in state.optimizer.param_groups for p in g["params"] if p.grad is not None]
+    parameters = _moved(state)
     if not parameters:
         return None
-    step = _scaled_step if state.scaler.is_enabled() else _plain_step
-    fault = step(state, parameters, clip)
+    if state.scaler.is_enabled():
+        fault = _scaled_step(state, parameters, clip)
+    else:
+        norm = _norm(parameters) if norm is None else norm
+        fault = _plain_step(state, parameters, clip, norm, norm.item() if known is None else known)
     state.optimizer.zero_grad(set_to_none=True)
     if fault is None and state.average is not None:
         state.average.update(state.model)
     return None if fault is None else f"{fault} at epoch {state.epoch} batch {state.batch}"
 
 
-def _plain_step(state: TrainState, parameters: list[Tensor], clip: float) -> str | None:
-    norm = _norm(parameters)
-    if not norm.isfinite():
-        return f"gradient is {norm.item()}"
+def _moved(state: TrainState) -> list[Tensor]:
+    """The parameters that have a gradient."""
+    return [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def _plain_step(state: TrainState, parameters: list[Tensor], clip: float, norm: Tensor, known: float) -> str | None:
+    if not math.isfinite(known):
+        return f"gradient is {known}"
     if clip:
         nn.utils.clip_grads_with_norm_(parameters, clip, norm)
     state.optimizer.step()
