@@ -176,7 +176,9 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     save_steps: Annotated[int, Field(ge=0)] = 0  # batches between two checkpoints in an epoch; 0 is off
     save_minutes: Annotated[float, Field(ge=0)] = 10.0  # likewise, minutes
     deterministic: bool = False  # CUDA: only operations that repeat to the bit, slower
-    compile: bool = False  # torch.compile: of YOLO's and SSD's network, or a classifier; one size of images, minutes to start
+    compile: bool = (
+        False  # torch.compile: of YOLO's and SSD's network, or a classifier; one size of images, minutes to start
+    )
     max_bad_steps: Annotated[int, Field(ge=1)] = 20  # steps in a row that are not finite, before a rollback
     max_rollbacks: Annotated[int, Field(ge=0)] = 3  # each halves the learning rate
     val_every: Annotated[int, Field(ge=1)] = 1

@@ -1,6 +1,7 @@
 """The training loop and its parts, from what is plain to what uses it:
 
-options, stopping -> state -> callbacks; multiscale, pieces, prefetch -> memory, step, graphed; recovery -> saving -> loop.
+options, stopping -> state -> callbacks; multiscale, pieces, prefetch -> memory, step, graphed;
+recovery -> saving -> loop.
 """
 
 from iifdet.training.callbacks import Callback
