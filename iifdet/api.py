@@ -24,6 +24,7 @@ from iifdet.config.explaining import CamConfig
 from iifdet.config.exporting import ExportConfig
 from iifdet.config.prediction import PredictConfig
 from iifdet.config.tuning import TuneConfig
+from iifdet.datasets.description import task_of
 from iifdet.errors import InputError
 from iifdet.explaining import CamResult
 from iifdet.exporting import ExportResult
@@ -197,7 +198,7 @@ class Stats:
                 "class": c,
                 "name": counts.names[c],
                 "images": int(counts.images[c]),
-                "instances": int(counts.instances[c]),
+                **({} if counts.alike else {"instances": int(counts.instances[c])}),
                 **{variant: round(float(w[c]), 4) for variant, w in self.weights.items()},
             }
             for c in order
@@ -209,7 +210,7 @@ def stats(**keys: Any) -> Stats:
     from iifdet import plots
 
     cfg = resolve(StatsConfig, keys)
-    counts = build.build_index(cfg, cfg.split).counts()
+    counts = build.build_index(cfg, cfg.split, task_of(cfg.data)).counts()
     weights, undefined = {}, {}
     for variant in VARIANTS:
         try:

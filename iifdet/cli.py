@@ -209,7 +209,8 @@ def _print_stats(result: Any) -> None:
         table.add_row(*(str(v) for v in row.values()))
     console = Console()
     console.print(table)
-    factors = ", ".join(f"{counts.imbalance(by):.1f} by {by}" for by in ("image", "instance"))
+    orders = ("image",) if counts.alike else ("image", "instance")
+    factors = ", ".join(f"{counts.imbalance(by):.1f} by {by}" for by in orders)
     console.print(f"imbalance factor: {factors}")
     for variant, reason in result.undefined.items():
         console.print(f"{variant}: undefined here: {reason}")

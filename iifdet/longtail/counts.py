@@ -59,6 +59,11 @@ class ClassCounts:
             raise ValueError(f"by: expected 'image' or 'instance', got '{by}'")
         return self.images if by == "image" else self.instances
 
+    @property
+    def alike(self) -> bool:
+        """Whether every class has as many instances as images, as in classification: then one count says it all."""
+        return bool(self.images.equal(self.instances))
+
     def imbalance(self, by: str = "image") -> float:
         """Largest count over smallest count above zero (β of the paper's Table I); NaN without any count."""
         counts = self.by(by)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 def plot_labels(counts: ClassCounts, weights: Tensor | None, path: str | Path, variant: str = "") -> None:
     """Image and instance counts of each class, most frequent first, and the classes' weights on a second axis.
 
+    Where every class has as many instances as images, as in classification, images alone are drawn.
+
     Args:
         counts: class counts of the training set.
         weights: (C,), or None for a chart without them.
@@ -46,10 +48,10 @@ def plot_labels(counts: ClassCounts, weights: Tensor | None, path: str | Path, v
     if len(counts) == 0:
         say_nothing_to_show(ax, "no classes")
     elif len(counts) <= MAX_NAMES:
-        _draw_count_bars(ax, images, instances)
+        _draw_count_bars(ax, images, None if counts.alike else instances)
         name_classes(ax, [counts.names[c] for c in order])
     else:
-        _draw_count_areas(ax, images, instances)
+        _draw_count_areas(ax, images, None if counts.alike else instances)
     _set_count_limits(ax, images, instances)
     handles, labels = ax.get_legend_handles_labels()
     if weights is not None and len(counts):
@@ -109,10 +111,11 @@ def by_frequency(counts: ClassCounts, by: str = "image") -> np.ndarray:
 
 def _counts_title(counts: ClassCounts) -> str:
     images, boxes = counts.imbalance("image"), counts.imbalance("instance")
-    title = (
-        f"{len(counts)} classes, {counts.num_images:,} images, {int(counts.instances.sum()):,} boxes; "
-        f"imbalance {images:,.0f} (images), {boxes:,.0f} (boxes)"
-    )
+    title = f"{len(counts)} classes, {counts.num_images:,} images"
+    if counts.alike:
+        title += f"; imbalance {images:,.0f}"
+    else:
+        title += f", {int(counts.instances.sum()):,} boxes; imbalance {images:,.0f} (images), {boxes:,.0f} (boxes)"
     empty = int((counts.images == 0).sum())
     return f"{title}; {empty} never appear" if empty else title
 
@@ -123,17 +126,21 @@ def _weights_title(weights_by_variant: Mapping[str, Tensor]) -> str:
     return "\n".join(", ".join(texts[i : i + 4]) for i in range(0, len(texts), 4))
 
 
-def _draw_count_bars(ax: Axes, images: np.ndarray, instances: np.ndarray) -> None:
+def _draw_count_bars(ax: Axes, images: np.ndarray, instances: np.ndarray | None) -> None:
     x = np.arange(len(images))
+    if instances is None:
+        ax.bar(x, images, 0.7, color=BLUE, label="images")
+        return
     ax.bar(x - 0.2, images, 0.4, color=BLUE, label="images")
     ax.bar(x + 0.2, instances, 0.4, color=SKY, label="instances")
 
 
-def _draw_count_areas(ax: Axes, images: np.ndarray, instances: np.ndarray) -> None:
+def _draw_count_areas(ax: Axes, images: np.ndarray, instances: np.ndarray | None) -> None:
     """Too many classes for bars: images fall steadily and fill an area, instances scatter above it."""
     x = np.arange(len(images))
     ax.fill_between(x, images, 0.5, step="mid", color=BLUE, linewidth=0, label="images")
-    ax.plot(x, instances, ".", color=SKY, markersize=3, label="instances")
+    if instances is not None:
+        ax.plot(x, instances, ".", color=SKY, markersize=3, label="instances")
 
 
 def _set_count_limits(ax: Axes, images: np.ndarray, instances: np.ndarray) -> None:
