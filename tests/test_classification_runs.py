@@ -1,0 +1,202 @@
+"""Classifiers from keys to a run folder: strategies, resuming, what chooses the best epoch, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import iifdet
+from iifdet import build
+from iifdet.build.classification import refuse_boxes, train_transform
+from iifdet.checkpoint import read_checkpoint
+from iifdet.config import TrainConfig, resolve
+from iifdet.errors import InputError
+from iifdet.models import model_options
+from iifdet.resources import resource_names
+from iifdet.training import Callback
+
+Keys = Callable[..., dict[str, Any]]
+#: Training images of the three classes.
+COUNTS = (24, 12, 6)
+
+
+def write_split(folder: Path, counts: tuple[int, ...], rng: np.random.Generator) -> None:
+    for label, count in enumerate(counts):
+        place = folder / f"class{label}"
+        place.mkdir(parents=True)
+        for number in range(count):
+            image = rng.integers(0, 90, (32, 32, 3)).astype(np.uint8)
+            image[:, :, label] += 120
+            cv2.imwrite(str(place / f"{number}.png"), image)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A data YAML: three colours."""
+    root, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    write_split(root / "train", COUNTS, rng)
+    write_split(root / "test", (5, 5, 5), rng)
+    description = {"task": "classify", "format": "folder", "path": ".", "train": "train", "test": "test"}
+    (root / "data.yaml").write_text(yaml.safe_dump(description))
+    return str(root / "data.yaml")
+
+
+@pytest.fixture
+def keys(data: str, tmp_path: Path) -> Keys:
+    """keys(**changes): a run of a second."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        base: dict[str, Any] = {
+            **{"model": "se_resnet20", "model_args": {"width": 0.25, "head": "cosine"}, "data": data, "imgsz": 32},
+            **{"cache": "device", "batch": 8, "epochs": 2, "lr": 0.05, "adjust": "none", "device": "cpu"},
+            **{"plots": False, "verbose": False, "workers": 0, "project": str(tmp_path), "name": "run"},
+            **{"mixup": 0.2, "cutout": 8, "auto_augment": "cifar10", "group_limits": [8, 16]},
+        }
+        return {**base, **changes}
+
+    return make
+
+
+def weights_of(run: Any, which: str = "last") -> dict[str, Any]:
+    return read_checkpoint(run.folder / "weights" / f"{which}.pt")["weights"]  # type: ignore[no-any-return]
+
+
+def test_the_best_epoch_is_chosen_on_a_part_of_train_and_test_is_reported(keys: Keys) -> None:
+    run = iifdet.train(**keys())
+    assert run.metrics["images"] == 15 and run.metrics["best"]["chosen_on"] == "holdout"
+    assert sum(row["train_images"] for row in run.metrics["per_class"]) == sum(COUNTS) - 4  # a tenth of each class
+    assert set(run.metrics["groups"]) == {"many", "medium", "few"}
+    rows = list(csv.DictReader((run.folder / "results.csv").open()))
+    assert len(rows) == 2 and all(0 <= float(row["top1"]) <= 1 for row in rows)
+    assert yaml.safe_load((run.folder / "args.yaml").read_text())["holdout"] == 0.1
+
+
+def test_selecting_on_test_is_written_down(keys: Keys) -> None:
+    run = iifdet.train(**keys(select_on="test", epochs=1))
+    assert json.loads((run.folder / "metrics.json").read_text())["best"]["chosen_on"] == "test"
+    assert [row["train_images"] for row in run.metrics["per_class"]] == list(COUNTS)
+
+
+@pytest.mark.parametrize("cache", ["device", False])
+def test_a_resumed_run_comes_to_the_same_bits(keys: Keys, cache: Any) -> None:
+    whole = iifdet.train(**keys(cache=cache, ema=0.9, name="whole"))
+
+    class Stop(Callback):
+        def on_step(self, state: Any, losses: Any, lr: float, batches: int) -> None:
+            if (state.epoch, state.batch) == (1, 2):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        iifdet.train([Stop()], **keys(cache=cache, ema=0.9, name="cut", save_steps=1))
+    project = Path(keys()["project"])
+    resumed = iifdet.train(resume=str(project / "cut"))
+    one, other = weights_of(whole), weights_of(resumed)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_decoupled_leaves_all_but_the_class_rows_bit_identical(keys: Keys) -> None:
+    first = iifdet.train(**keys(epochs=1))
+    second = keys(
+        **{"strategy": "decoupled", "adjust": "iif", "epochs": 2, "weights": str(first.folder / "weights" / "last.pt")}
+    )
+    run = iifdet.train(**{**second, "name": "second"})
+    before, after = weights_of(first), weights_of(run)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"head.weight", "adjust.scale"}
+    published = iifdet.train(**{**second, "name": "published", "frozen_bn": "train"})
+    moved = {name for name in before if not torch.equal(before[name], weights_of(published)[name])}
+    assert {"head.weight"} < moved
+    assert all(n.startswith(("head.", "adjust.")) or n.rpartition(".")[2] in STATISTICS for n in moved)
+    again = iifdet.train(**{**second, "name": "again", "reinit": True, "lr": 1e-9})
+    cosines = torch.cosine_similarity(weights_of(again)["head.weight"], before["head.weight"])
+    assert cosines.max() < 0.9
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def test_logarithms_of_any_base_rank_alike_after_training(keys: Keys) -> None:
+    run = iifdet.train(**keys(epochs=1))
+    weights = str(run.folder / "weights" / "last.pt")
+    found = {
+        variant: iifdet.val(
+            weights=weights, adjust="iif", variant=variant, plots=False, device="cpu", workers=0, project=run.folder
+        )
+        for variant in ("raw", "base2", "base10", "smooth")
+    }
+    orders = {
+        v: [row["classes"] for row in json.loads((r.folder / "predictions.json").read_text())] for v, r in found.items()
+    }
+    assert orders["raw"] == orders["base2"] == orders["base10"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strategy": "cost_sensitive", "adjust": "iif"},
+        {"adjust": "iif"},
+        {"adjust": "la"},
+        {"adjust": "bsce"},
+        {"adjust": "iif", "source": "batch"},
+        {"adjust": "iif", "strategy": "post_process"},
+        {"sampling": "class_aware"},
+        {"model_args.class_loss": "bce"},
+        {"optimizer": "adamw", "lr": 0.001},
+    ],
+)
+def test_every_strategy_trains(keys: Keys, change: dict[str, Any]) -> None:
+    run = iifdet.train(**keys(epochs=1, **change))
+    assert np.isfinite(float(list(csv.DictReader((run.folder / "results.csv").open()))[-1]["loss"]))
+    assert run.metrics["top1"] is not None
+
+
+def test_pictures_are_drawn(keys: Keys) -> None:
+    run = iifdet.train(**keys(epochs=1, plots=True))
+    drawn = {file.name for file in run.folder.glob("*.*")}
+    assert {"labels.png", "train_batch0.jpg", "val_batch0_pred.jpg", "confusion_matrix.png", "results.png"} <= drawn
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mosaic": 1.0}, "mosaic: belongs to detectors"),
+        ({"cache": "ram"}, "cache: expected false or device"),
+        ({"select_on": "val"}, "select_on: expected one of holdout, test"),
+        ({"auto_augment": "imagenet"}, "auto_augment: expected one of none, cifar10"),
+        ({"batch": "auto"}, "batch: auto measures detectors"),
+        ({"data": "demo"}, "task: classify"),
+        ({"imgsz": 64}, "imgsz: expected 32"),
+        ({"model_args.head": "round"}, "head: expected one of"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_written(
+    keys: Keys, change: dict[str, Any], said: str
+) -> None:
+    given = keys(**change)
+    with pytest.raises(InputError, match=said):
+        iifdet.train(**given)
+    assert not (Path(given["project"]) / "run").exists()
+
+
+def test_keys_of_classifiers_are_refused_beside_a_detector(tiny_keys: Keys, tmp_path: Path) -> None:
+    for change in ({"cutout": 8}, {"select_on": "test"}, {"imbalance": 10}, {"cache": "device"}):
+        with pytest.raises(InputError, match=f"{next(iter(change))}:"):
+            iifdet.train(**tiny_keys(tmp_path, **change))
+
+
+@pytest.mark.parametrize("name", [name for name in resource_names("cfg") if name.startswith("classify/")])
+def test_a_recipe_names_a_classifier_and_known_options(name: str) -> None:
+    config = resolve(TrainConfig, {"model": name})
+    assert build.task_of_model(config.model) == "classify"
+    assert set(config.model_args) <= model_options(config.model)
+    refuse_boxes(config)
+    assert train_transform(config) and config.group_limits == (20, 100)
