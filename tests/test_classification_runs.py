@@ -77,7 +77,7 @@ def test_the_best_epoch_is_chosen_on_a_part_of_train_and_test_is_reported(keys: 
     assert set(run.metrics["groups"]) == {"many", "medium", "few"}
     rows = list(csv.DictReader((run.folder / "results.csv").open()))
     assert len(rows) == 2 and all(0 <= float(row["top1"]) <= 1 for row in rows)
-    assert yaml.safe_load((run.folder / "args.yaml").read_text())["holdout"] == 0.1
+    assert yaml.safe_load((run.folder / "args.yaml").read_text())["select_share"] == 0.1
 
 
 def test_selecting_on_test_is_written_down(keys: Keys) -> None:

@@ -28,7 +28,7 @@ from iifdet.evaluation import DetectionEvaluator
 from iifdet.evaluation.engine import PROTOCOLS
 
 #: Keys that mean one label an image.
-ABOUT_LABELS = ("select_on", "holdout", "imbalance", "auto_augment", "cutout", "crop_padding")
+ABOUT_LABELS = ("select_on", "select_share", "imbalance", "auto_augment", "cutout", "crop_padding")
 
 log = logging.getLogger("iifdet")
 
