@@ -6,9 +6,10 @@ same guards: where the loss or the gradient is not finite, neither weights nor s
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -120,6 +121,7 @@ def can_record(state: TrainState, group: Sequence[Batch], options: FitOptions) -
         and not state.micro
         and not state.scaler.is_enabled()
         and isinstance(state.optimizer, SGD)
+        and getattr(getattr(state.model, "adjust", None), "batch_scale", None) is None  # made anew for each step
         and isinstance(group[0].images, Tensor)
         and isinstance(group[0].targets, Tensor | tuple)
     )
@@ -185,9 +187,10 @@ class WholeStep:
         self.undo.take_buffers()
         moved = self.inputs.batch.to(options.device)
         model = state.model if state.wrapped is None else state.wrapped
-        with torch.autocast(
+        amp = torch.autocast(
             options.device.type, AMP_TYPES[options.amp], enabled=options.amp != "none", cache_enabled=False
-        ):
+        )
+        with amp, counted_together(model):
             losses = model(moved.images, moved.targets)
         total = torch.stack(list(losses.values())).sum()
         total.backward()
@@ -226,6 +229,22 @@ def _step(optimizer: torch.optim.Optimizer, group: dict[str, Any], lr: Tensor, b
             nesterov=group["nesterov"],
             maximize=group["maximize"],
         )
+
+
+@contextlib.contextmanager
+def counted_together(model: nn.Module) -> Iterator[None]:
+    """Batch norms count their batches in one kernel, not in one each."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training and m.momentum is not None]
+    counters = [(norm, norm.num_batches_tracked) for norm in norms if norm.num_batches_tracked is not None]
+    for norm, _ in counters:
+        norm.num_batches_tracked = None
+    try:
+        yield
+        if counters:
+            torch._foreach_add_([count for _, count in counters], 1)
+    finally:
+        for norm, count in counters:
+            norm.num_batches_tracked = count
 
 
 def record_graph(body: Callable[[], None]) -> Callable[[], None]:

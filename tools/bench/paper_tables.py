@@ -42,7 +42,9 @@ from iifdet.evaluation import ClassificationEvaluator
 from iifdet.longtail import VARIANTS
 from iifdet.training import Callback, TrainState
 
-#: What a run's second stages cost of an epoch of the first, measured on the CPU, and seconds for each run's start.
+#: Epochs whose speed is measured.
+PROBE = 8
+#: What an epoch of the second stage costs of one of the first, and seconds for each run's start.
 STAGE2_SHARE, START_SECONDS = 0.45, 5.0
 
 
@@ -107,6 +109,9 @@ class Seed:
         """One row; one that fails is noted, and the next ones are tried."""
         if name in self.rows and "failed" not in self.rows[name]:
             return
+        if self.args.seconds and time.time() - self.args.begun > self.args.seconds:
+            print(f"seed {self.seed}: {name}: no time is left", flush=True)
+            return
         started = time.time()
         try:
             row = make()
@@ -124,15 +129,15 @@ class Seed:
         temporary.replace(self.file)
 
     def epochs(self) -> int:
-        """As asked for, or as many as fit into ``--seconds`` at the speed of three first epochs."""
+        """As asked for, or as many as fit into ``--seconds`` at the speed of the first epochs."""
         if "epochs" in self.rows:
             return int(self.rows["epochs"])
         epochs = self.args.epochs
         if self.args.seconds:
             clock = Clock()
-            keys = self.keys("softmax", 3) | {"name": "probe", "val_every": 3}
+            keys = self.keys("softmax", PROBE) | {"name": "probe", "val_every": PROBE}
             iifdet.train([clock], **keys)
-            second = min(clock.speeds[1:])
+            second = statistics.median(clock.speeds[PROBE // 2 :])
             runs = len(self.args.variants.split(",")) * len(self.args.bn.split(","))
             left = self.args.seconds - (time.time() - self.args.begun) - (1 + runs) * START_SECONDS
             whole = 1 + len([r for r in self.args.trained.split(",") if r])
@@ -230,6 +235,21 @@ def percent(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def merge(args: Any, seeds: list[int]) -> dict[str, Any]:
+    """What there is of all seeds so far, also as the result's file: a run that is cut off leaves its table behind."""
+    known = json.loads(Path(args.known).read_text())["seeds"] if args.known else {}
+    files = {seed: Path(args.folder) / f"seed{seed}" / "rows.json" for seed in seeds}
+    mine = {str(seed): json.loads(file.read_text()) for seed, file in files.items() if file.is_file()}
+    merged = {seed: {**known.get(seed, {}), **mine.get(seed, {})} for seed in {**known, **mine}}
+    keys = {k: v for k, v in vars(args).items() if k not in ("out", "seed", "begun")}
+    shortened = any(row.get("epochs", 400) < 400 for row in merged.values())
+    content = {"keys": keys, "shortened": shortened, "table": table(args.table, merged), "seeds": merged}
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(content, indent=1) + "\n")
+    return content
+
+
 def in_processes(args: Any, seeds: list[int]) -> None:
     """A process a seed; one that dies costs its own rows alone."""
     threads = str(max(1, (os.cpu_count() or 1) // len(seeds) // 2))
@@ -240,8 +260,9 @@ def in_processes(args: Any, seeds: list[int]) -> None:
         log = (Path(args.folder) / f"seed{seed}.log").open("a")
         command = [sys.executable, __file__, *sys.argv[1:], "--seed", str(seed), "--begun", str(args.begun)]
         running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
-    for process in running:
-        process.wait()
+    while any(process.poll() is None for process in running):
+        time.sleep(2)
+        merge(args, seeds)
 
 
 def in_threads(args: Any, seeds: list[int]) -> None:
@@ -268,8 +289,9 @@ def in_threads(args: Any, seeds: list[int]) -> None:
     threads = [threading.Thread(target=run, args=(seed,)) for seed in seeds]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(2)
+        merge(args, seeds)
 
 
 def main() -> None:
@@ -303,15 +325,9 @@ def main() -> None:
         return
     seeds = [int(seed) for seed in args.seeds.split(",")]
     {"processes": in_processes, "threads": in_threads}[args.how](args, seeds)
-    known = json.loads(Path(args.known).read_text())["seeds"] if args.known else {}
-    files = {seed: Path(args.folder) / f"seed{seed}" / "rows.json" for seed in seeds}
-    mine = {str(seed): json.loads(file.read_text()) for seed, file in files.items() if file.is_file()}
-    merged = {seed: {**known.get(seed, {}), **mine.get(seed, {})} for seed in {**known, **mine}}
-    rows = table(args.table, merged)
-    keys = {k: v for k, v in vars(args).items() if k not in ("out", "seed", "begun")}
-    shortened = any(row.get("epochs", 400) < 400 for row in merged.values())
-    write(f"paper_{args.table}", args.out, {"keys": keys, "shortened": shortened, "table": rows, "seeds": merged})
-    print(lines(rows))
+    content = merge(args, seeds)
+    write(f"paper_{args.table}", args.out, content)
+    print(lines(content["table"]))
 
 
 if __name__ == "__main__":
