@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from iifdet.classifiers.heads import CosineHead
 from iifdet.config import TrainConfig, WeightKeys
-from iifdet.detectors import Detector
 from iifdet.errors import InputError
-from iifdet.longtail import ClassCounts, balanced_softmax_shift, iif_weights, logit_adjustment_shift
+from iifdet.longtail import AdjustedModel, ClassCounts, balanced_softmax_shift, iif_weights, logit_adjustment_shift
 
 Adjustment = Callable[[WeightKeys, ClassCounts, str], dict[str, Any]]
 
@@ -67,7 +66,9 @@ def _background(config: WeightKeys) -> dict[str, Any]:
 ADJUSTMENTS: dict[str, Adjustment] = {"none": _none, "iif": _iif, "la": _la, "bsce": _bsce}
 
 
-def set_adjustment(model: Detector, config: WeightKeys, kind: str, counts: ClassCounts | None, strategy: str) -> None:
+def set_adjustment(
+    model: AdjustedModel, config: WeightKeys, kind: str, counts: ClassCounts | None, strategy: str
+) -> None:
     """Give a model the adjustment named ``kind``, acting in the phases that ``strategy`` means."""
     try:
         model.set_adjustment(**ADJUSTMENTS[kind](config, counts, strategy))  # type: ignore[arg-type]
@@ -75,7 +76,7 @@ def set_adjustment(model: Detector, config: WeightKeys, kind: str, counts: Class
         raise InputError(str(error)) from error
 
 
-def adjust_for_training(model: Detector, config: TrainConfig) -> None:
+def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
     """Apply ``adjust`` and ``strategy``; a decoupled stage also freezes everything but the class rows."""
     assert model.counts is not None
     _refuse_odd_pairs(config)
@@ -109,7 +110,7 @@ def _refuse_odd_pairs(config: TrainConfig) -> None:
         )
 
 
-def freeze_all_but_class_rows(model: Detector, reinit: bool = False) -> None:
+def freeze_all_but_class_rows(model: AdjustedModel, reinit: bool = False) -> None:
     """The second stage of the decoupled strategy: only classifier layers keep a gradient."""
     model.requires_grad_(False)
     for layer in model.classifier_layers():

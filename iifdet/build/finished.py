@@ -14,9 +14,12 @@ from iifdet.build.model import is_foreign, load_foreign_model, load_model, task_
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import WeightKeys
 from iifdet.datasets import described_names, find_description, load_index
+from iifdet.datasets.classification import load_class_index
+from iifdet.datasets.description import task_of
 from iifdet.detectors import Detector
 from iifdet.errors import InputError
 from iifdet.exporting import ExportedDetector, is_exported, read_card
+from iifdet.longtail import AdjustedModel, ClassCounts
 from iifdet.models import MODELS
 
 #: Keys that a checkpoint's recipe fills in, and those that a model's own options do.
@@ -56,13 +59,15 @@ def load_finished(weights: str | None, config: Chosen, trusted: bool = False) ->
     return load_foreign_model(config.model, weights, class_names(config.data), config.model_args)
 
 
-def borrow(model: Detector, device: torch.device | None) -> Detector:
-    """A detector with options and adjustment of its own on the weights of ``model``, which stays as it is.
+def borrow(model: Any, device: torch.device | None) -> Any:
+    """A model with options and adjustment of its own on the weights of a detector or classifier, which stays as it is.
 
     The weights are copied only where they must change: another device, or a model in train mode.
     """
-    if not isinstance(model, Detector):
-        raise InputError(f"model: expected a detector such as iifdet.load gives, got {type(model).__name__}")
+    if not isinstance(model, AdjustedModel):
+        raise InputError(
+            f"model: expected a detector or classifier such as iifdet.load gives, got {type(model).__name__}"
+        )
     if model.training or (device is not None and device_of(model) != device):
         return copy.deepcopy(model).eval()
     twin = copy.copy(model)
@@ -112,7 +117,7 @@ def check_exported(model: Detector, config: Any) -> None:
         model.check(model.options, config.imgsz, config.rect)
 
 
-def adjust_finished(model: Detector, config: Any) -> None:
+def adjust_finished(model: AdjustedModel, config: Any) -> None:
     """Replace the adjustment by that of ``config.adjust`` and the keys beside it, in inference alone.
 
     Raises:
@@ -121,11 +126,18 @@ def adjust_finished(model: Detector, config: Any) -> None:
     if model.adjust.folded:
         raise InputError("adjust: expected a model that was not folded, got one that was; use its checkpoint")
     if config.adjust != "none" and model.counts is None and config.data is not None:
-        counts = load_index(config.data, "train", max_bad=1.0, segments=False).counts()
+        counts = counts_of(config.data)
         model.counts = counts if counts.names == model.names else None
     if config.adjust != "none" and model.counts is None:
         raise InputError("adjust: expected training counts in the checkpoint or in data's train split, got none")
     set_adjustment(model, config, config.adjust, model.counts, strategy="post_process")
+
+
+def counts_of(data: str) -> ClassCounts:
+    """Training counts of data of either task."""
+    if task_of(data) == "classify":
+        return load_class_index(data, strict=False).counts()
+    return load_index(data, "train", max_bad=1.0, segments=False).counts()
 
 
 def class_names(data: str) -> list[str]:

@@ -7,29 +7,38 @@ from typing import Any
 
 import torch
 
+from iifdet.build.class_predictor import class_view, image_side, refuse_box_keys
 from iifdet.build.detection import check_rect
 from iifdet.build.finished import adjust_finished, borrow, check_exported, device_of, habits, load_finished, settled
 from iifdet.build.loop import pick_device
 from iifdet.build.model import postprocess_options
-from iifdet.config import resolve
+from iifdet.classifiers import Classifier
+from iifdet.config import WeightKeys, resolve
 from iifdet.config.prediction import PredictConfig
 from iifdet.datasets import EvalTransform
-from iifdet.detectors import Detector
 from iifdet.errors import InputError, suggest
-from iifdet.prediction import Outputs, PredictionJob, Predictor, list_source
+from iifdet.prediction import (
+    ClassPredictor,
+    ClassWriter,
+    Outputs,
+    PredictionJob,
+    PredictionSummary,
+    Predictor,
+    list_source,
+)
 from iifdet.training import AMP_TYPES
 
 #: Keys that no recipe fills in: its values are meant for training and validation.
 OWN = ("conf", "batch", "adjust")
 
 
-def build_prediction(keys: dict[str, Any], source: Any, model: Detector | None = None) -> PredictionJob:
+def build_prediction(keys: dict[str, Any], source: Any, model: Any = None) -> PredictionJob:
     """Check everything that can be checked before the first picture is read.
 
     Args:
         keys: of PredictConfig, without ``source``.
         source: see :func:`iifdet.prediction.list_source`.
-        model: a detector that is loaded already; it is not changed.
+        model: a detector or classifier that is loaded already; it is not changed.
 
     Raises:
         InputError: bad keys, weights or source.
@@ -41,6 +50,10 @@ def build_prediction(keys: dict[str, Any], source: Any, model: Detector | None =
     entries = list_source(source)
     device = None if model is not None and config.device is None else pick_device(config.device)
     model = load_finished(config.weights, config, config.trusted) if model is None else borrow(model, device)
+    if isinstance(model, Classifier):
+        return _classification({**keys, "source": source}, entries, model, device)
+    if "top" in keys:
+        raise InputError("top: belongs to classifiers, got it with a detector; drop it, or see max_det")
     looks = {**habits(model, config.weights), **own, **settled(model)}
     config = resolve(PredictConfig, {**looks, **keys, "source": _plain(source)})
     check_rect(config.rect, config.resize)
@@ -64,6 +77,33 @@ def build_prediction(keys: dict[str, Any], source: Any, model: Detector | None =
         max_det=config.max_det,
         mask_threshold=config.mask_threshold,
     )
+    return _job(entries, predictor, config)
+
+
+def _classification(keys: dict[str, Any], entries: Any, model: Classifier, device: Any) -> PredictionJob:
+    """The same of a classifier."""
+    refuse_box_keys(keys)
+    looks = {k: model.recipe[k] for k in WeightKeys.model_fields if k in model.recipe}
+    side = image_side(model, keys)
+    config = resolve(PredictConfig, {"adjust": None, **looks, **keys, "imgsz": side, "source": _plain(keys["source"])})
+    model = model if device is None else model.to(device)
+    if config.adjust is not None:
+        adjust_finished(model, config)
+    predictor = ClassPredictor(
+        model,
+        class_view(side),
+        device_of(model),
+        AMP_TYPES[config.amp],
+        batch=config.batch,
+        threads=config.workers,
+        labels=None if config.classes is None else _labels(config.classes, model.names),
+        top=config.top,
+    )
+    job = _job(entries, predictor, config)
+    return replace(job, writer=ClassWriter, summary=PredictionSummary(unit="images"))
+
+
+def _job(entries: Any, predictor: Predictor, config: PredictConfig) -> PredictionJob:
     return PredictionJob(
         entries,
         predictor,

@@ -27,6 +27,7 @@ class PredictConfig(WeightKeys, DetectionKeys):
     batch: Annotated[int, Field(ge=1)] = 8
     conf: Share = 0.25
     classes: Classes = None  # show only these, by number or name
+    top: Annotated[int, Field(ge=1)] = 5  # classifiers: how many classes of each picture
     adjust: Adjust | None = None  # None keeps what the checkpoint has
     frame_stride: Annotated[int, Field(ge=1)] = 1  # every so-manieth frame of a video
     max_frames: Annotated[int, Field(ge=0)] = 0  # at most so many of each video or camera; 0 is all

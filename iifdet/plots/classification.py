@@ -22,7 +22,7 @@ NEUTRAL: Colour = (40, 40, 40)
 def add_caption(image: np.ndarray, lines: Sequence[tuple[str, Colour]]) -> np.ndarray:
     """Lines of text on white below a copy of an (H, W, 3) uint8 image; each as large as fits its width."""
     width = image.shape[1]
-    height = max(18, round(width / 14))
+    height = max(18, round(width / 32))
     strip = np.full((height * len(lines) + 4, width, 3), 255, np.uint8)
     for row, (text, colour) in enumerate(lines):
         scale = height / 34

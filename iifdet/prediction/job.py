@@ -12,7 +12,7 @@ from typing import Any
 from iifdet.errors import InputError
 from iifdet.prediction.output import Outputs, Writer, make_folder
 from iifdet.prediction.predictor import Predictor
-from iifdet.prediction.results import Result
+from iifdet.prediction.shown import Shown
 from iifdet.prediction.sources import Entry, is_endless, read_source
 
 log = logging.getLogger("iifdet")
@@ -25,7 +25,8 @@ class PredictionSummary:
     Attributes:
         folder: the run folder, None where nothing was written.
         images: pictures and frames that were looked at.
-        classes: class name -> detections.
+        classes: class name -> detections, or images of it.
+        unit: what is counted.
         unreadable: paths of what could not be read.
     """
 
@@ -33,13 +34,15 @@ class PredictionSummary:
     images: int = 0
     classes: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
+    unit: str = "detections"
 
     def describe(self) -> str:
-        """One line: ``3 images, 5 detections (4 car, 1 bus)``."""
+        """One line: ``3 images, 5 detections (4 car, 1 bus)``, or ``3 images (2 cat, 1 dog)``."""
         named = [f"{count} {name}" for name, count in self.classes.most_common(8)]
         more = ["…"] if len(self.classes) > 8 else []
         classes = f" ({', '.join(named + more)})" if named else ""
-        return f"{self.images} images, {self.classes.total()} detections{classes}"
+        counted = f", {self.classes.total()} {self.unit}" if self.unit != "images" else ""
+        return f"{self.images} images{counted}{classes}"
 
 
 @dataclass
@@ -53,6 +56,7 @@ class PredictionJob:
         place: ``project``, ``name`` and ``exist_ok`` of the run folder.
         args: keys for its args.yaml.
         stride, most: of videos' frames, as in :func:`.sources.read_source`.
+        writer: writes the files.
     """
 
     entries: list[Entry]
@@ -63,8 +67,9 @@ class PredictionJob:
     stride: int = 1
     most: int = 0
     summary: PredictionSummary = field(default_factory=PredictionSummary)
+    writer: type[Writer] = Writer
 
-    def stream(self) -> Iterator[Result]:
+    def stream(self) -> Iterator[Any]:
         """Results one by one; files are written as they come, and finished when the stream ends or is closed.
 
         Raises:
@@ -80,7 +85,7 @@ class PredictionJob:
                 if writer is not None:
                     writer.add(result)
                 self.summary.images += 1
-                self.summary.classes.update(result.classes)
+                self.summary.classes.update(result.found)
                 log.info("%s", result.describe())
                 yield result
                 del result  # so that its pixels are gone before the next batch is read
@@ -89,7 +94,7 @@ class PredictionJob:
                 writer.close()
         self._end()
 
-    def collect(self) -> list[Result]:
+    def collect(self) -> list[Any]:
         """All results; the pixels of files and videos are not kept, as there may be any number of them.
 
         Raises:
@@ -108,7 +113,7 @@ class PredictionJob:
         deque(self.stream(), maxlen=0)
         return self.summary
 
-    def _light(self, result: Result) -> Result:
+    def _light(self, result: Shown) -> Shown:
         kept = result.frame is None and not self.entries[result.source].is_file
         return result if kept else result.without_pixels()
 
@@ -118,7 +123,7 @@ class PredictionJob:
         run.write_yaml("args.yaml", self.args)
         run.write_environment()
         self.summary.folder = run.path
-        return Writer(run, self.predictor.model.names, self.outputs)  # type: ignore[arg-type]
+        return self.writer(run, self.predictor.model.names, self.outputs)  # type: ignore[arg-type]
 
     def _end(self) -> None:
         bad = self.summary.unreadable

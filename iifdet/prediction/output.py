@@ -8,16 +8,17 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import yaml
 
 from iifdet.errors import InputError
 from iifdet.files import atomic_write
 from iifdet.prediction.results import MaskFormat, Result
+from iifdet.prediction.shown import Shown
 from iifdet.prediction.videos import VideoFile
 from iifdet.rundir import RunDir
 
@@ -56,6 +57,9 @@ class Writer:
     Files of two sources with one name get ``x`` and ``x-2``; the images in predictions.json say which is whose.
     """
 
+    #: Of predictions.csv.
+    columns: tuple[str, ...] = COLUMNS
+
     def __init__(self, run: RunDir, names: Sequence[str], outputs: Outputs) -> None:
         self.run, self.outputs = run, outputs
         self._open_files = contextlib.ExitStack()
@@ -66,13 +70,31 @@ class Writer:
         self._json = self._csv = None
         if outputs.save_json:
             file = self._open_files.enter_context(atomic_write(run.path / JSON))
-            self._json = CocoStream(file, names, outputs.mask_format)
+            self._json = self.open_json(file, names)
             self._open_files.callback(self._json.close)
         if outputs.save_csv:
             self._csv = self._open_files.enter_context(atomic_write(run.path / CSV))
-            self._write_row(COLUMNS)
+            self._write_row(self.columns)
 
-    def add(self, result: Result) -> None:
+    # -- of detections -------------------------------------------------------------------------------------------------
+
+    def open_json(self, file: IO[bytes], names: Sequence[str]) -> JsonStream:
+        """predictions.json."""
+        return CocoStream(file, names, self.outputs.mask_format)
+
+    def lines(self, result: Any) -> list[str]:
+        """Of the text file of a result."""
+        return result.to_yolo(self.outputs.save_conf)
+
+    def rows(self, result: Any) -> Iterator[Sequence[Any]]:
+        """Of a result in predictions.csv, behind its path and frame."""
+        found = zip(result.labels.tolist(), result.classes, result.scores.tolist(), result.boxes.tolist(), strict=True)
+        for label, name, score, box in found:
+            yield label, name, f"{score:.6f}", *(f"{v:.2f}" for v in box)
+
+    # -- shared --------------------------------------------------------------------------------------------------------
+
+    def add(self, result: Any) -> None:
         """Write everything about one result, and note the annotated picture in it."""
         if result.source != self._source:
             self._end_video()
@@ -82,10 +104,12 @@ class Writer:
         if self._json is not None:
             self._json.add(result, self.run.path)
         if self._csv is not None:
-            self._write_rows(result)
+            frame = "" if result.frame is None else result.frame
+            for row in self.rows(result):
+                self._write_row([result.path, frame, *row])
         if self.outputs.save_txt:
             number = "" if result.frame is None else f"_{result.frame:06d}"
-            lines = result.to_yolo(self.outputs.save_conf)
+            lines = self.lines(result)
             with atomic_write(self.run.path / LABELS / f"{self._stem}{number}.txt", sync=False) as file:
                 file.write("".join(f"{line}\n" for line in lines).encode())
 
@@ -103,7 +127,7 @@ class Writer:
         self._stems.add(name.lower())
         return name
 
-    def _draw(self, result: Result) -> Path | None:
+    def _draw(self, result: Shown) -> Path | None:
         place = self.run.path / PICTURES / self._stem
         if result.frame is None:
             return result.save(place.with_name(place.name + ".jpg"))
@@ -118,17 +142,18 @@ class Writer:
             self._video.close()
         self._video = None
 
-    def _write_rows(self, result: Result) -> None:
-        rows = zip(result.labels.tolist(), result.classes, result.scores.tolist(), result.boxes.tolist(), strict=True)
-        for label, name, score, box in rows:
-            frame = "" if result.frame is None else result.frame
-            self._write_row([result.path, frame, label, name, f"{score:.6f}", *(f"{v:.2f}" for v in box)])
-
     def _write_row(self, values: Sequence[Any]) -> None:
         assert self._csv is not None
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(values)
         self._csv.write(line.getvalue().encode(errors="surrogateescape"))  # file names need not be UTF-8
+
+
+class JsonStream(Protocol):
+    """A predictions.json that grows."""
+
+    def add(self, result: Any, folder: Path) -> None: ...
+    def close(self) -> None: ...
 
 
 class CocoStream:
@@ -143,17 +168,11 @@ class CocoStream:
     def add(self, result: Result, folder: Path) -> None:
         """Append one image, numbered from 1, and its detections."""
         self.number += 1
-        height, width = result.size
-        image = {"id": self.number, "file_name": result.path, "width": width, "height": height}
-        if result.frame is not None:
-            image["frame"] = result.frame
-        if result.saved is not None:
-            image["picture"] = result.saved.relative_to(folder).as_posix()
-        self._append(self.images, image, first=self.number == 1)
+        append(self.images, {"id": self.number, **about_image(result, folder)}, first=self.number == 1)
         for row, area in zip(result.to_coco(self.number, self.mask_format), result.areas(), strict=True):
             self.annotation += 1
             row = {"id": self.annotation, **row, "area": area, "iscrowd": 0}
-            self._append(self.file, row, first=self.annotation == 1)
+            append(self.file, row, first=self.annotation == 1)
 
     def close(self) -> None:
         """Write what follows the annotations."""
@@ -164,9 +183,21 @@ class CocoStream:
         categories = [{"id": label, "name": name} for label, name in enumerate(self.names)]
         self.file.write(b'],\n"categories": ' + json.dumps(categories).encode() + b"}\n")
 
-    @staticmethod
-    def _append(file: IO[bytes], row: dict[str, Any], first: bool) -> None:
-        file.write((b"\n" if first else b",\n") + json.dumps(row, allow_nan=False).encode())
+
+def about_image(result: Shown, folder: Path) -> dict[str, Any]:
+    """What predictions.json says of a picture."""
+    height, width = result.size
+    image: dict[str, Any] = {"file_name": result.path, "width": width, "height": height}
+    if result.frame is not None:
+        image["frame"] = result.frame
+    if result.saved is not None:
+        image["picture"] = result.saved.relative_to(folder).as_posix()
+    return image
+
+
+def append(file: IO[bytes], row: dict[str, Any], first: bool) -> None:
+    """One more object of a list that is written as it grows."""
+    file.write((b"\n" if first else b",\n") + json.dumps(row, allow_nan=False).encode())
 
 
 def make_folder(project: str | None, name: str | None, exist_ok: bool, sources: Iterable[str] = ()) -> RunDir:

@@ -59,7 +59,7 @@ class Predictor:
     mask_threshold: float = 0.5
     unreadable: list[str] = field(default_factory=list)
 
-    def __call__(self, items: Iterable[Item]) -> Iterator[Result]:
+    def __call__(self, items: Iterable[Item]) -> Iterator[Any]:
         """One Result a readable picture, in order; the others are logged in one line each and left out.
 
         While it waits, no more than the Results of one batch that are still to come hold pixels.
@@ -67,7 +67,7 @@ class Predictor:
         stream = iter(items)
         with ThreadPoolExecutor(max(1, self.threads)) as pool:
             while chunk := list(islice(stream, self.batch)):
-                results = self._detect(self._read(chunk, pool))
+                results = self._results(self._read(chunk, pool))
                 chunk.clear()  # its frames live in the results now
                 results.reverse()
                 while results:
@@ -83,7 +83,7 @@ class Predictor:
                 readable.append((item, image))
         return readable
 
-    def _detect(self, pictures: Sequence[tuple[Item, Image]]) -> list[Result]:
+    def _results(self, pictures: Sequence[tuple[Item, Image]]) -> list[Any]:
         """Stack what has one shape, run the model on each stack, and bring the results back into order."""
         shapes: dict[tuple[int, int], list[int]] = {}
         for place, (_, image) in enumerate(pictures):

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from iifdet import plots
-from iifdet.datasets.images import ImageError, read_image
 from iifdet.errors import InputError
-from iifdet.files import atomic_write
 from iifdet.prediction.arrays import Image
 from iifdet.prediction.masks import RLE, area, decode, polygons
+from iifdet.prediction.shown import Shown
 
 MaskFormat = Literal["rle", "polygon"]
 
 
 @dataclass(eq=False)
-class Result:
+class Result(Shown):
     """Detections of one picture, best score first.
 
     Attributes:
@@ -73,30 +71,14 @@ class Result:
         return [self.names[label] for label in self.labels.tolist()]
 
     @property
-    def image(self) -> Image:
-        """(H, W, 3) uint8 RGB.
-
-        Raises:
-            InputError: the pixels were not kept, as those of videos outside ``stream=True``, and there is no file.
-        """
-        if self.pixels is not None:
-            return self.pixels
-        if self.frame is not None:
-            raise InputError(f"image: expected the pixels of {self.path}, which were not kept; use stream=True")
-        try:
-            return read_image(self.path)
-        except ImageError as error:
-            raise InputError(f"image: expected the picture to be there still: {error}") from error
+    def found(self) -> list[str]:
+        """What the picture counts for: the N class names."""
+        return self.classes
 
     def describe(self) -> str:
         """One line: ``photo.jpg 480x640: 2 car, 1 bus``."""
-        place = self.path if self.frame is None else f"{self.path} frame {self.frame}"
         found = ", ".join(f"{number} {name}" for name, number in Counter(self.classes).most_common())
-        return f"{place} {self.size[0]}x{self.size[1]}: {found or 'nothing'}"
-
-    def without_pixels(self) -> Result:
-        """The same without the picture itself."""
-        return replace(self, pixels=None)
+        return f"{self.place}: {found or 'nothing'}"
 
     # -- other forms -----------------------------------------------------------------------------------------------
 
@@ -162,20 +144,3 @@ class Result:
         """
         pixels = self.image if image is None else image
         return plots.draw_boxes(pixels, self.boxes, self.labels, self.names, self.scores, self.masks)
-
-    def save(self, path: str | Path, image: Image | None = None) -> Path:
-        """Write :meth:`plot` as a picture; the suffix names the format.
-
-        Raises:
-            InputError: an unknown suffix, or the path of the source itself, which is never written over.
-        """
-        path = Path(path)
-        if self.frame is None and path.exists() and path.resolve() == Path(self.path).resolve():
-            raise InputError(f"save: expected another path than that of the source, got {path}")
-        try:
-            _, data = cv2.imencode(path.suffix, self.plot(image)[..., ::-1])
-        except cv2.error as error:
-            raise InputError(f"save: expected a picture's suffix such as .jpg or .png, got '{path.name}'") from error
-        with atomic_write(path, sync=False) as file:
-            file.write(data.tobytes())
-        return path

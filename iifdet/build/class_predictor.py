@@ -1,0 +1,37 @@
+"""Keys to a prediction of a classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iifdet.build.classification import SMALL
+from iifdet.classifiers import Classifier
+from iifdet.classifiers.cifar import CifarResNet
+from iifdet.datasets.classification.photos import Middle
+from iifdet.errors import InputError
+
+#: Keys that mean boxes.
+ABOUT_BOXES = ("conf", "iou", "max_det", "nms", "multi_label", "rect", "resize", "mask_threshold", "mask_format")
+
+
+def refuse_box_keys(keys: dict[str, Any], refused: tuple[str, ...] = ABOUT_BOXES) -> None:
+    """Refuse keys about boxes, which an image with one label does not have.
+
+    Raises:
+        InputError: one is given.
+    """
+    for key in refused:
+        if key in keys:
+            raise InputError(f"{key}: belongs to detectors, got it with a classifier; drop it")
+
+
+def image_side(model: Classifier, keys: dict[str, Any]) -> int:
+    """The side of the images that a classifier looks at: by key, as it was trained, or as its network was made for."""
+    if "imgsz" in keys:
+        return int(keys["imgsz"])
+    return int(model.recipe.get("imgsz", 32 if isinstance(model.network, CifarResNet) else 224))
+
+
+def class_view(side: int) -> Middle:
+    """How a classifier looks at pictures, as in validation."""
+    return Middle(side, whole=side <= SMALL)

@@ -1,0 +1,90 @@
+"""What every task's result has: the picture it is about, and a copy with the finding on it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Self
+
+import cv2
+
+from iifdet.datasets.images import ImageError, read_image
+from iifdet.errors import InputError
+from iifdet.files import atomic_write
+from iifdet.prediction.arrays import Image
+
+
+class Shown:
+    """A result of one picture; a subclass is a dataclass with these fields, and draws itself in :meth:`plot`."""
+
+    names: list[str]
+    path: str
+    size: tuple[int, int]
+    stem: str
+    source: int
+    frame: int | None
+    fps: float
+    pixels: Image | None
+    saved: Path | None
+
+    @property
+    def found(self) -> list[str]:
+        """Class names that the picture counts for."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """One line."""
+        raise NotImplementedError
+
+    def plot(self, image: Image | None = None) -> Image:
+        """(H, W, 3) uint8 RGB copy of the picture with what was found.
+
+        Args:
+            image: the picture, where it was not kept and is not in a file.
+        """
+        raise NotImplementedError
+
+    @property
+    def place(self) -> str:
+        """Which picture: ``photo.jpg 480x640``."""
+        name = self.path if self.frame is None else f"{self.path} frame {self.frame}"
+        return f"{name} {self.size[0]}x{self.size[1]}"
+
+    @property
+    def image(self) -> Image:
+        """(H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: the pixels were not kept, as those of videos outside ``stream=True``, and there is no file.
+        """
+        if self.pixels is not None:
+            return self.pixels
+        if self.frame is not None:
+            raise InputError(f"image: expected the pixels of {self.path}, which were not kept; use stream=True")
+        try:
+            return read_image(self.path)
+        except ImageError as error:
+            raise InputError(f"image: expected the picture to be there still: {error}") from error
+
+    def without_pixels(self) -> Self:
+        """The same without the picture itself."""
+        light = copy.copy(self)
+        light.pixels = None
+        return light
+
+    def save(self, path: str | Path, image: Image | None = None) -> Path:
+        """Write :meth:`plot` as a picture; the suffix names the format.
+
+        Raises:
+            InputError: an unknown suffix, or the path of the source itself, which is never written over.
+        """
+        path = Path(path)
+        if self.frame is None and path.exists() and path.resolve() == Path(self.path).resolve():
+            raise InputError(f"save: expected another path than that of the source, got {path}")
+        try:
+            _, data = cv2.imencode(path.suffix, self.plot(image)[..., ::-1])
+        except cv2.error as error:
+            raise InputError(f"save: expected a picture's suffix such as .jpg or .png, got '{path.name}'") from error
+        with atomic_write(path, sync=False) as file:
+            file.write(data.tobytes())
+        return path
