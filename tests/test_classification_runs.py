@@ -165,6 +165,20 @@ def test_pictures_are_drawn(keys: Keys) -> None:
     assert {"labels.png", "train_batch0.jpg", "val_batch0_pred.jpg", "confusion_matrix.png", "results.png"} <= drawn
 
 
+def test_two_runs_are_compared_image_by_image(keys: Keys, tiny_keys: Keys, tmp_path: Path) -> None:
+    runs = [iifdet.train(**keys(name=name, epochs=1, seed=seed)) for name, seed in (("one", 0), ("two", 1))]
+    found = iifdet.compare([run.folder for run in runs], draws=200)
+    assert list(found.rows[0].values)[:3] == ["top1", "top5", "mean_class"]
+    gain = 100 * (runs[1].metrics["top1"] - runs[0].metrics["top1"])
+    assert found.rows[1].differences["top1"] == pytest.approx(gain)
+    assert f"top-1 {gain:+.2f}" in found.notices[-1] and "McNemar p" in found.notices[-1]
+    (runs[1].folder / "predictions.json").unlink()
+    assert "no intervals" in iifdet.compare([run.folder for run in runs]).notices[-1]
+    detector = iifdet.train(**tiny_keys(tmp_path, epochs=1, name="detector"))
+    with pytest.raises(InputError, match="one task"):
+        iifdet.compare([runs[0].folder, detector.folder])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

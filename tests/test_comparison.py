@@ -134,7 +134,7 @@ def test_wrong_input_says_expected_got_next_step(both, tmp_path, run):
             "expected a run folder with metrics.json, got none; .*iifdet val",
         ),
         (lambda: compare_runs([broken]), "expected JSON, got .*; run iifdet val again"),
-        (lambda: compare_runs([strange]), "got no AP"),
+        (lambda: compare_runs([strange]), "got neither AP nor top1"),
         (lambda: compare_runs([settings]), "args.yaml: expected YAML"),
         (lambda: compare_runs(both, by="box"), "expected 'image' or 'instance'"),
     ]:

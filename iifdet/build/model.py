@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from iifdet.build.adjustment import adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
 from iifdet.checkpoint import read_checkpoint, restore_model
+from iifdet.classifiers import Classifier, torchvision_weights
 from iifdet.config import TrainConfig
 from iifdet.datasets import DatasetIndex
 from iifdet.detectors import Detector, PostprocessOptions
@@ -125,12 +126,23 @@ def load_weights(model: Detector, path: str) -> list[str]:
     if is_darknet(path):
         report = load_darknet(_yolo(model), path)
         return [f"{path}: {report.loaded} of {report.total} layers loaded", *report.notes]
+    if isinstance(model, Classifier):
+        return _load_classifier(model, path)
     if path == "default":
         return load_backbone(model, fetch_default(model))
     if Path(path).suffix in TORCHVISION:
         return _load_torchvision(model, path)
     if is_exported(path):
         raise InputError(f"weights: expected a checkpoint to train from, got the exported file {path}")
+    return transfer_weights(model, load_model(path))
+
+
+def _load_classifier(model: Classifier, path: str) -> list[str]:
+    """torchvision's ImageNet network below the head, or one of our checkpoints."""
+    if path == "default":
+        return torchvision_weights.load_torchvision(model, torchvision_weights.fetch_default(model))
+    if Path(path).suffix in TORCHVISION:
+        return torchvision_weights.load_torchvision(model, read_state(path))
     return transfer_weights(model, load_model(path))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from iifdet.comparison.analysis import Analysis, Options, Split, analyse
+from iifdet.comparison.classifiers import examine_classifiers
 from iifdet.comparison.files import read_metrics, read_predictions, read_settings, short_names
 from iifdet.comparison.runs import Comparison
 from iifdet.errors import InputError
@@ -36,6 +37,8 @@ def examine(
         options: how closely to look.
     """
     paths, options = [Path(folder) for folder in folders], options or Options()
+    if "top1" in found.rows[0].values:
+        return examine_classifiers(found, paths, options)
     try:
         predictions = [read_predictions(path) for path in paths]
         metrics = [read_metrics(path) for path in paths]

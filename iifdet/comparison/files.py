@@ -15,7 +15,7 @@ from iifdet.evaluation.engine import Array
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """metrics.json; an InputError where there is none of a detection run."""
+    """metrics.json; an InputError where there is none of a detector's or classifier's run."""
     path = folder / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
@@ -26,8 +26,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:  # broken JSON or encoding
         raise InputError(f"{path}: expected JSON, got {error}; run iifdet val again") from None
-    if not isinstance(metrics, dict) or "AP" not in metrics:
-        raise InputError(f"{path}: expected the figures of a detection run, got no AP; run iifdet val again")
+    if not isinstance(metrics, dict) or not {"AP", "top1"} & set(metrics):
+        raise InputError(f"{path}: expected the figures of a run, got neither AP nor top1; run iifdet val again")
     return metrics
 
 

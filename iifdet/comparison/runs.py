@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FIGURES = ("AP", "AP50", "AP75", "tail5", "tail10", "tail20")
+#: The same of classifiers.
+CLASS_FIGURES = ("top1", "top5", "mean_class", "many", "medium", "few", "ece")
 #: Figures of the frequency groups, shown where one of the runs has them.
 GROUP_FIGURES = ("rare", "common", "frequent")
+GROUPS = (*GROUP_FIGURES, "many", "medium", "few")
 #: Figures by the overlap of masks, shown where one of the runs has them.
 MASK_FIGURES = ("mask_AP", "mask_tail5", "mask_tail10", "mask_tail20")
 #: Settings worth a word beside a run's name, where runs differ in them.
@@ -32,7 +35,8 @@ class Row:
     Attributes:
         name: the run folder's name, with its parents where names repeat.
         settings: the settings in which it differs from another run, as ``key=value``.
-        values: FIGURES, with groups GROUP_FIGURES, and with masks MASK_FIGURES, in percent; None where unknown.
+        values: FIGURES, with groups GROUP_FIGURES, and with masks MASK_FIGURES, in percent; None where unknown. Of
+            classifiers CLASS_FIGURES.
         differences: values minus those of the first run, None where either is unknown.
     """
 
@@ -98,7 +102,8 @@ class Comparison:
     @property
     def caption(self) -> str:
         """What the numbers are."""
-        return f"percent (difference to the first run); tails by {self.by} counts"
+        tails = "" if "top1" in self.rows[0].values else f"; tails by {self.by} counts"
+        return f"percent (difference to the first run){tails}"
 
     @property
     def _text_columns(self) -> int:
@@ -132,14 +137,29 @@ def compare_runs(folders: Sequence[str | Path], by: str = "image") -> Comparison
         )
     paths = [Path(folder) for folder in folders]
     metrics = [read_metrics(path) for path in paths]
+    figures = _figures(paths, metrics)
     notices = _check_same_data(paths, metrics)
-    figures = FIGURES + (GROUP_FIGURES if any(m.get("groups") for m in metrics) else ())
-    figures += MASK_FIGURES if any("segm" in m for m in metrics) else ()
     values = [{figure: _percent(m, figure, by) for figure in figures} for m in metrics]
     differences = [{f: _difference(row[f], values[0][f]) for f in figures} for row in values]
     settings = _differing_settings([read_settings(path) for path in paths])
     rows = [Row(*parts) for parts in zip(short_names(paths), settings, values, differences, strict=True)]
     return Comparison(rows, by, notices)
+
+
+def _figures(paths: list[Path], metrics: list[dict[str, Any]]) -> tuple[str, ...]:
+    """What runs are compared by: their task's figures.
+
+    Raises:
+        InputError: detectors beside classifiers.
+    """
+    classify = ["top1" in m for m in metrics]
+    if any(classify) and not all(classify):
+        detector = paths[classify.index(False)]
+        raise InputError(f"compare: expected runs of one task, got {detector} of a detector beside classifiers")
+    if all(classify):
+        return CLASS_FIGURES
+    figures = FIGURES + (GROUP_FIGURES if any(m.get("groups") for m in metrics) else ())
+    return figures + (MASK_FIGURES if any("segm" in m for m in metrics) else ())
 
 
 def _check_same_data(paths: list[Path], metrics: list[dict[str, Any]]) -> list[str]:
@@ -160,7 +180,7 @@ def _check_same_data(paths: list[Path], metrics: list[dict[str, Any]]) -> list[s
 def _percent(metrics: dict[str, Any], figure: str, by: str) -> float | None:
     if figure.startswith("mask_"):
         metrics, figure = metrics.get("segm", {}), figure.removeprefix("mask_")
-    value = (metrics.get("groups") or {}).get(figure) if figure in GROUP_FIGURES else metrics.get(figure)
+    value = (metrics.get("groups") or {}).get(figure) if figure in GROUPS else metrics.get(figure)
     if isinstance(value, dict):  # tail figures come in both orders
         value = value.get(by)
     return None if value is None else 100.0 * float(value)

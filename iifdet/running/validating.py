@@ -35,7 +35,7 @@ def run_val(cfg: ValConfig, task: str, device: torch.device, world: World) -> Ru
             raise InputError("adjust: expected training counts in the checkpoint or in data's train split, got none")
         build.set_adjustment(model, cfg, cfg.adjust, model.counts, strategy="post_process")
     batches = build.build_val_batches(cfg, cfg, index, task, world=world)
-    evaluator = build.build_evaluator(cfg, index, task, model.wants_masks)
+    evaluator = build.build_evaluator(cfg, index, task, model.wants_masks, model.class_activation)
     run, lock = open_run(world, lambda: RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok))
     with lock, build.ending_workers(batches):
         run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
