@@ -15,13 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iifdet.build.finished import load_finished, read_recipe
+from iifdet.build.class_explainer import ABOUT_BOXES, class_column, class_pictures
+from iifdet.build.class_predictor import refuse_box_keys
+from iifdet.build.finished import load_finished, read_recipe, task_of_weights
 from iifdet.build.loop import pick_device
+from iifdet.classifiers import Classifier
 from iifdet.config import resolve
 from iifdet.config.explaining import CamConfig
 from iifdet.datasets import DatasetIndex, EvalTransform, load_index, read_image
 from iifdet.errors import InputError, suggest
-from iifdet.explaining import CamColumn, CamJob, Choice, View
+from iifdet.explaining import CamColumn, CamJob, Choice, View, draw_class_sheet, explain_class
 from iifdet.explaining.job import CamTask
 from iifdet.explaining.layers import find_layers
 from iifdet.exporting import is_exported
@@ -51,6 +54,8 @@ def build_cam(keys: dict[str, Any]) -> tuple[CamConfig, CamJob]:
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
     device = pick_device(config.device)
     recipes = [read_recipe(w) for w in config.weights]
+    if task_of_weights(config.weights[0], config.model) == "classify":
+        return config, _classification(config, keys, recipes[0], device)
     index = _index(config, recipes[0])
     columns = [_column(config, keys, w, r, device) for w, r in zip(config.weights, recipes, strict=True)]
     names = columns[0].model.names
@@ -62,6 +67,35 @@ def build_cam(keys: dict[str, Any]) -> tuple[CamConfig, CamJob]:
     options = {k: getattr(config, k) for k in ("method", "layer", "scalar")}
     options |= {"classes_above": config.map_conf, "curve_steps": config.curves}
     return config, CamJob(columns, _tasks(config, index, _label(config.category, names)), options, config.plots)
+
+
+def _classification(config: CamConfig, keys: dict[str, Any], recipe: dict[str, Any], device: torch.device) -> CamJob:
+    """Explanations of classifiers."""
+    refuse_box_keys(keys, ABOUT_BOXES)
+    data = config.data or recipe.get("data")
+    if not config.source and data is None:
+        raise InputError("source: expected images to look at, got none; give source=photo.jpg, a folder, or data=")
+    models = [load_finished(weights, config) for weights in config.weights]
+    for weights, model in zip(config.weights, models, strict=True):
+        if not isinstance(model, Classifier):
+            raise InputError(f"weights: expected classifiers alone, got the detector {weights}; look at it by itself")
+        _check_names(models[0].names, model.names, weights)
+        find_layers(model, config.layer)
+    columns = [
+        replace(class_column(model, keys, device), title=title)
+        for model, title in zip(models, _titles(config.weights), strict=True)
+    ]
+    label = _label(config.category, models[0].names)
+    pictures = _sources(config.source) if config.source else class_pictures(str(data), config.split)
+    tasks = [CamTask(file, read, lambda view: label) for file, read in _first(pictures, config.limit)]
+    options = {key: getattr(config, key) for key in ("method", "layer", "scalar")} | {"curve_steps": config.curves}
+    return CamJob(columns, tasks, options, config.plots, explain_class, draw_class_sheet)
+
+
+def _first(pictures: list[tuple[str, Read]], limit: int) -> list[tuple[str, Read]]:
+    if limit and len(pictures) > limit:
+        log.info("the first %d of %d images; limit=0 takes them all", limit, len(pictures))
+    return pictures[: limit or None]
 
 
 def _check_choice(config: CamConfig) -> None:
@@ -143,10 +177,8 @@ def _label(category: str | None, names: list[str]) -> int | None:
 def _tasks(config: CamConfig, index: DatasetIndex | None, label: int | None) -> list[CamTask]:
     pictures = _sources(config.source) if config.source else _of_index(index)
     rows = {} if index is None else {os.path.realpath(f): row for row, f in enumerate(index.files)}
-    if config.limit and len(pictures) > config.limit:
-        log.info("the first %d of %d images; limit=0 takes them all", config.limit, len(pictures))
     tasks = []
-    for file, read in pictures[: config.limit or None]:
+    for file, read in _first(pictures, config.limit):
         choose: Callable[[View], Choice]
         if config.gt is not None:
             choose = partial(_ground_truth, box=_true_box(config, index, rows, file), label=label)

@@ -37,7 +37,7 @@ class Chosen(Protocol):
     data: str | None
 
 
-def load_finished(weights: str | None, config: Chosen, trusted: bool = False) -> Detector:
+def load_finished(weights: str | None, config: Chosen, trusted: bool = False) -> Any:
     """The model of a file, in eval mode on the CPU.
 
     Args:

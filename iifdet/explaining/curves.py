@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iifdet.boxes import iou
+from iifdet.classifiers import Classifier
 from iifdet.detectors import Detector
 from iifdet.explaining.choosing import class_boxes
 
@@ -73,19 +74,38 @@ def deletion_and_insertion(
 
 
 def curves_of(
-    model: Detector, image: Tensor, cam: NDArray[np.float32], box: Tensor, label: int, steps: int
+    score: Callable[[Tensor], float], image: Tensor, cam: NDArray[np.float32], steps: int
 ) -> tuple[Curves, Curves]:
     """The curves of a map, and those of pixels in random order.
 
     Args:
+        score: of an image (3, H, W).
         image: (3, H, W).
         cam: (H, W) at its pixels.
-        box: (4,) what is explained, and ``label`` its class.
     """
-    score, by_map = detection_score(model, box, label), torch.from_numpy(np.ascontiguousarray(cam)).to(image.device)
+    by_map = torch.from_numpy(np.ascontiguousarray(cam)).to(image.device)
     random = torch.rand(cam.shape, generator=torch.Generator().manual_seed(0)).to(image.device)
     random[by_map < 0] = -1  # what comes last by the map does so here
     return deletion_and_insertion(score, image, by_map, steps), deletion_and_insertion(score, image, random, steps)
+
+
+def areas(mine: Curves, chance: Curves) -> str:
+    """The areas under the curves of a map and of chance, in words."""
+    return (
+        f"deletion {mine.deletion_area:.2f} (chance {chance.deletion_area:.2f})"
+        f", insertion {mine.insertion_area:.2f} (chance {chance.insertion_area:.2f})"
+    )
+
+
+def curve_arrays(curves: tuple[Curves, Curves] | None, steps: int) -> dict[str, NDArray[np.float64]]:
+    """The curves of :func:`curves_of` as (steps + 1,) arrays by name; NaN where there are none."""
+    nothing = np.full(steps + 1, np.nan)
+    mine, chance = (None, None) if curves is None else curves
+    return {
+        f"{prefix}{kind}": nothing if found is None else getattr(found, kind)
+        for prefix, found in (("", mine), ("chance_", chance))
+        for kind in ("deletion", "insertion")
+    }
 
 
 def blurred(image: Tensor) -> Tensor:
@@ -114,5 +134,15 @@ def detection_score(model: Detector, box: Tensor, label: int) -> Callable[[Tenso
                 return 0.0
             overlap = iou(class_boxes(raw, label), box.to(image)[None])
             return float((model.scores(raw)[:, label] * overlap).max())
+
+    return score
+
+
+def class_score(model: Classifier, label: int) -> Callable[[Tensor], float]:
+    """Score of an image: how likely a classifier finds this class."""
+
+    def score(image: Tensor) -> float:
+        with torch.inference_mode():
+            return float(model.scores(model(image[None]))[0, label])
 
     return score

@@ -14,7 +14,7 @@ from torch import Tensor
 from iifdet.detectors import Detector
 from iifdet.explaining.attribution import SCALARS, LayerMap, Map, attribute
 from iifdet.explaining.choosing import Choice, Chosen, choose
-from iifdet.explaining.curves import Curves, curves_of
+from iifdet.explaining.curves import Curves, areas, curves_of, detection_score
 from iifdet.explaining.geometry import View
 from iifdet.explaining.heat import ClassHeat, class_heat, confidence_heat
 from iifdet.explaining.layers import AUTO, find_layers, look
@@ -62,6 +62,11 @@ class Explanation:
     truth: NDArray[np.float32] | None = None
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the original image."""
+        return self.confidence.shape[0], self.confidence.shape[1]
+
+    @property
     def line(self) -> str:
         """What is explained, or why nothing is, on one line."""
         if self.chosen is None:
@@ -69,11 +74,7 @@ class Explanation:
         name, empty = self.names[self.chosen.label], self.cam is None or not self.cam.any()
         said = f"{name} {self.chosen.score:.2f} ({self.note}), {self.method} at {self.layer}"
         if self.curves is not None:
-            mine, chance = self.curves
-            said += (
-                f", deletion {mine.deletion_area:.2f} (chance {chance.deletion_area:.2f})"
-                f", insertion {mine.insertion_area:.2f} (chance {chance.insertion_area:.2f})"
-            )
+            said += f", {areas(*self.curves)}"
         return f"{said}: no place speaks for it" if empty else said
 
     def arrays(self) -> dict[str, Any]:
@@ -95,16 +96,6 @@ class Explanation:
             "layer": self.layer,
             "method": self.method,
             "note": self.note,
-        }
-
-    def curve_arrays(self, steps: int) -> dict[str, Any]:
-        """The curves as (steps + 1,) arrays; NaN where there is nothing to explain."""
-        nothing = np.full(steps + 1, np.nan)
-        mine, chance = (None, None) if self.curves is None else self.curves
-        return {
-            f"{prefix}{kind}": nothing if curves is None else getattr(curves, kind)
-            for prefix, curves in (("", mine), ("chance_", chance))
-            for kind in ("deletion", "insertion")
         }
 
 
@@ -158,8 +149,8 @@ def explain(
     # 4. Does it rest there?
     curves = None
     if chosen is not None and curve_steps:
-        cam = np.where(view.content(), _merged(maps, view.of_tensor()), np.float32(-1))
-        curves = curves_of(model, image, cam, chosen.box, chosen.label, curve_steps)
+        cam = np.where(view.content(), merged(maps, view.of_tensor()), np.float32(-1))
+        curves = curves_of(detection_score(model, chosen.box, chosen.label), image, cam, curve_steps)
     return Explanation(
         names=list(model.names),
         **_original(found, view),
@@ -168,7 +159,7 @@ def explain(
         classes=classes,
         classes_above=classes_above,
         chosen=None if chosen is None else _placed(chosen, view),
-        cam=_merged(maps, view) if maps else None,
+        cam=merged(maps, view) if maps else None,
         layer="+".join(m.layer for m in maps),
         method=method,
         scalar=scalar,
@@ -180,7 +171,7 @@ def explain(
     )
 
 
-def _merged(maps: list[LayerMap], view: View) -> Map:
+def merged(maps: list[LayerMap], view: View) -> Map:
     """One map as it is; several each divided by its largest value, then averaged."""
     placed = [view.upsample(m.values) for m in maps]
     if len(placed) == 1:

@@ -70,6 +70,14 @@ class View:
             inside.append((centres > first) & (centres < last))
         return inside[0][:, None] & inside[1]
 
+    def visible(self) -> NDArray[np.bool_]:
+        """(H, W) whether a pixel of the original image lies in the tensor: a crop leaves some out."""
+        inside = []
+        for axis in (0, 1):
+            places = self.to_tensor(np.arange(self.info.size[axis], dtype=np.float64) + 0.5, axis)
+            inside.append((places >= 0) & (places <= self.tensor[axis]))
+        return np.asarray(inside[0][:, None] & inside[1][None, :], dtype=np.bool_)
+
     def rows_at(self, x: float, y: float) -> NDArray[np.int64]:
         """Rows of ``raw`` whose cell holds a point in tensor pixels, of every level."""
         found, start = [], 0

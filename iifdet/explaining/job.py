@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iifdet.detectors import Detector
 from iifdet.errors import InputError
 from iifdet.explaining.choosing import Choice
-from iifdet.explaining.explanation import Explanation, explain
+from iifdet.explaining.curves import curve_arrays
+from iifdet.explaining.explanation import explain
 from iifdet.explaining.geometry import View
 from iifdet.explaining.sheet import draw_sheet
 from iifdet.files import atomic_write
+from iifdet.longtail import AdjustedModel
 
 log = logging.getLogger("iifdet")
 
@@ -37,7 +38,7 @@ class CamColumn:
     """
 
     title: str
-    model: Detector
+    model: AdjustedModel
     prepare: Prepare
 
 
@@ -48,12 +49,12 @@ class CamTask:
     Attributes:
         file: the image.
         read: gives its pixels (H, W, 3), or raises an OSError.
-        choose: the choice for a view of it.
+        choose: the choice for a view of it; of a classifier the class, or None.
     """
 
     file: str
     read: Callable[[], NDArray[np.uint8]]
-    choose: Callable[[View], Choice]
+    choose: Callable[[View], Choice | int | None]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class CamSheet:
         (M,) ``label``, ``class_name``, ``score``, ``row``, ``scalar``, ``value``, ``layer``, ``method``, ``note``,
         ``model``; ``image``, the file. With S steps of curves (M, S + 1) ``deletion``, ``insertion``,
         ``chance_deletion`` and ``chance_insertion``: scores after each step, which all move as many pixels.
+        Of classifiers ``cam``, ``label`` … ``model`` without ``row`` and ``note``, and
+        (M, K) ``best`` and ``best_scores``.
         """
         with np.load(self.maps, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
@@ -106,16 +109,19 @@ class CamJob:
     Attributes:
         columns: one a model.
         tasks: one an image.
-        options: keywords of :func:`iifdet.explaining.explain`.
+        options: keywords of ``explain``.
         plots: write sheets; the maps are always written.
+        explain: explains an image, and ``draw`` writes its sheet; those of the models' task.
     """
 
     columns: Sequence[CamColumn]
     tasks: Sequence[CamTask]
     options: dict[str, Any]
     plots: bool = True
+    explain: Callable[..., Any] = explain
+    draw: Callable[..., None] = draw_sheet
 
-    def explanations(self) -> Iterator[tuple[CamTask, NDArray[np.uint8], list[Explanation]]]:
+    def explanations(self) -> Iterator[tuple[CamTask, NDArray[np.uint8], list[Any]]]:
         """Image by image, what each model makes of it; an image that cannot be read is logged and left out."""
         for task in self.tasks:
             try:
@@ -125,9 +131,9 @@ class CamJob:
                 continue
             yield task, image, [self._explain(column, task, image) for column in self.columns]
 
-    def _explain(self, column: CamColumn, task: CamTask, image: NDArray[np.uint8]) -> Explanation:
+    def _explain(self, column: CamColumn, task: CamTask, image: NDArray[np.uint8]) -> Any:
         tensor, view = column.prepare(task.file, image)
-        return explain(column.model, tensor, view, task.choose(view), **self.options)
+        return self.explain(column.model, tensor, view, task.choose(view), **self.options)
 
     def run(self, make_folder: Callable[[], Path]) -> CamResult:
         """Write ``<image>.png`` and ``<image>.npz`` for each image into a folder, made once there is one to write.
@@ -144,7 +150,7 @@ class CamJob:
             maps, picture = folder / f"{stem}.npz", folder / f"{stem}.png" if self.plots else None
             save_maps(maps, task.file, titles, found, self.options.get("curve_steps", 0))
             if picture is not None:
-                draw_sheet(image, found, titles, picture)
+                self.draw(image, found, titles, picture)
             sheets.append(
                 CamSheet(
                     task.file,
@@ -169,9 +175,9 @@ def free_name(stem: str, taken: set[str]) -> str:
     return name
 
 
-def save_maps(path: Path, file: str, titles: Sequence[str], found: Sequence[Explanation], curve_steps: int = 0) -> None:
+def save_maps(path: Path, file: str, titles: Sequence[str], found: Sequence[Any], curve_steps: int = 0) -> None:
     """Write the maps of one image, M models by row; see :meth:`CamSheet.load`."""
-    rows = [seen.arrays() | (seen.curve_arrays(curve_steps) if curve_steps else {}) for seen in found]
+    rows = [seen.arrays() | (curve_arrays(seen.curves, curve_steps) if curve_steps else {}) for seen in found]
     content: dict[str, Any] = {"image": np.array(file), "model": np.array(titles)}
     content |= {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
     with atomic_write(path, sync=False) as target:

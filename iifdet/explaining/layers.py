@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from iifdet.detectors import Detector
 from iifdet.errors import InputError, suggest
-from iifdet.types import RawPredictions
+from iifdet.longtail import AdjustedModel
 
 #: Values of ``layer`` that are no names: the last layer that the explained row depends on, or all of them merged.
 AUTO, ALL = "auto", "all"
 
 
-def find_layers(model: Detector, layer: str = AUTO) -> dict[str, nn.Module]:
+def find_layers(model: AdjustedModel, layer: str = AUTO) -> dict[str, nn.Module]:
     """Layers by name: those of ``cam_layers()``, one of them, or any module by its dotted path.
 
     Raises:
@@ -43,7 +43,7 @@ def _near(word: str, known: list[str]) -> str:
 
 
 @contextmanager
-def _recording(model: Detector, layers: dict[str, nn.Module]) -> Iterator[list[tuple[str, Tensor]]]:
+def _recording(model: nn.Module, layers: dict[str, nn.Module]) -> Iterator[list[tuple[str, Tensor]]]:
     """Keep what each layer gives, in order of execution, as something that gradients reach.
 
     Parameters ask for no gradient meanwhile: the graph starts at the first of the layers, and nothing in front of it
@@ -71,10 +71,10 @@ def _recording(model: Detector, layers: dict[str, nn.Module]) -> Iterator[list[t
             hook.remove()
 
 
-def look(
-    model: Detector, image: Tensor, layers: dict[str, nn.Module]
-) -> tuple[RawPredictions, list[tuple[str, Tensor]]]:
+def look(model: Any, image: Tensor, layers: dict[str, nn.Module]) -> tuple[Any, list[tuple[str, Tensor]]]:
     """Adjusted predictions of one image (3, H, W), and (name, (1, c, h, w)) of each layer in order of execution.
+
+    Of a classifier the predictions are its (C,) logits.
 
     The predictions carry the graph back to the layers: NMS comes later, so that every row has a gradient.
     """

@@ -91,6 +91,19 @@ class Middle:
         image = v2.functional.resize(image, [round(self.size / MIDDLE)], antialias=True)
         return v2.functional.center_crop(image, [self.size, self.size])
 
+    def place(self, shape: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Where the middle of an (H, W) image is: scale (x, y) and offset (x, y), as in ImageInfo."""
+        height, width = shape
+        if self.whole:
+            return (self.size / width, self.size / height), (0.0, 0.0)
+        short = round(self.size / MIDDLE)
+        if height <= width:
+            resized = short, int(short * width / height)
+        else:
+            resized = int(short * height / width), short
+        top, left = (round((side - self.size) / 2) for side in resized)
+        return (resized[1] / width, resized[0] / height), (float(-left), float(-top))
+
 
 class ClassSample(NamedTuple):
     """One image (3, S, S) uint8, its label, where it came from, the seed of what was drawn for it."""
