@@ -133,6 +133,21 @@ def test_cam_writes_a_sheet_and_maps_with_a_column_for_each_model(files: dict[st
     assert sheet.explained == [True, True] and sheet.lines[0].startswith("run0: cow ")
 
 
+def test_curves_fall_and_rise_from_the_score_to_that_of_a_blurred_image(files: dict[str, Any], tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"weights": files["weights"][0], "source": files["photo"], "project": str(tmp_path)}
+    [sheet] = iifdet.cam(curves=3, **keys).sheets
+    content = sheet.load()
+    score = float(content["score"][0])
+    for prefix in ("", "chance_"):
+        deletion, insertion = content[f"{prefix}deletion"][0], content[f"{prefix}insertion"][0]
+        assert deletion.shape == insertion.shape == (4,)
+        assert deletion[0] == pytest.approx(score, abs=1e-5) and insertion[-1] == pytest.approx(score, abs=1e-5)
+        assert deletion[-1] == pytest.approx(insertion[0], abs=1e-5)
+    assert ", deletion 0." in sheet.lines[0] and sheet.picture is not None
+    plain = iifdet.cam(name="plain", **keys).sheets[0].picture
+    assert plain is not None and cv2.imread(str(sheet.picture)).shape[0] > cv2.imread(str(plain)).shape[0]
+
+
 def test_without_a_source_the_data_s_images_come_class_by_class(files: dict[str, Any], tmp_path: Path) -> None:
     keys: dict[str, Any] = {"weights": files["weights"][0], "data": files["data"], "project": str(tmp_path)}
     result = iifdet.cam(limit=4, plots=False, **keys)
