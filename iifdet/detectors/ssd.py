@@ -107,7 +107,7 @@ class SSD(Detector):
     def dense(self, images: Tensor) -> RawPredictions:
         offsets, logits = self._network(stretch(images, (self.size, self.size)))
         size = image_size(images)
-        boxes = decode(offsets.float(), self.defaults) * self._stretch(size, offsets)
+        boxes = decode(offsets.float(), self.defaults) * self._stretch(size, self.defaults)
         return RawPredictions(boxes, logits[..., 1:], size, background=logits[..., 0])
 
     def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
