@@ -134,13 +134,17 @@ def _read(path: Path, key: str) -> dict[str, Any]:
         said = str(error).strip().splitlines()
         reason = said[0][:160] if said and not said[0].isdecimal() else type(error).__name__
         raise InputError(
-            f"{key}: expected an iifdet checkpoint, got {path}: truncated or foreign ({reason})"
+            f"{key}: expected an iifdet checkpoint, got {path}: truncated or foreign ({reason}); use another one"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{key}: expected an iifdet checkpoint ({FORMAT}), got another kind of file: {path}")
+        raise InputError(
+            f"{key}: expected an iifdet checkpoint ({FORMAT}), got another kind of file: {path}; use another one"
+        )
     missing = [key for key in PARTS if key not in content]
     if missing:
-        raise InputError(f"{key}: expected an iifdet checkpoint, got {path} without its part '{missing[0]}'")
+        raise InputError(
+            f"{key}: expected an iifdet checkpoint, got {path} without its part '{missing[0]}'; use another one"
+        )
     return content
 
 

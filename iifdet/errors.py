@@ -26,3 +26,22 @@ def suggest(word: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; known: {', '.join(options)}" if options else ""
+
+
+#: How libraries that torch calls say what torch itself says with an OutOfMemoryError.
+_NO_MEMORY = (
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "out of memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory has run out, whoever noticed.
+
+    Example:
+        >>> is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+        True
+    """
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)

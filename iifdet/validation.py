@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from iifdet.distributed import ALONE, World
+from iifdet.errors import InputError, is_out_of_memory
 from iifdet.types import Batch
+
+log = logging.getLogger("iifdet")
 
 
 class Evaluator(Protocol):
@@ -48,7 +52,7 @@ def run_validation(
     for batch in batches:
         moved = batch.to(device)
         with torch.autocast(device.type, amp, enabled=amp is not None):
-            outputs = model(moved.images)
+            outputs = fitting(model, moved.images)
         evaluator.update(outputs, batch)
         if on_batch is not None:
             on_batch(batch, outputs)
@@ -56,3 +60,27 @@ def run_validation(
     shards = world.gather(evaluator.parts)
     evaluator.parts = [part for turn in zip_longest(*shards) for part in turn if part is not None]
     return evaluator.compute() if world.is_main else None
+
+
+def fitting(model: nn.Module, images: Tensor | list[Tensor]) -> Any:
+    """What ``model`` says of a batch; where memory runs out, of its halves one after the other.
+
+    Raises:
+        InputError: there is no memory for one image.
+    """
+    try:
+        return model(images)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(images) == 1:
+            raise InputError(
+                "val_batch: expected memory for one image, got too little left; lower imgsz, or use device=cpu"
+            ) from error
+    # beyond the clause the error no longer holds the tensors of the attempt
+    half = -(-len(images) // 2)
+    log.warning("out of memory with %d images at once in validation: val_batch=%d saves the attempt", len(images), half)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    first, second = fitting(model, images[:half]), fitting(model, images[half:])
+    return torch.cat([first, second]) if isinstance(first, Tensor) else [*first, *second]

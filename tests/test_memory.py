@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from test_never_lose import equal
+from torch import nn
 from toy_run import Loader, everything, new_state, run_toy
 
 from iifdet import build
 from iifdet.config import TrainConfig, ValConfig, resolve
 from iifdet.errors import InputError
 from iifdet.training import Callback, FitOptions, TrainState, has_room, largest_fitting, pieces_of
+from iifdet.validation import fitting
 
 CPU = torch.device("cpu")
 
@@ -130,3 +132,70 @@ def test_batch_auto_without_cuda_takes_the_recipe_s_batch_and_says_so(
     assert "batch: auto measures CUDA memory, got device=cpu; batch=16" in caplog.text
     with pytest.raises(InputError, match=r"batch: .* got 'auto'"):
         resolve(ValConfig, {"weights": "x.pt", "batch": "auto"})
+
+
+# -- elsewhere ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"]
+)
+def test_memory_that_runs_out_inside_a_library_halves_the_batch_too(tmp_path: Path, said: str) -> None:
+    state = new_state()
+
+    def run_out(*_: Any) -> None:
+        state.model.failures += 1  # type: ignore[operator]
+        raise RuntimeError(said)
+
+    state.model.room, state.model.run_out = 2, run_out  # type: ignore[assignment]
+    assert run_toy(tmp_path, state).micro == 2 and state.model.failures == 1
+
+
+def test_other_errors_of_a_step_are_not_taken_for_it(tmp_path: Path) -> None:
+    state = new_state()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+
+    state.model.room, state.model.run_out = 2, fail  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
+        run_toy(tmp_path, state)
+
+
+def test_no_memory_for_the_optimizer_s_state_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = new_state()
+
+    def run_out(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate moments")
+
+    monkeypatch.setattr(state.optimizer, "step", run_out)
+    with pytest.raises(InputError, match=r"optimizer: expected memory for its state .*; use optimizer=sgd"):
+        run_toy(tmp_path, state)
+
+
+@pytest.mark.parametrize(("room", "calls"), [(5, [5]), (4, [5, 3, 2]), (1, [5, 3, 2, 1, 1, 1, 2, 1, 1])])
+def test_a_validation_whose_memory_runs_out_goes_on_in_halves(
+    room: int, calls: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[int] = []
+
+    class Doubles(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(len(images))
+            if len(images) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return 2 * images
+
+    images = torch.arange(5.0)
+    with caplog.at_level(logging.WARNING, "iifdet"):
+        assert torch.equal(fitting(Doubles(), images), 2 * images)
+    assert seen == calls and bool(caplog.messages) == (room < 5)
+
+
+def test_a_validation_without_memory_for_one_image_ends_in_one_line() -> None:
+    class None_(nn.Module):
+        def forward(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+    with pytest.raises(InputError, match=r"val_batch: expected memory for one image"):
+        fitting(None_(), [torch.zeros(3, 4, 4)] * 3)

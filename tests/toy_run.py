@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ def run_toy(
     callbacks: Sequence[Callback] = (),
     scores: Sequence[float] = (),
     size: int = 4,
+    validation: Callable[[nn.Module], object] = lambda _: None,
     **options: Any,
 ) -> TrainState:
     """Run, or go on where ``folder`` has a checkpoint. ``scores``: the fitness of each epoch; rising by default."""
@@ -85,6 +86,7 @@ def run_toy(
     chosen = FitOptions(**{"epochs": 3, "device": torch.device("cpu"), **options})
 
     def validate(model: nn.Module) -> tuple[dict[str, Any], float]:
+        validation(model)
         fitness = scores[state.epoch] if scores else state.epoch / 10
         return {"AP": fitness}, fitness
 

@@ -20,7 +20,7 @@ from iifdet.training.recovery import NotFinite, refuse_idle_end, refuse_ruins, r
 from iifdet.training.saving import Saver
 from iifdet.training.state import TrainState, averaged
 from iifdet.training.step import train_step
-from iifdet.training.stopping import GracefulStop
+from iifdet.training.stopping import GracefulStop, Stopped
 from iifdet.types import Batch
 
 log = logging.getLogger("iifdet")
@@ -82,8 +82,13 @@ def fit(
             if state.epoch + 1 >= options.epochs or (state.epoch + 1) % options.val_every == 0:
                 for callback in callbacks:
                     callback.on_validate(state)
-                with averaged(state) as model:
-                    figures, fitness = validate(model)
+                try:
+                    with averaged(state) as model, stop.between_batches(model):
+                        figures, fitness = validate(model)
+                except Stopped:  # the epoch is trained: who resumes goes on with its validation
+                    save.in_epoch()
+                    stop.leave_if_asked()
+                    raise
                 row.update(figures)
             save.write(row, best=_finish_epoch(state, row, fitness, options))
             run.write_rows("results.csv", state.rows)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from iifdet.errors import is_out_of_memory
 from iifdet.training.multiscale import largest_size
 from iifdet.training.options import AMP_TYPES, FitOptions
 from iifdet.training.pieces import Undo
@@ -45,7 +46,9 @@ def has_room(state: TrainState, images: int, options: FitOptions, masks: bool) -
     torch.cuda.reset_peak_memory_stats(device)
     try:
         _pass(state, images, options, masks)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         peak = None
     else:
         peak = torch.cuda.max_memory_allocated(device) - before + _optimizer_bytes(state)

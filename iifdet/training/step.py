@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from iifdet.distributed import World, running_statistics
-from iifdet.errors import InputError
+from iifdet.errors import InputError, is_out_of_memory
 from iifdet.training.multiscale import rescale, scale_of
 from iifdet.training.options import AMP_TYPES, FitOptions
 from iifdet.training.pieces import Undo, pieces_of
@@ -77,7 +77,7 @@ def train_step(state: TrainState, group: Sequence[Batch], batches: int, options:
     fault = world.first(losses.fault)
     if fault is None:
         world.average_(running_statistics(state.model))
-        fault = optimizer_step(state, options.clip, norm, losses.norm)
+        fault = _optimizer_step(state, options, norm, losses.norm)
     if fault is None:
         *means, images = world.mean([*losses.sums.values(), sum(map(len, group))])
         for name, value in zip(losses.sums, means, strict=True):
@@ -98,10 +98,11 @@ def _fitting(state: TrainState, group: Sequence[Batch], batches: int, options: F
     while True:
         try:
             return _gradients(state, group, batches, options)
-        except torch.OutOfMemoryError as error:
-            _refuse_to_shrink(
-                group, options, error
-            )  # beyond this clause the error no longer holds the tensors of the attempt
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            _refuse_to_shrink(group, options, error)
+        # beyond the clause the error no longer holds the tensors of the attempt
         state.optimizer.zero_grad(set_to_none=True)
         undo.all_back()
         state.micro = _smaller(max(map(len, group)), state.micro, options)
@@ -109,7 +110,7 @@ def _fitting(state: TrainState, group: Sequence[Batch], batches: int, options: F
             torch.cuda.empty_cache()
 
 
-def _refuse_to_shrink(group: Sequence[Batch], options: FitOptions, error: torch.OutOfMemoryError) -> None:
+def _refuse_to_shrink(group: Sequence[Batch], options: FitOptions, error: RuntimeError) -> None:
     """Several processes cannot make a step again: the others may be waiting for gradients of this one."""
     if options.world.size > 1:
         images = max(map(len, group))
@@ -198,6 +199,22 @@ def gradient_norm(state: TrainState) -> Tensor | None:
     """The norm of the whole gradient, where there is one; on its device."""
     parameters = _moved(state)
     return _norm(parameters) if parameters else None
+
+
+def _optimizer_step(state: TrainState, options: FitOptions, norm: Tensor | None, known: float | None) -> str | None:
+    """:func:`optimizer_step`; its first one makes the optimizer's moments.
+
+    A smaller batch would not help where these find no memory: what belongs to the batch is free by then.
+    """
+    try:
+        return optimizer_step(state, options.clip, norm, known)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"optimizer: expected memory for its state beside weights and gradients on {options.device}, got too "
+            "little; use optimizer=sgd, ema=0, or a smaller model"
+        ) from error
 
 
 def optimizer_step(

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Iterator
 from typing import Any
+
+from torch import nn
+
+
+class Stopped(Exception):
+    """A signal has come while something ran that may be left at once."""
 
 
 class GracefulStop:
@@ -39,6 +46,25 @@ class GracefulStop:
     def asked(self) -> bool:
         """Whether a signal has come."""
         return self.signal != 0
+
+    @contextlib.contextmanager
+    def between_batches(self, model: nn.Module) -> Iterator[None]:
+        """A block in which a signal stops whatever calls ``model``, before its next call.
+
+        Raises:
+            Stopped: a signal has come. Several processes do not stop here: the others would wait for this one.
+        """
+
+        def look(*_: object) -> None:
+            if self.signal:
+                raise Stopped
+
+        handle = None if self.patient else model.register_forward_pre_hook(look)
+        try:
+            yield
+        finally:
+            if handle is not None:
+                handle.remove()
 
     def leave_if_asked(self) -> None:
         """Raise what the signal asks for; call it only when everything is saved."""

@@ -1,0 +1,39 @@
+"""Signals while a run validates: it does not wait for the end of it, and loses nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from test_never_lose import equal
+from torch import nn
+from toy_run import Loader, everything, run_toy
+
+from iifdet.checkpoint import read_checkpoint
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, None)])
+def test_a_signal_during_validation_leaves_after_the_batch_and_replays_no_step(
+    tmp_path: Path, number: signal.Signals, code: int | None
+) -> None:
+    """Of 6 batches of the first validation the second brings the signal; the third is not begun."""
+    batches, sent = [], []
+
+    def validation(model: nn.Module) -> None:
+        for batch in Loader().epoch(0):
+            model(batch.images, batch.targets)
+            batches.append(len(batch))
+            if len(batches) == 2 and not sent:
+                sent.append(True)
+                os.kill(os.getpid(), number)
+
+    whole = everything(run_toy(tmp_path / "whole"))
+    with pytest.raises(SystemExit if code else KeyboardInterrupt) as left:
+        run_toy(tmp_path / "run", validation=validation)
+    assert code is None or left.value.code == code
+    assert len(batches) == 2
+    training = read_checkpoint(tmp_path / "run" / "weights" / "last.pt")["training"]
+    assert (training["epoch"], training["batch"]) == (0, 6), "all steps of the epoch, and its validation still to come"
+    equal(whole, everything(run_toy(tmp_path / "run")))
