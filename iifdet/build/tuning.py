@@ -48,7 +48,7 @@ from iifdet.types import Batch, Detection, ImageInfo
 log = logging.getLogger("iifdet")
 
 #: What trials find imported: everything that a training needs.
-PRELOAD = ("torch", "cv2", "hotcoco", "albumentations", "iifdet.api")
+PRELOAD = ("torch", "cv2", "hotcoco", "iifdet.api")
 
 
 def build_study(keys: Mapping[str, Any], train: Callable[..., Any]) -> StudyPlan:
@@ -106,7 +106,7 @@ def build_study(keys: Mapping[str, Any], train: Callable[..., Any]) -> StudyPlan
         make_recipe=make_recipe,
         tuned_on=tuned_on,
         slots=slots,
-        start_server=partial(fork_server, PRELOAD),
+        start_server=partial(fork_server, (*PRELOAD, "albumentations") if config.augment == "paper" else PRELOAD),
         watch=Watch(study.heartbeat, study.grace),
         grid_points=study.grid_points,
         plots=study.plots,

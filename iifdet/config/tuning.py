@@ -74,6 +74,9 @@ def read_study(keys: Mapping[str, Any]) -> tuple[StudyKeys, dict[str, Any]]:
     for key, instead in {"resume": "study=NAME goes on", "exist_ok": "study=NAME goes on", "holdout": "split="}.items():
         if key in keys:
             raise InputError(f"{key}: expected no such key for a study, got one; {instead}")
+    for key in keys:
+        if key.partition(".")[0] not in TuneConfig.model_fields:
+            raise InputError(f"{key}: unknown key{suggest(key, TuneConfig.model_fields)}")
     study = validate(StudyKeys, {k: v for k, v in keys.items() if k in StudyKeys.model_fields})
     return study, {k: v for k, v in keys.items() if k not in StudyKeys.model_fields}
 

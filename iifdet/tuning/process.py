@@ -19,7 +19,7 @@ from typing import Any
 from iifdet.errors import InputError
 
 #: Seconds that a process has to end when it is told to, before it is killed.
-PATIENCE = 5.0
+PATIENCE = 2.0
 #: What multiprocessing gives as exit code where the fork server can no longer be asked.
 LOST = 255
 
@@ -181,6 +181,7 @@ def _write_into(log: str) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(file, 1), os.dup2(file, 2)
     os.close(file)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
 
 
 def _limit_threads(threads: int) -> None:

@@ -159,7 +159,7 @@ def trial_rows(history: Sequence[Lineage], objectives: Sequence[str], epochs: in
             **dict(zip(objectives, values, strict=False)),
             **{f"key {k}": v for k, v in trial.params.items()},
             **{k: v for k, v in trial.user_attrs.get("figures", {}).items() if k not in objectives},
-            "reason": lineage.reason if trial.state == TrialState.FAIL else "",
+            "reason": lineage.reason if lineage.is_done and trial.state == TrialState.FAIL else "",
         }
         rows.append(row)
     return rows

@@ -95,6 +95,7 @@ class Worker:
             finally:
                 for slot in list(self.running):
                     self._abandon(slot)
+                self.queue.revive()
             stop.leave_if_asked()
 
     def _turn(self) -> bool:
