@@ -67,6 +67,8 @@ def build_study(keys: Mapping[str, Any], train: Callable[..., Any]) -> StudyPlan
     space, content = read_space(study.space)
     check_space(space, base)
     config = resolve(TrainConfig, {**base, **space.fixed, "holdout": share})
+    if MODELS.get(config.model) and MODELS[config.model].task != "detect":
+        raise InputError(f"model: expected a detector for a study, got {config.model}; tune knows no other task yet")
     space = fit_space(space, _build_edges(config, {**base, **space.fixed}, space))
     pruner = choose_pruner(study, space, objectives)
     slots = build_slots(study)

@@ -155,7 +155,7 @@ def trial_rows(history: Sequence[Lineage], objectives: Sequence[str], epochs: in
             "state": STATES[trial.state] if lineage.is_done else "open",
             "attempts": len(lineage.attempts),
             "seconds": round((ended - began).total_seconds(), 2) if began and ended else None,
-            "epochs": epochs if trial.state == TrialState.COMPLETE else trial.last_step,
+            "epochs": (epochs or None) if trial.state == TrialState.COMPLETE else trial.last_step,
             **dict(zip(objectives, values, strict=False)),
             **{f"key {k}": v for k, v in trial.params.items()},
             **{k: v for k, v in trial.user_attrs.get("figures", {}).items() if k not in objectives},

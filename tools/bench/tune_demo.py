@@ -3,8 +3,8 @@
 CPU, short:   python tools/bench/tune_demo.py --imgsz 64 --epochs 3 --trials 6
 CUDA, whole:  the line in tools/bench/cuda_jobs.txt
 
-The study judges trials on a tenth of the training images, held out. Then both settings are trained on all training images,
-with every seed, in processes of their own, and validated on val.
+The study judges trials on a tenth of the training images, held out. Then both settings are trained on all training
+images, with every seed, in processes of their own, and validated on val.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 python tools/bench/tune_overhead.py
 
-The same small training is run N times alone, one after another in one process that has everything loaded, and N times as
-the trials of a study; the difference, per trial, is the study's, with its pictures. The start of the fork server, once a
-call of ``tune``, is given beside it.
+The same small training is run N times alone, one after another in one process that has everything loaded, and N times
+as the trials of a study; the difference, per trial, is the study's, with its pictures. The start of the fork server,
+once a call of ``tune``, is given beside it.
 """
 
 from __future__ import annotations
