@@ -60,9 +60,7 @@ def _draw(path: Path, plot: Callable[..., Any], *args: Any, **options: Any) -> l
     others = set(pyplot.get_fignums())
     try:
         axes = plot(*args, **options)
-        figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
-        figure.set_layout_engine("tight")
-        save(figure, path)
+        _tidy((axes.flat[0] if hasattr(axes, "flat") else axes).figure, path)
     except Exception as error:
         log.warning("%s was not drawn: %s", path.name, " ".join(str(error).split())[:200])
         return []
@@ -70,3 +68,17 @@ def _draw(path: Path, plot: Callable[..., Any], *args: Any, **options: Any) -> l
         for number in set(pyplot.get_fignums()) - others:
             pyplot.close(number)
     return [path]
+
+
+def _tidy(figure: Any, path: Path) -> None:
+    """Room for names and colour bars, which Optuna lays over one another."""
+    keys, layout = len(figure.axes), "constrained"  # pictures with several axes have one for each key
+    if path.stem.startswith("parallel"):
+        figure.set_size_inches(max(8.0, 1.5 * keys), 5.0)
+        layout = "tight"  # its axes are as thin as lines
+    if path.stem.startswith("slice"):
+        figure.set_size_inches(max(6.0, 2.4 * keys), 4.5)
+        for axis in figure.axes:
+            axis.tick_params(axis="x", labelrotation=45)
+    figure.set_layout_engine(layout)
+    save(figure, path)
