@@ -24,8 +24,8 @@ log = logging.getLogger("iifdet")
 
 #: The how-manieth follower an attempt is, and why an attempt ended that was no fault of its values.
 ATTEMPT, DIED, REASON = "iifdet:attempt", "iifdet:died", "reason"
-#: Attempts at one trial that may take their process with them.
-MOST_DEATHS = 3
+#: So many processes may die over one trial. A trial has a process of its own, so it is hardly ever to blame.
+MOST_DEATHS = 10
 INTERRUPTED = "interrupted"
 
 
