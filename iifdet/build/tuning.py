@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from iifdet.build.data import build_evaluator, build_index
 from iifdet.build.loop import pick_device
@@ -22,7 +23,6 @@ from iifdet.config.tuning import (
     read_space,
     read_study,
 )
-from iifdet.datasets import DatasetIndex
 from iifdet.detectors import Detector
 from iifdet.errors import InputError
 from iifdet.longtail import ClassCounts
@@ -67,13 +67,12 @@ def build_study(keys: Mapping[str, Any], train: Callable[..., Any]) -> StudyPlan
     space, content = read_space(study.space)
     check_space(space, base)
     config = resolve(TrainConfig, {**base, **space.fixed, "holdout": share})
-    if MODELS.get(config.model) and MODELS[config.model].task != "detect":
-        raise InputError(f"model: expected a detector for a study, got {config.model}; tune knows no other task yet")
     space = fit_space(space, _build_edges(config, {**base, **space.fixed}, space))
     pruner = choose_pruner(study, space, objectives)
     slots = build_slots(study)
-    index, val_index = build_index(config, "train"), build_index(config, "val")
-    check_objectives(objectives, flatten(blank_metrics(config, index.counts(), val_index, MODELS[config.model].task)))
+    task = MODELS[config.model].task
+    index, val_index = build_index(config, "train", task), build_index(config, "val", task)
+    check_objectives(objectives, flatten(blank_metrics(config, index.counts(), val_index, task)))
     about = describe(study, base, content, objectives)
     tuned_on = "val" if not share else f"{len(val_index)} training images held out ({study.split})"
     folder, name, storage = open_study_storage(study, base.get("name"))
@@ -158,15 +157,27 @@ def build_slots(study: StudyKeys) -> list[Slot]:
     return [Slot(n, devices[n % len(devices)], threads) for n in range(study.workers)]
 
 
-def blank_metrics(config: InferenceKeys, counts: ClassCounts, index: DatasetIndex, task: str) -> dict[str, Any]:
+def blank_metrics(config: InferenceKeys, counts: ClassCounts, index: Any, task: str) -> dict[str, Any]:
     """The metrics of a model that finds nothing: their names, and which of them are null on this split."""
     evaluator = build_evaluator(config, index, task)
+    evaluator.update(*NOTHING[task](index))
+    metrics: dict[str, Any] = evaluator.compute().metrics(counts, groups=config.group_limits)
+    return metrics
+
+
+def _no_detections(index: Any) -> tuple[Any, Batch]:
     rows = zip(index.image_ids.tolist(), index.files, index.sizes.tolist(), strict=True)
     infos = [ImageInfo(i, row, file, (h, w)) for row, (i, file, (h, w)) in enumerate(rows)]
     nothing = Detection(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64), scores=torch.zeros(0))
-    evaluator.update([nothing] * len(infos), Batch([], [], infos))
-    metrics: dict[str, Any] = evaluator.compute().metrics(counts, groups=config.group_limits)
-    return metrics
+    return [nothing] * len(infos), Batch([], [], infos)
+
+
+def _even_logits(index: Any) -> tuple[Any, Batch]:
+    return torch.zeros(len(index), len(index.names)), Batch([], torch.from_numpy(index.labels), [])
+
+
+#: task -> (index) -> outputs that say nothing about any image, and the batch that they are of.
+NOTHING: dict[str, Callable[[Any], tuple[Any, Batch]]] = {"detect": _no_detections, "classify": _even_logits}
 
 
 def to_recipe(keys: Mapping[str, Any], tuned: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,9 +189,9 @@ def to_recipe(keys: Mapping[str, Any], tuned: Mapping[str, Any]) -> dict[str, An
     return {"model": config.model, **own, "tuned": dict(tuned)}
 
 
-def fit_space(space: Space, model: Detector) -> Space:
+def fit_space(space: Space, model: nn.Module) -> Space:
     """The space without the background's keys where a model has no background logit."""
-    reason = model.why_no_background()
+    reason = model.why_no_background() if isinstance(model, Detector) else "classifiers have no background logit"
     names = {p.name for p in space.parameters} & {"bg_scale", "bg_shift"}
     if not reason:
         return space
@@ -190,11 +201,11 @@ def fit_space(space: Space, model: Detector) -> Space:
     return space.without_choice("center", "bg")
 
 
-def _build_edges(config: TrainConfig, keys: Mapping[str, Any], space: Space) -> Detector:
+def _build_edges(config: TrainConfig, keys: Mapping[str, Any], space: Space) -> nn.Module:
     """The model, after those with the ends of what is searched in it: options that it does not know end here."""
     searched = [p for p in space.parameters if p.name == "model" or p.name.startswith("model_args.")]
     edges = [resolve(TrainConfig, {**keys, p.name: value}) for p in searched for value in p.edges()]
     with torch.device("meta"):
         for edge in [*edges, config]:
-            model: Detector = create_model(edge.model, 2, **edge.model_args)
+            model: nn.Module = create_model(edge.model, 2, **edge.model_args)
     return model
