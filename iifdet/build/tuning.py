@@ -23,7 +23,7 @@ from iifdet.config.tuning import (
     read_space,
     read_study,
 )
-from iifdet.detectors import Detector
+from iifdet.detectors import DETECTORS, Detector
 from iifdet.errors import InputError
 from iifdet.longtail import ClassCounts
 from iifdet.models import MODELS, create_model
@@ -205,7 +205,7 @@ def _build_edges(config: TrainConfig, keys: Mapping[str, Any], space: Space) -> 
     """The model, after those with the ends of what is searched in it: options that it does not know end here."""
     searched = [p for p in space.parameters if p.name == "model" or p.name.startswith("model_args.")]
     edges = [resolve(TrainConfig, {**keys, p.name: value}) for p in searched for value in p.edges()]
-    with torch.device("meta"):
-        for edge in [*edges, config]:
+    for edge in [*edges, config]:
+        with torch.device("meta" if edge.model in DETECTORS else "cpu"):  # without memory, where a model can be so
             model: nn.Module = create_model(edge.model, 2, **edge.model_args)
     return model

@@ -24,6 +24,8 @@ log = logging.getLogger("iifdet")
 
 #: The how-manieth follower an attempt is, and why an attempt ended that was no fault of its values.
 ATTEMPT, DIED, REASON = "iifdet:attempt", "iifdet:died", "reason"
+#: Set once an attempt has all of its values.
+PROPOSED = "iifdet:proposed"
 #: So many processes may die over one trial. A trial has a process of its own, so it is hardly ever to blame.
 MOST_DEATHS = 10
 INTERRUPTED = "interrupted"
@@ -140,6 +142,10 @@ class Queue:
                 return Claim(lineage.root, Trial(self.study, trial_id))
         return None
 
+    def proposed(self, trial: Trial) -> None:
+        """Note that a trial has all of its values: should it die, they go to the next attempt."""
+        self.storage.set_trial_system_attr(self._id(trial), PROPOSED, True)
+
     def complete(self, trial: Trial, values: Sequence[float], figures: Mapping[str, Any]) -> None:
         """Note the result of a trial."""
         self._finish(trial, TrialState.COMPLETE, values=values, figures=dict(figures))
@@ -201,10 +207,17 @@ class Queue:
 
 
 def _follower(lineage: Lineage) -> FrozenTrial:
-    """The next attempt, with the values of the last one as far as it had some."""
+    """The next attempt, with the values of the last one.
+
+    Without all of them it gets none: the sampler, seeded by the trial, then proposes what it was about to propose.
+    """
     died = lineage.last
+    whole = PROPOSED in died.system_attrs
     kept = {k: v for k, v in died.system_attrs.items() if k not in (OWNER, BEAT, DIED)}
     attrs = {**kept, ROOT: lineage.root, ATTEMPT: len(lineage.attempts)}
     return create_trial(
-        state=TrialState.WAITING, params=died.params, distributions=died.distributions, system_attrs=attrs
+        state=TrialState.WAITING,
+        params=died.params if whole else {},
+        distributions=died.distributions if whole else {},
+        system_attrs=attrs,
     )

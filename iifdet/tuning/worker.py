@@ -118,6 +118,7 @@ class Worker:
     def _start(self, claim: Claim) -> None:
         slot, trial = self.free.pop(0), claim.trial
         params = self.space.suggest(trial)
+        self.queue.proposed(trial)
         keys = self.make_keys(trial.number, params, slot)
         process = TrialProcess(self.context, self.job, keys, slot.threads, self.logs / f"{trial.number:04}.log")
         self.running[slot] = Running(claim.root, trial, process, time.monotonic())

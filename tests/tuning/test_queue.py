@@ -79,6 +79,7 @@ def test_a_dead_process_leaves_its_trial_to_the_next_with_the_same_values(office
     lost = dead.claim()
     assert lost is not None
     value = lost.trial.suggest_float("x", 0, 1)
+    dead.proposed(lost.trial)
     queue = office.process()
     queue.revive()
     again = queue.claim()
@@ -87,6 +88,18 @@ def test_a_dead_process_leaves_its_trial_to_the_next_with_the_same_values(office
     queue.complete(again.trial, [0.5], {"AP": 0.5})
     first = queue.history()[0]
     assert first.is_done and first.last.values == [0.5] and len(first.attempts) == 2
+
+
+def test_a_process_that_dies_among_the_proposals_leaves_none_of_them(office: Office) -> None:
+    dead = office.process(GONE)
+    dead.fill()
+    lost = dead.claim()
+    assert lost is not None
+    lost.trial.suggest_float("x", 0, 1)
+    queue = office.process()
+    queue.revive()
+    again = queue.claim()
+    assert again is not None and again.root == 0 and again.trial.params == {}
 
 
 def test_the_trials_of_a_living_process_are_left_alone(office: Office) -> None:
