@@ -27,6 +27,7 @@ RUN_FILES = (
     "metrics.json",
     "per_class.csv",
     "predictions.json",
+    "fixed_ap.npz",
     "*.png",
     "train_batch0.jpg",
     "val_batch0_*.jpg",

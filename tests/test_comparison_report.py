@@ -166,7 +166,8 @@ def test_what_does_not_fit_together_is_said(run: Run) -> None:
     (folder / "predictions.json").write_text(json.dumps(rows + rows[:1] * 300))
     notices = iifdet.compare([folder], draws=0).notices
     assert re.search(r"gives AP .*, metrics.json says 12.30", notices[0])
-    assert notices[1] == "a: Fixed AP sees only the 300 detections of an image that a run keeps"
+    said = "a: Fixed AP sees only the 300 detections of an image that a run keeps"
+    assert notices[1] == f"{said}; iifdet val fixed_ap=true keeps what it needs"
 
 
 def test_bad_keys_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:

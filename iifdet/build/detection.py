@@ -9,7 +9,7 @@ import torch
 
 from iifdet.build.batches import EpochBatches
 from iifdet.build.splits import Splits
-from iifdet.config import DataKeys, InferenceKeys, TrainConfig
+from iifdet.config import DataKeys, InferenceKeys, TrainConfig, ValConfig
 from iifdet.datasets import (
     SAMPLING,
     TRANSFORMS,
@@ -25,6 +25,7 @@ from iifdet.datasets import (
 from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
 from iifdet.evaluation import DetectionEvaluator
+from iifdet.evaluation.detection import KEPT
 from iifdet.evaluation.engine import PROTOCOLS
 
 #: Keys that mean one label an image.
@@ -160,6 +161,8 @@ def detection_val_batches(
 def detection_evaluator(config: InferenceKeys, index: DatasetIndex, masks: bool = False, activation: str = "") -> Any:
     """The evaluator of a split; with ``masks`` it scores those of the detections too."""
     options: dict[str, Any] = {"masks": True, "mask_threshold": config.mask_threshold} if masks else {}
+    if isinstance(config, ValConfig) and config.fixed_ap:  # the figures stay those of max_det
+        options |= {"fixed": True, "max_per_image": min(config.max_det, KEPT)}
     limit = PROTOCOLS["lvis"][0]
     if index.federated is not None and (config.max_det < limit or config.conf > LVIS_CONF):
         log.warning(

@@ -30,6 +30,8 @@ from iifdet.weight_files import read_state
 
 log = logging.getLogger("iifdet")
 
+#: Detections of an image where there is no limit to speak of.
+NO_LIMIT = 100_000
 #: Suffixes of files with torchvision's names.
 TORCHVISION = (".pth", ".safetensors")
 
@@ -188,9 +190,15 @@ def task_of_model(name: str | None) -> str:
 
 
 def settle_options(model: Any, config: BaseModel) -> None:
-    """Tell a detector how to choose detections; other models choose nothing."""
+    """Tell a detector how to choose detections; other models choose nothing.
+
+    Raises:
+        InputError: bad values; ``fixed_ap`` for a model that has no use for it.
+    """
     if isinstance(model, Detector):
         model.options = postprocess_options(config, model.options)
+    if getattr(config, "fixed_ap", False):
+        model.options = _without_limit(model)
 
 
 def postprocess_options(config: BaseModel, own: PostprocessOptions) -> PostprocessOptions:
@@ -199,6 +207,13 @@ def postprocess_options(config: BaseModel, own: PostprocessOptions) -> Postproce
         return _changed(own, config.model_dump())
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _without_limit(model: Any) -> PostprocessOptions:
+    """A detector's options with as many detections an image as pass its thresholds, for Fixed AP."""
+    if not isinstance(model, Detector) or model.wants_masks:
+        raise InputError(f"fixed_ap: expected a detector without masks, got {type(model).__name__}; leave it false")
+    return replace(model.options, max_det=NO_LIMIT, max_candidates=NO_LIMIT)
 
 
 def _changed(own: PostprocessOptions, keys: dict[str, Any]) -> PostprocessOptions:

@@ -136,6 +136,7 @@ def analyse(
     split: Split,
     predictions: Mapping[str, tuple[Array, list[Any] | None]],
     options: Options | None = None,
+    unlimited: Mapping[str, Array] | None = None,
 ) -> Analysis:
     """Look closely at runs on one split.
 
@@ -143,12 +144,14 @@ def analyse(
         split: the data.
         predictions: name of the run -> its (n, 7) detections, and their masks as COCO run lengths or None.
         options: how closely.
+        unlimited: name of a run -> its (n, 7) detections without a limit on an image, for Fixed AP of boxes; that of
+            the others comes from ``predictions``.
 
     Raises:
         InputError: detections of other images or classes.
     """
     options = options or Options()
-    boxes = _analyse(split, {name: rows for name, (rows, _) in predictions.items()}, "bbox", options)
+    boxes = _analyse(split, {name: rows for name, (rows, _) in predictions.items()}, "bbox", options, unlimited)
     if any(masks is None for _, masks in predictions.values()):
         return Analysis(split, options, boxes)
     dicts = {name: _mask_results(rows, masks or []) for name, (rows, masks) in predictions.items()}
@@ -162,12 +165,24 @@ def _mask_results(rows: Array, masks: list[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _analyse(split: Split, results: Mapping[str, Any], iou_type: str, options: Options) -> list[RunAnalysis]:
+def _analyse(
+    split: Split,
+    results: Mapping[str, Any],
+    iou_type: str,
+    options: Options,
+    unlimited: Mapping[str, Array] | None = None,
+) -> list[RunAnalysis]:
     truth = with_rectangles(split.truth) if iou_type == "segm" else split.truth
     if not truth["images"]:
         raise InputError("compare: expected images in the evaluated split, got none")
-    pairs = [match_both(truth, found, split.category_ids, iou_type, split.protocol) for found in results.values()]
-    records, fixed = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    unlimited = unlimited or {}
+    records, fixed = [], []
+    for name, found in results.items():
+        usual, best = match_both(truth, found, split.category_ids, iou_type, split.protocol)
+        if name in unlimited:
+            best = match_both(truth, unlimited[name], split.category_ids, iou_type, split.protocol)[1]
+        records.append(usual)
+        fixed.append(best)
     ones = np.ones((1, len(truth["images"])), np.float32)
     whole = [weighted_ap(r, ones)[0] for r in records]  # (C, T) each
     members = _members(split, records[0], options.by)

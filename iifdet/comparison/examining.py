@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from iifdet.comparison.classifiers import examine_classifiers
 from iifdet.comparison.files import read_metrics, read_predictions, read_settings, short_names
 from iifdet.comparison.runs import Comparison
 from iifdet.errors import InputError
+from iifdet.evaluation.detection import KEPT
 from iifdet.evaluation.engine import Array
+from iifdet.evaluation.fixed import read_fixed
 from iifdet.longtail import ClassCounts
-
-#: Detections of an image that a run keeps at most.
-KEPT = 300
 
 
 def examine(
@@ -40,17 +39,18 @@ def examine(
     if "top1" in found.rows[0].values:
         return examine_classifiers(found, paths, options)
     try:
-        predictions = [read_predictions(path) for path in paths]
+        predictions, fixed = [read_predictions(path) for path in paths], [read_fixed(path) for path in paths]
         metrics = [read_metrics(path) for path in paths]
         index = index_of(read_settings(paths[0]))
         _check_index(index, metrics)
         counts = _training_counts(metrics[0], index.names)
         split = Split.of(index, counts, metrics[0].get("group_thresholds", (10, 100)))
         names = [f"{name} ({i})" if repeated else name for i, (name, repeated) in enumerate(_numbered(paths), 1)]
-        analysis = analyse(split, dict(zip(names, predictions, strict=True)), options)
+        unlimited = {name: rows for name, rows in zip(names, fixed, strict=True) if rows is not None}
+        analysis = analyse(split, dict(zip(names, predictions, strict=True)), options, unlimited)
     except InputError as error:
         return replace(found, notices=[*found.notices, f"no intervals, tests and errors: {error}"])
-    said = [*_disagreements(analysis, metrics, paths), *_other_counts(metrics), *_capped(paths, predictions)]
+    said = [*_disagreements(analysis, metrics, paths), *_other_counts(metrics), *_capped(names, predictions, unlimited)]
     return replace(found, analysis=analysis, notices=[*found.notices, *said])
 
 
@@ -96,13 +96,18 @@ def _other_counts(metrics: list[dict[str, Any]]) -> list[str]:
     return ["the runs had different training counts; tails and groups are the first run's"] if differ else []
 
 
-def _capped(paths: list[Path], predictions: list[tuple[Array, list[Any] | None]]) -> list[str]:
-    """Fixed AP wants every detection; a run keeps the best of an image."""
+def _capped(
+    names: list[str], predictions: list[tuple[Array, list[Any] | None]], unlimited: Mapping[str, Array]
+) -> list[str]:
+    """Fixed AP wants every detection; a run keeps the best of an image unless it is asked for more."""
     full = [
-        path.name
-        for path, (rows, _) in zip(paths, predictions, strict=True)
-        if len(rows) and np.unique(rows[:, 0], return_counts=True)[1].max() >= KEPT
+        name
+        for name, (rows, _) in zip(names, predictions, strict=True)
+        if name not in unlimited and len(rows) and np.unique(rows[:, 0], return_counts=True)[1].max() >= KEPT
     ]
     if not full:
         return []
-    return [f"{', '.join(full)}: Fixed AP sees only the {KEPT} detections of an image that a run keeps"]
+    return [
+        f"{', '.join(full)}: Fixed AP sees only the {KEPT} detections of an image that a run keeps; "
+        "iifdet val fixed_ap=true keeps what it needs"
+    ]

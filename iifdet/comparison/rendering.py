@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from iifdet.comparison.tables import Table
-from iifdet.evaluation.matching import FIXED
+from iifdet.evaluation.fixed import FIXED
 from iifdet.evaluation.resampling import Interval
 from iifdet.evaluation.tide import ERRORS
 

@@ -224,6 +224,7 @@ class ValConfig(DataKeys, WeightKeys, InferenceKeys):
     trusted: bool = False  # read a .pt2, which can run code that stands in it
     split: Literal["train", "val", "test"] = "val"
     adjust: Adjust | None = None  # None keeps what the checkpoint has
+    fixed_ap: bool = False  # keep the best 10,000 detections of each class, however many of an image, for compare
 
 
 class StatsConfig(DataKeys, WeightKeys):

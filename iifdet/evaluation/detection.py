@@ -15,12 +15,15 @@ from torch import Tensor
 
 from iifdet.evaluation import curves
 from iifdet.evaluation.engine import Array, CocoDict, Results, check_choice, evaluate
+from iifdet.evaluation.fixed import BestOfClasses
 from iifdet.evaluation.masks import RLE, encode_masks, mask_truth, with_rectangles
 from iifdet.evaluation.result import EvalResult
 from iifdet.types import Batch, Detection, ImageInfo
 
 log = logging.getLogger("iifdet")
 
+#: Detections of an image that are kept at most.
+KEPT = 300
 #: Figures of the masks that stand beside those of the boxes in results.csv and on the terminal.
 MASK_SUMMARY = ("AP", "AP50")
 
@@ -46,11 +49,13 @@ class Part:
         seen: ids of its images.
         rows: (n, 7) of each image, see :meth:`DetectionEvaluator.rows`.
         rles: one a row, where masks are scored.
+        best: what Fixed AP looks at; it may hold that of earlier batches too.
     """
 
     seen: list[int] = field(default_factory=list)
     rows: list[Array] = field(default_factory=list)
     rles: list[RLE] = field(default_factory=list)
+    best: BestOfClasses | None = None
 
 
 class DetectionEvaluator:
@@ -64,6 +69,7 @@ class DetectionEvaluator:
             annotation has no mask stands as its rectangle, as in training; where no annotation has one, boxes alone
             are scored. A log line and ``notices`` say so.
         mask_threshold: probability above which a pixel belongs to a mask.
+        fixed: also keep what Fixed AP looks at, beyond ``max_per_image``; see :meth:`fixed_rows`.
 
     A federated index (LVIS) is scored by LVIS's protocol, with the groups of its ``frequency`` field where it has one.
 
@@ -77,10 +83,11 @@ class DetectionEvaluator:
         self,
         index: TruthIndex,
         engine: str = "hotcoco",
-        max_per_image: int = 300,
+        max_per_image: int = KEPT,
         *,
         masks: bool = False,
         mask_threshold: float = 0.5,
+        fixed: bool = False,
     ) -> None:
         self.index = index
         self.engine = engine
@@ -90,6 +97,7 @@ class DetectionEvaluator:
         self.max_per_image = max_per_image
         self.masks, self.notices = mask_truth(index) if masks else (False, ())
         self.mask_threshold = mask_threshold
+        self.fixed = fixed
         self.category_ids = np.asarray(index.category_ids, dtype=np.int64)  # (C,)
         self._known = np.asarray(index.image_ids, dtype=np.int64)
         for notice in self.notices:
@@ -99,6 +107,7 @@ class DetectionEvaluator:
     def reset(self) -> None:
         """Forget all detections."""
         self.parts: list[Part] = []
+        self._best = BestOfClasses()
 
     def update(self, detections: list[Detection], batch: Batch) -> None:
         """Add one batch: boxes and masks go back to the pixels of the original images.
@@ -118,13 +127,19 @@ class DetectionEvaluator:
         scores = torch.cat([d["scores"] for d in detections]).detach().float().cpu().split(sizes)
         part = Part()
         for info, box, label, score, found in zip(batch.infos, boxes, labels, scores, detections, strict=True):
-            best = score.argsort(descending=True, stable=True)[: self.max_per_image]
+            order = score.argsort(descending=True, stable=True)
+            best, rows = order[: self.max_per_image], self._to_rows(info, box, label, score, order)
             part.seen.append(info.image_id)
-            part.rows.append(self._to_rows(info.image_id, info.to_original(box), label, score, best))
+            part.rows.append(rows[: self.max_per_image])
+            if self.fixed:
+                self._best.add(rows)
             part.rles += self._to_rles(info, found, best) if self.masks else []
         self.parts.append(part)
+        if self.fixed:  # one collection a process, in its first part, since parts are what is sent and joined
+            self.parts[0].best = self._best
 
-    def _to_rows(self, image_id: int, boxes: Tensor, labels: Tensor, scores: Tensor, best: Tensor) -> Array:
+    def _to_rows(self, info: ImageInfo, boxes: Tensor, labels: Tensor, scores: Tensor, order: Tensor) -> Array:
+        image_id, boxes = info.image_id, info.to_original(boxes)
         if not (boxes.isfinite().all() and scores.isfinite().all()):
             raise ValueError(f"image {image_id}: expected finite boxes and scores, got NaN; the model has diverged")
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(self.category_ids)):
@@ -132,12 +147,12 @@ class DetectionEvaluator:
                 f"image {image_id}: expected labels 0…{len(self.category_ids) - 1}, "
                 f"got {int(labels.min())}…{int(labels.max())}; the model has other classes than the data"
             )
-        rows = np.empty((len(best), 7))
+        rows = np.empty((len(order), 7))
         rows[:, 0] = image_id
-        rows[:, 1:5] = boxes[best].numpy()  # float64 from here on: width and height lose nothing
+        rows[:, 1:5] = boxes[order].numpy()  # float64 from here on: width and height lose nothing
         rows[:, 3:5] -= rows[:, 1:3]
-        rows[:, 5] = scores[best].numpy()
-        rows[:, 6] = self.category_ids[labels[best].numpy()]
+        rows[:, 5] = scores[order].numpy()
+        rows[:, 6] = self.category_ids[labels[order].numpy()]
         return rows
 
     def _to_rles(self, info: ImageInfo, found: Detection, best: Tensor) -> list[RLE]:
@@ -191,6 +206,16 @@ class DetectionEvaluator:
     def rows(self) -> Array:
         """Return all detections as (n, 7) ``[image_id, x, y, w, h, score, category_id]``, original pixels."""
         return np.concatenate([np.zeros((0, 7)), *(rows for part in self.parts for rows in part.rows)])
+
+    def fixed_rows(self) -> Array | None:
+        """What Fixed AP looks at, as :meth:`rows`: the best of each class; None where it was not asked for."""
+        if not self.fixed:
+            return None
+        best = BestOfClasses()
+        for part in self.parts:
+            if part.best is not None:
+                best.add(part.best.rows())
+        return best.rows()
 
     def predictions(self) -> list[dict[str, Any]]:
         """Return all detections as COCO result dicts, for predictions.json; with masks, each has a ``segmentation``."""

@@ -24,9 +24,8 @@ from iifdet.evaluation.engine import (
     prepare_truth,
     unique_ids,
 )
+from iifdet.evaluation.fixed import FIXED
 
-#: Detections of a class that Fixed AP looks at.
-FIXED = 10_000
 #: COCO's IoU thresholds.
 IOUS = np.linspace(0.5, 0.95, 10)
 

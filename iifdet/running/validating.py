@@ -9,6 +9,7 @@ from iifdet import build
 from iifdet.config import ValConfig, WeightKeys
 from iifdet.distributed import World
 from iifdet.errors import InputError
+from iifdet.evaluation.fixed import save_fixed
 from iifdet.models import MODELS
 from iifdet.rundir import RunDir
 from iifdet.running.folder import open_run
@@ -43,6 +44,8 @@ def run_val(cfg: ValConfig, task: str, device: torch.device, world: World) -> Ru
         watcher = Validation(cfg, run, model.to(device).eval(), task, batches, evaluator, device, world)
         watcher(model)
         metrics = watcher.leave()
+        if world.is_main:
+            save_fixed(run.path, evaluator.fixed_rows() if cfg.fixed_ap else None)
     log.info("results in %s", run.path)
     return RunResult(run.path, metrics, watcher.summary)
 
