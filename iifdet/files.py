@@ -9,6 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from iifdet.errors import InputError
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, *, sync: bool = True, previous: Path | None = None) -> Iterator[IO[bytes]]:
@@ -37,6 +43,22 @@ def atomic_write(path: str | Path, *, sync: bool = True, previous: Path | None =
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def write_image(path: str | Path, pixels: NDArray[np.uint8]) -> Path:
+    """Write an (H, W, 3) RGB picture; the suffix names the format.
+
+    Raises:
+        InputError: an unknown suffix.
+    """
+    path = Path(path)
+    try:
+        _, data = cv2.imencode(path.suffix, pixels[..., ::-1])
+    except cv2.error as error:
+        raise InputError(f"save: expected a picture's suffix such as .jpg or .png, got '{path.name}'") from error
+    with atomic_write(path, sync=False) as file:
+        file.write(data.tobytes())
+    return path
 
 
 def _keep(path: Path, previous: Path) -> None:

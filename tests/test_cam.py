@@ -92,6 +92,29 @@ def test_a_sheet_and_maps_in_the_image_s_pixels_for_each_image(files: Paths, tmp
     assert not np.array_equal(maps["cam"][0], maps["cam"][1])
 
 
+def test_a_sheet_is_an_array_a_picture_of_any_kind_and_coco_dicts(
+    files: Paths, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    weights = f"{files['a']},{files['b']}"
+    sheet = run(weights=weights, source=files["image"], plots=True).sheets[0]
+    drawn = sheet.plot()
+    assert drawn.dtype == np.uint8 and drawn.shape[2] == 3
+    saved = cv2.imread(str(sheet.save(tmp_path / "sheet.jpg")))
+    assert saved.shape == drawn.shape and np.abs(saved[..., ::-1].astype(int) - drawn).mean() < 5
+    rows, maps = sheet.to_coco(image_id=7), sheet.load()
+    assert [row["model"] for row in rows] == ["a.pt", "b.pt"] and {row["image_id"] for row in rows} == {7}
+    for row, box, score in zip(rows, maps["box"], maps["score"], strict=True):
+        x, y, w, h = row["bbox"]
+        np.testing.assert_allclose([x, y, x + w, y + h], box, rtol=1e-6)
+        assert row["score"] == pytest.approx(float(score))
+    with pytest.raises(InputError, match="suffix"):
+        sheet.save(tmp_path / "sheet.txt")
+    undrawn = run(weights=weights, source=files["image"], conf=0.99, name="undrawn").sheets[0]
+    assert undrawn.to_coco() == []
+    with pytest.raises(InputError, match="plots: expected true"):
+        undrawn.plot()
+
+
 def test_nothing_to_explain_is_one_line_and_a_sheet_that_says_so(
     files: Paths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

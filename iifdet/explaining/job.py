@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iifdet.datasets import read_image
 from iifdet.errors import InputError
 from iifdet.explaining.choosing import Choice
 from iifdet.explaining.curves import curve_arrays
 from iifdet.explaining.explanation import explain
 from iifdet.explaining.geometry import View
 from iifdet.explaining.sheet import draw_sheet
-from iifdet.files import atomic_write
+from iifdet.files import atomic_write, write_image
 from iifdet.longtail import AdjustedModel
 
 log = logging.getLogger("iifdet")
@@ -85,6 +86,45 @@ class CamSheet:
         """
         with np.load(self.maps, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
+
+    def plot(self) -> NDArray[np.uint8]:
+        """The sheet as (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: it was not drawn.
+        """
+        if self.picture is None:
+            raise InputError("plots: expected true where a sheet is to be looked at, got false; the maps are in load()")
+        return read_image(str(self.picture))
+
+    def save(self, path: str | Path) -> Path:
+        """Write :meth:`plot` as a picture; the suffix names the format.
+
+        Raises:
+            InputError: as :meth:`plot`; an unknown suffix.
+        """
+        return write_image(path, self.plot())
+
+    def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
+        """COCO result dicts of what was explained, one a model that had something to explain.
+
+        A classifier's have no box, and give none. Each has ``image_id``, ``category_id`` (the label, from 0), ``bbox`` (xywh), ``score`` and ``model``, its title.
+        """
+        maps = self.load()
+        if "box" not in maps:
+            return []
+        columns = (maps[name].tolist() for name in ("label", "box", "score", "model"))
+        return [
+            {
+                "image_id": image_id,
+                "category_id": label,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+                "model": model,
+            }
+            for label, (x1, y1, x2, y2), score, model in zip(*columns, strict=True)
+            if label >= 0
+        ]
 
 
 @dataclass(frozen=True)

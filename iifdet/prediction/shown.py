@@ -6,11 +6,9 @@ import copy
 from pathlib import Path
 from typing import Self
 
-import cv2
-
 from iifdet.datasets.images import ImageError, read_image
 from iifdet.errors import InputError
-from iifdet.files import atomic_write
+from iifdet.files import write_image
 from iifdet.prediction.arrays import Image
 
 
@@ -81,10 +79,4 @@ class Shown:
         path = Path(path)
         if self.frame is None and path.exists() and path.resolve() == Path(self.path).resolve():
             raise InputError(f"save: expected another path than that of the source, got {path}")
-        try:
-            _, data = cv2.imencode(path.suffix, self.plot(image)[..., ::-1])
-        except cv2.error as error:
-            raise InputError(f"save: expected a picture's suffix such as .jpg or .png, got '{path.name}'") from error
-        with atomic_write(path, sync=False) as file:
-            file.write(data.tobytes())
-        return path
+        return write_image(path, self.plot(image))
