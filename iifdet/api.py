@@ -113,8 +113,13 @@ def predict_to_folder(**keys: Any) -> PredictionSummary:
 def _prediction(keys: dict[str, Any], source: Any, model: Any) -> Any:
     if model is None or not isinstance(model, str | Path):
         return build.build_prediction(keys, source, model)
+    return build.build_prediction(_named(keys, model), source)
+
+
+def _named(keys: dict[str, Any], model: str | Path) -> dict[str, Any]:
+    """``model`` as a key: a checkpoint, or the architecture beside ``weights``."""
     is_weights = str(model).endswith(".pt") and not keys.get("weights")
-    return build.build_prediction({**keys, "weights" if is_weights else "model": str(model)}, source)
+    return {**keys, "weights" if is_weights else "model": str(model)}
 
 
 # -- cam ---------------------------------------------------------------------------------------------------------------
@@ -141,17 +146,19 @@ def cam(**keys: Any) -> CamResult:
 # -- export ------------------------------------------------------------------------------------------------------------
 
 
-def export(model: Detector | None = None, **keys: Any) -> ExportResult:
+def export(model: Detector | str | None = None, **keys: Any) -> ExportResult:
     """A graph that runs without this package: ONNX, or a program of torch.export; :func:`predict` runs it as well.
 
     Args:
-        model: a loaded detector, which stays as it is, instead of ``weights``.
+        model: a loaded detector, which stays as it is, instead of ``weights``; or the architecture beside foreign ones.
         **keys: those of ``iifdet export``.
 
     Raises:
         InputError: bad keys or weights, a model that cannot be exported, a package that is missing.
     """
-    return build.build_export(keys, model).run()
+    if model is None or not isinstance(model, str | Path):
+        return build.build_export(keys, model).run()
+    return build.build_export(_named(keys, model)).run()
 
 
 # -- tune --------------------------------------------------------------------------------------------------------------

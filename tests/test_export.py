@@ -20,6 +20,7 @@ import iifdet
 from iifdet.checkpoint import save_checkpoint
 from iifdet.cli import main
 from iifdet.detectors import Detector
+from iifdet.detectors.darknet_weights import save_darknet
 from iifdet.errors import InputError
 from iifdet.exporting import load_exported, prepare, read_card
 from iifdet.exporting.graph import capture
@@ -283,6 +284,15 @@ def test_a_file_that_is_no_export_is_refused_in_one_line(suffix: str, content: b
     with pytest.raises(InputError, match="weights: expected") as caught:
         iifdet.load(path, trusted=True)
     assert len(str(caught.value)) < 400
+
+
+def test_weights_of_another_program_are_exported_by_the_name_of_their_architecture(
+    tmp_path: Path, tiny_data: str
+) -> None:
+    save_darknet(make("yolov3-tiny", adjusted=False), tmp_path / "x.weights")
+    words = ["model=yolov3-tiny", "model_args.width=0.0625", f"weights={tmp_path / 'x.weights'}", f"data={tiny_data}"]
+    assert main(["export", *words, f"imgsz={SIZE}", "format=torch"]) == 0
+    assert iifdet.load(tmp_path / "x.pt2", trusted=True).names == NAMES
 
 
 def test_the_command_line_exports_and_says_what_came_of_it(
