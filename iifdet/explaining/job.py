@@ -108,7 +108,8 @@ class CamSheet:
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
         """COCO result dicts of what was explained, one a model that had something to explain.
 
-        A classifier's have no box, and give none. Each has ``image_id``, ``category_id`` (the label, from 0), ``bbox`` (xywh), ``score`` and ``model``, its title.
+        A classifier's have no box, and give none. Each has ``image_id``, ``category_id`` (the label, from 0), ``bbox``
+        (xywh), ``score`` and ``model``, its title.
         """
         maps = self.load()
         if "box" not in maps:
