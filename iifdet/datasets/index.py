@@ -182,8 +182,11 @@ def row_numbers(rows: Iterable[int] | NDArray[Any], length: int) -> NDArray[np.i
 
 
 def _relative(file: str, root: str) -> str:
-    inside = file.startswith(root.rstrip(os.sep) + os.sep)
-    return os.path.relpath(file, root).replace(os.sep, "/") if inside else file
+    start = root.rstrip(os.sep) + os.sep
+    if not file.startswith(start):
+        return file
+    rest = file[len(start) :]  # relpath asks for the working directory, file by file
+    return (os.path.relpath(file, root) if ".." in rest else os.path.normpath(rest)).replace(os.sep, "/")
 
 
 def _annotations(index: DatasetIndex, ann_ids: list[int]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Single-image CPU latency of YOLOv3 at 416 px, softmax, IIF folded and fused, against Ultralytics' fused yolov3.
 
+``network`` is the folded, fused model up to its last convolutions, and ``onnxruntime`` the same exported.
 Ultralytics has another head and 103.7 M parameters, so counted FLOP/s stand beside milliseconds. It needs an OpenCV of
 its own, hence an environment of its own:
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +44,50 @@ def main() -> None:
         "iifdet fused": fuse_batch_norms(copy.deepcopy(plain), image),
         "iifdet folded, fused": fuse_batch_norms(folded, image),
     }
+    models["network"] = network = Network(folded).eval()
     models.update(_ultralytics())
+    tasks: dict[str, Any] = {name: lambda m=m: m(image) for name, m in models.items()}
+    tasks.update(_onnxruntime(network, image))
     with torch.inference_mode():
-        times = paired_times({name: lambda m=m: m(image) for name, m in models.items()}, args.repeats)
+        times = paired_times(tasks, args.repeats)
         flops = {name: _flops(model, image) for name, model in models.items()}
-    rows: dict[str, Any] = summary(times, "iifdet fused")
+    rows: dict[str, Any] = summary(times, "network")
     for name, row in rows.items():
-        row["gflop"] = round(flops[name] / 1e9, 2)
-        row["gflop_per_s"] = round(flops[name] / 1e6 / row["ms"], 1)
-        row["parameters"] = sum(p.numel() for p in models[name].parameters())
+        row["gflop"] = round(flops.get(name, flops["network"]) / 1e9, 2)
+        row["gflop_per_s"] = round(1e3 * row["gflop"] / row["ms"], 1)
+        row["parameters"] = sum(p.numel() for p in models.get(name, network).parameters())
     write("latency", args.out, {"size": args.size, "batch": 1, "models": rows})
+
+
+class Network(nn.Module):
+    """What is the same in every program: an image to the logits of boxes and classes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor) -> Any:
+        return self.model.tensors(image)  # type: ignore[operator,union-attr]
+
+
+def _onnxruntime(network: nn.Module, image: torch.Tensor) -> dict[str, Any]:
+    """The network exported, with as many threads."""
+    try:
+        import onnxruntime
+    except ImportError:
+        print("onnxruntime is not installed: left out", file=sys.stderr)
+        return {}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "network.onnx")
+        torch.onnx.export(network, (image,), path, dynamo=False, input_names=["image"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    pixels = image.numpy()
+    with torch.inference_mode():
+        for ours, theirs in zip(network(image), session.run(None, {"image": pixels}), strict=True):
+            torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-3, atol=1e-3)
+    return {"onnxruntime": lambda: session.run(None, {"image": pixels})}
 
 
 def _ultralytics() -> dict[str, nn.Module]:
