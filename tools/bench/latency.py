@@ -86,7 +86,7 @@ def _onnxruntime(network: nn.Module, image: torch.Tensor) -> dict[str, Any]:
     pixels = image.numpy()
     with torch.inference_mode():
         for ours, theirs in zip(network(image), session.run(None, {"image": pixels}), strict=True):
-            torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-3, atol=1e-3)
+            assert (torch.from_numpy(theirs) - ours).norm() < 1e-3 * ours.norm(), "the exported network differs"
     return {"onnxruntime": lambda: session.run(None, {"image": pixels})}
 
 
