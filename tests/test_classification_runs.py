@@ -17,6 +17,7 @@ import yaml
 import iifdet
 from iifdet import build
 from iifdet.build.classification import refuse_boxes, train_transform
+from iifdet.build.tuning import blank_metrics
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import TrainConfig, resolve
 from iifdet.errors import InputError
@@ -163,6 +164,20 @@ def test_pictures_are_drawn(keys: Keys) -> None:
     run = iifdet.train(**keys(epochs=1, plots=True))
     drawn = {file.name for file in run.folder.glob("*.*")}
     assert {"labels.png", "train_batch0.jpg", "val_batch0_pred.jpg", "confusion_matrix.png", "results.png"} <= drawn
+
+
+def test_a_study_knows_the_figures_of_classifiers(keys: Keys) -> None:
+    config = resolve(TrainConfig, keys(holdout=0.2))
+    train, val = (build.build_index(config, split, "classify") for split in ("train", "val"))
+    assert len(train) + len(val) == sum(COUNTS)
+    metrics = blank_metrics(config, train.counts(), val, "classify")
+    assert metrics["mean_class"] == pytest.approx(1 / 3)
+
+
+def test_export_refuses_a_classifier_in_one_line(keys: Keys) -> None:
+    run = iifdet.train(**keys(epochs=1))
+    with pytest.raises(InputError, match="which is a classifier"):
+        iifdet.export(weights=str(run.folder / "weights" / "last.pt"))
 
 
 def test_two_runs_are_compared_image_by_image(keys: Keys, tiny_keys: Keys, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from iifdet.checkpoint import read_checkpoint
 from iifdet.config import ValConfig, WeightKeys, resolve, validate
 from iifdet.config.tuning import StudyKeys, parse_objectives, parse_split, read_space, read_study
 from iifdet.datasets import DatasetIndex
+from iifdet.detectors import Detector
 from iifdet.errors import InputError, suggest
 from iifdet.models import MODELS
 from iifdet.rundir import RunDir
@@ -192,6 +193,8 @@ def _say_what_was_seen(recipe: Mapping[str, Any], config: ValConfig, share: floa
 def _load(config: ValConfig) -> Any:
     assert config.weights is not None
     model = load_model(config.weights)
+    if not isinstance(model, Detector):
+        raise InputError(f"weights: expected a detector, got {config.weights}; of a classifier use iifdet val adjust=…")
     if model.counts is None:
         raise InputError(f"weights: expected training counts in the checkpoint, got none in {config.weights}")
     model.options = postprocess_options(config, model.options)

@@ -27,6 +27,10 @@ def build_export(keys: dict[str, Any], model: Detector | None = None) -> ExportJ
     keys = {"conf": ExportConfig.model_fields["conf"].default, "adjust": None, **keys}
     config = resolve(ExportConfig, keys)
     model = load_finished(config.weights, config) if model is None else borrow(model, None)
+    if not isinstance(model, Detector):
+        raise InputError(
+            f"weights: expected a detector, got {config.weights}, which is a classifier; export has none yet"
+        )
     if isinstance(model, ExportedDetector):
         raise InputError(f"weights: expected a checkpoint, got {config.weights}, which is exported already")
     known = {k: v for k, v in habits(model, config.weights).items() if k in ExportConfig.model_fields}
