@@ -120,3 +120,25 @@ def cascade(model: Any) -> Any:
                     values = module.weight.flatten()
                     module.weight.copy_(values[torch.randperm(len(values))].view_as(module.weight))
         yield depth, other
+
+
+def test_on_demo_data_the_map_of_an_object_lies_in_its_box_half_as_much_again_as_chance(tmp_path: Path) -> None:
+    """The four commonest outlines as one class, learnt for eight epochs: 2.2 of chance in the median when written."""
+    counts = load_index("demo", "train").counts()
+    commonest = counts.images.argsort(descending=True)[:4].tolist()
+    run = iifdet.train(
+        **{"model": "yolov3-nano", "model_args": {"width": 0.125, "depth": 0.1}, "data": "demo", "classes": commonest},
+        **{"single_cls": True, "adjust": "none", "epochs": 8, "val_every": 8, "imgsz": 96, "lr": 0.004, "ema": 0.0},
+        **{"workers": 0, "cache": "ram", "plots": False, "device": "cpu", "project": tmp_path},
+    )
+    index = load_index("demo", "val", classes=commonest, single_cls=True)
+    files = [file for row, file in enumerate(index.files) if index.boxes_of(row).stop > index.boxes_of(row).start]
+    last = run.folder / "weights" / "last.pt"
+    # With one class its logit says nothing; the score is objectness.
+    found = iifdet.cam(weights=last, data="demo", source=files[:16], gt=1, scalar="score", limit=16, project=tmp_path)
+    ratios = []
+    for sheet in found.sheets:
+        maps = sheet.load()
+        inside, area = share_inside(maps["cam"][0], torch.from_numpy(maps["box"][0]))
+        ratios.append(inside / area)
+    assert len(ratios) == 16 and np.median(ratios) > 1.5
