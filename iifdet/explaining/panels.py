@@ -144,7 +144,7 @@ def draw_curves(ax: Any, seen: Curved) -> None:
     for curves, style, where in zip(seen.curves, ("-", ":"), ("by the map", "by chance"), strict=True):
         ax.plot(curves.share, curves.deletion, style, color="#d55e00", label=f"deleted {where}")
         ax.plot(curves.share, curves.insertion, style, color="#0072b2", label=f"inserted {where}")
-    ax.set_ylim(0, max(0.05, 1.35 * max(float(v.max()) for c in seen.curves for v in (c.deletion, c.insertion))))
+    ax.set_ylim(0, max(0.05, 1.45 * max(float(v.max()) for c in seen.curves for v in (c.deletion, c.insertion))))
     ax.legend(fontsize=6.5, ncols=2, frameon=False, loc="upper center")
     mine, chance = seen.curves
     ax.set_title(
