@@ -117,6 +117,8 @@ def placed(config: TrainConfig, model: Any, device: torch.device) -> Any:
     if config.channels_last or (detector and device.type == "cuda"):
         model = model.to(memory_format=torch.channels_last)
     if detector and config.compile:
+        if config.multi_scale is not None:
+            raise InputError("compile: expected images of one size, got multi_scale; add multi_scale=none")
         try:
             model.compile_network()
         except ValueError as error:

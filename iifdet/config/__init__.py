@@ -192,7 +192,9 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     sampling: Literal["random", "rfs", "class_aware", "square_root"] = "random"
     repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 1e-3  # rfs: classes rarer than this are repeated
     sampling_by: Literal["image", "instance", "both"] = "image"
-    multi_scale: Annotated[tuple[float, float] | None, Pair, Ascending] = None  # e.g. [0.5, 1.5] of imgsz
+    multi_scale: Annotated[tuple[float, float] | None, Pair, Ascending, BeforeValidator(_off_is_none)] = (
+        None  # e.g. [0.5, 1.5] of imgsz
+    )
     multi_scale_every: Annotated[int, Field(ge=1)] = 10
     augment: Literal["default", "paper", "ssd"] = "default"  # the presets have ranges of their own
     flip: Share = 0.5

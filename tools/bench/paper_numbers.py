@@ -68,12 +68,15 @@ def table(name_of_data: str, seeds: dict[str, Any]) -> dict[str, Any]:
             "spread": round(statistics.stdev(last), 2) if len(last) > 1 else None,
             "best_mean": round(statistics.mean(best), 2) if best else None,
             "seeds": last,
-            **{
-                k: round(statistics.mean([r["last"][k] for r in rows if r["last"][k] is not None] or [0]), 2)
-                for k in ("many", "medium", "few", "ece")
-            },
+            **{k: _mean([r["last"][k] for r in rows]) for k in ("many", "medium", "few", "ece")},
         }
     return found
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """None where there is no such class."""
+    known = [value for value in values if value is not None]
+    return round(statistics.mean(known), 2) if known else None
 
 
 def lines(rows: dict[str, Any]) -> str:
