@@ -57,6 +57,7 @@ def _ascending(pair: Any) -> Any:
 Choice = BeforeValidator(_off)
 Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Pair, Ascending = BeforeValidator(_two), AfterValidator(_ascending)
+Range = Annotated[tuple[float, float] | None, Pair, Ascending, BeforeValidator(_off_is_none)]
 Adjust = Annotated[Literal["none", "iif", "la", "bsce"], Choice]
 Share = Annotated[float, Field(ge=0, le=1)]
 Classes = Annotated[list[int | str] | None, BeforeValidator(_class_list)]
