@@ -120,7 +120,12 @@ class Worker:
         params = self.space.suggest(trial)
         self.queue.proposed(trial)
         keys = self.make_keys(trial.number, params, slot)
-        process = TrialProcess(self.context, self.job, keys, slot.threads, self.logs / f"{trial.number:04}.log")
+        try:
+            process = TrialProcess(self.context, self.job, keys, slot.threads, self.logs / f"{trial.number:04}.log")
+        except (EOFError, OSError) as error:  # the fork server has just ended, by a signal to the whole group perhaps
+            self.free.append(slot)
+            self.queue.put_back(trial, f"no process for it: {error}")
+            return
         self.running[slot] = Running(claim.root, trial, process, time.monotonic())
 
     def _read(self, slot: Slot) -> None:
