@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iifdet.config import StatsConfig, TrainConfig, ValConfig, parse_value, resolve, validate
+from iifdet.config import FAMILIES, StatsConfig, TrainConfig, ValConfig, parse_value, resolve, validate
 from iifdet.errors import InputError
-from iifdet.models import create_model
+from iifdet.models import MODELS, create_model
 from iifdet.resources import resource_names, resource_path
 
 RECIPES = [name for name in resource_names("cfg") if "/" not in name]
@@ -41,6 +42,15 @@ def test_overrides_win_over_the_recipe_which_wins_over_the_defaults(recipe: Path
 def test_without_a_model_the_default_model_s_recipe_is_read() -> None:
     assert resolve(TrainConfig, {}).imgsz == 128
     assert resolve(ValConfig, {}).imgsz == 640
+
+
+def test_a_classifier_by_its_name_alone_is_trained_as_its_family() -> None:
+    small, photos = (resolve(TrainConfig, {"model": name}) for name in ("se_resnet32", "resnext50_32x4d"))
+    assert (small.model, small.imgsz, small.epochs, small.cache) == ("se_resnet32", 32, 400, "device")
+    assert (photos.model, photos.imgsz, photos.schedule) == ("resnext50_32x4d", 224, "cosine")
+    assert small.adjust == "iif" and small.model_args == {}, "the method stays the user's"
+    named = {name for name in MODELS for pattern in FAMILIES if re.fullmatch(pattern, name)}
+    assert named == {name for name, entry in MODELS.items() if entry.task == "classify"}
 
 
 def test_dotted_model_args_reach_into_the_recipe_s(recipe: Path) -> None:

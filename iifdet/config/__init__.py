@@ -245,6 +245,12 @@ class CheckConfig(DataKeys):
     verbose: bool = False  # show all of them
 
 
+#: Names of classifiers -> the recipe whose image size, augmentation and schedule suit them.
+FAMILIES = {
+    r"(se_)?resnet(20|32|44|56)": "classify/cifar10-lt-softmax",
+    r"(se_)?(resnet(50|152)|resnext50_32x4d)": "classify/imagenet-lt-softmax",
+}
+
 Config = TrainConfig | ValConfig | StatsConfig | CheckConfig
 C = TypeVar("C", bound=BaseModel)
 
@@ -314,7 +320,7 @@ def _recipe(kind: type[BaseModel], model: Any) -> dict[str, Any]:
         return {}
     path = Path(name) if name.endswith((".yaml", ".yml")) else resource_path("cfg", name)
     if path is None:
-        return {}
+        return _family_recipe(kind, name)
     recipe = read_yaml(path)
     if "model" not in recipe:
         raise InputError(f"model: expected a recipe with a 'model' key, got none in {path}")
@@ -323,6 +329,18 @@ def _recipe(kind: type[BaseModel], model: Any) -> dict[str, Any]:
         if key not in known:
             raise InputError(f"{path}: unknown key '{key}'{suggest(key, known)}")
     return {k: v for k, v in recipe.items() if k in kind.model_fields}
+
+
+def _family_recipe(kind: type[BaseModel], name: str) -> dict[str, Any]:
+    """What a classifier that has no recipe under its own name needs: those keys of its family's that are not the data's
+    or the method's. Nothing for other names.
+    """
+    family = next((recipe for pattern, recipe in FAMILIES.items() if re.fullmatch(pattern, name)), None)
+    path = None if family is None else resource_path("cfg", family)
+    if path is None:
+        return {}
+    own = {k: v for k, v in read_yaml(path).items() if k not in ("data", "adjust", "model_args")}
+    return {k: v for k, v in {**own, "model": name}.items() if k in kind.model_fields}
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
