@@ -56,14 +56,24 @@ def _meet(seed: int, value: float) -> None:
         os._exit(7)
 
 
+def quiet_server() -> Any:
+    """A server with what trials of doubles need, one for all tests of a process, and it has done its imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "cv2", "iifdet.api", "iifdet.tuning", "pytest"])
+    first = context.Process(target=os.getpid)
+    first.start()
+    first.join()
+    return context
+
+
 def plan(folder: Path, data: str, **keys: Any) -> StudyPlan:
-    """A study of the double in ``folder``; trials are forked, which is as good here and starts at once."""
+    """A study of the double in ``folder``."""
     space = folder / "space.yaml"
     if not space.exists():
         space.write_text(SPACE)
     chosen = {"space": str(space), "data": data, "epochs": 3, "project": str(folder), "plots": False, "threads": 1}
     found = build_study({**chosen, "grace": 1, "split": "holdout:0.3", "device": "cpu", **keys}, train)
-    return replace(found, start_server=lambda: multiprocessing.get_context("fork"))
+    return replace(found, start_server=quiet_server)
 
 
 def run(folder: str, data: str, keys: dict[str, Any]) -> StudyResult:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tuning_doubles import quiet_server
 
 from iifdet.errors import InputError
 from iifdet.tuning import Outcome, Report, TrialProcess
@@ -35,12 +34,10 @@ def job(keys: dict[str, Any], report: Report) -> tuple[list[float], dict[str, An
     return [1.0, 2.0], {"AP": 0.5, "threads": __import__("torch").get_num_threads()}
 
 
-@pytest.fixture(params=["fork", "forkserver"])
-def context(request: pytest.FixtureRequest) -> Iterator[Any]:
-    context = multiprocessing.get_context(request.param)
-    if request.param == "forkserver":
-        context.set_forkserver_preload(["torch", "cv2", "iifdet.tuning", "pytest"])
-    yield context
+@pytest.fixture
+def context() -> Any:
+    """From a server: a copy of this process may wait for ever for threads that other tests have started in it."""
+    return quiet_server()
 
 
 def finish(process: TrialProcess, go_on: int = 99) -> tuple[list[Any], Outcome]:
@@ -83,8 +80,7 @@ def test_it_ends_when_it_is_told_to(context: Any, tmp_path: Path) -> None:
         ("quit", "interrupted by a signal"),
     ],
 )
-def test_a_bad_end_is_one_trials_alone_and_has_a_reason(fate: str, reason: str, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+def test_a_bad_end_is_one_trials_alone_and_has_a_reason(context: Any, fate: str, reason: str, tmp_path: Path) -> None:
     neighbour = start(context, tmp_path, "good")
     assert finish(start(context, tmp_path, fate))[1] == Outcome("failed", reason=reason)
     assert finish(neighbour)[1].kind == "complete"
