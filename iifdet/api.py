@@ -34,10 +34,10 @@ from iifdet.prediction import PredictionSummary, Result
 from iifdet.rundir import RunDir
 from iifdet.running import RunResult, keys_of_recipe, resume_run, run_training, run_val
 from iifdet.training import Callback
-from iifdet.tuning import StudyResult, run_study
 
 if TYPE_CHECKING:
     from iifdet.detectors import Detector
+    from iifdet.tuning import StudyResult
 
 log = logging.getLogger("iifdet")
 
@@ -173,7 +173,11 @@ def tune(**keys: Any) -> StudyResult:
         InputError: bad keys, space, objective, data or storage, before anything is trained.
         KeyboardInterrupt: on Ctrl-C, with the running trials back in the queue.
     """
-    plan = build.build_adjustment_study(keys) if keys.get("post_process") else build.build_study(keys, train)
+    from iifdet.build.adjustment_study import build_adjustment_study  # here alone: the other verbs need no optuna
+    from iifdet.build.tuning import build_study
+    from iifdet.tuning import run_study
+
+    plan = build_adjustment_study(keys) if keys.get("post_process") else build_study(keys, train)
     return run_study(plan)
 
 

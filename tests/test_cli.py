@@ -246,6 +246,11 @@ def test_help_and_first_mistakes_import_no_torch(words: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "False"
 
 
+def test_optuna_is_imported_by_tune_alone() -> None:
+    code = "import sys, iifdet.api; sys.exit('optuna' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "iifdet", "trian"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("iifdet: verb: ") and not done.stdout

@@ -19,8 +19,7 @@ import yaml
 from tuning_doubles import plan, run, train, truth
 
 import iifdet
-from iifdet.build import build_study
-from iifdet.build.tuning import PRELOAD
+from iifdet.build.tuning import PRELOAD, build_study
 from iifdet.cli import main
 from iifdet.config import TrainConfig, read_yaml, resolve
 from iifdet.errors import InputError

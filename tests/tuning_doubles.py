@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from iifdet.build import build_study
+from iifdet.build.tuning import build_study
 from iifdet.errors import InputError
 from iifdet.tuning import StudyPlan, StudyResult, run_study
 

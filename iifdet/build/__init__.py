@@ -1,7 +1,6 @@
 """The only wiring: Config -> data, counts, model, optimizer, evaluator."""
 
 from iifdet.build.adjustment import class_weights, set_adjustment
-from iifdet.build.adjustment_study import build_adjustment_study
 from iifdet.build.batch import check_batch, settle_batch
 from iifdet.build.batches import EpochBatches, ending_workers
 from iifdet.build.comparison import classifier_norms, evaluated_index
@@ -40,11 +39,9 @@ from iifdet.build.model import (
     task_of_model,
 )
 from iifdet.build.predictor import build_prediction
-from iifdet.build.tuning import build_study
 
 __all__ = [
     "EpochBatches",
-    "build_adjustment_study",
     "build_cam",
     "build_evaluator",
     "build_export",
@@ -56,7 +53,6 @@ __all__ = [
     "build_splits",
     "build_state",
     "build_step",
-    "build_study",
     "build_train_batches",
     "build_val_batches",
     "check_batch",

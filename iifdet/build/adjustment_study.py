@@ -17,6 +17,7 @@ from iifdet.build.adjustment import set_adjustment
 from iifdet.build.data import build_evaluator, build_index, build_val_batches
 from iifdet.build.loop import pick_device
 from iifdet.build.model import is_foreign, load_model, postprocess_options
+from iifdet.build.study_keys import parse_objectives, read_space
 from iifdet.build.tuning import (
     PRELOAD,
     blank_metrics,
@@ -29,7 +30,7 @@ from iifdet.build.tuning import (
 )
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import ValConfig, WeightKeys, resolve, validate
-from iifdet.config.tuning import StudyKeys, parse_objectives, parse_split, read_space, read_study
+from iifdet.config.tuning import StudyKeys, parse_split, read_study
 from iifdet.datasets import DatasetIndex
 from iifdet.detectors import Detector
 from iifdet.errors import InputError, suggest

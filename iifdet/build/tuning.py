@@ -13,16 +13,9 @@ from torch import nn
 
 from iifdet.build.data import build_evaluator, build_index
 from iifdet.build.loop import pick_device
+from iifdet.build.study_keys import OWN, check_space, parse_objectives, read_space
 from iifdet.config import InferenceKeys, TrainConfig, resolve
-from iifdet.config.tuning import (
-    OWN,
-    StudyKeys,
-    check_space,
-    parse_objectives,
-    parse_split,
-    read_space,
-    read_study,
-)
+from iifdet.config.tuning import StudyKeys, parse_split, read_study
 from iifdet.detectors import DETECTORS, Detector
 from iifdet.errors import InputError
 from iifdet.longtail import ClassCounts
@@ -48,7 +41,7 @@ from iifdet.types import Batch, Detection, ImageInfo
 log = logging.getLogger("iifdet")
 
 #: What trials find imported: everything that a training needs.
-PRELOAD = ("torch", "cv2", "hotcoco", "iifdet.api")
+PRELOAD = ("torch", "cv2", "hotcoco", "iifdet.api", "iifdet.tuning")
 
 
 def build_study(keys: Mapping[str, Any], train: Callable[..., Any]) -> StudyPlan:

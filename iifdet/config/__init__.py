@@ -177,9 +177,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     save_steps: Annotated[int, Field(ge=0)] = 0  # batches between two checkpoints in an epoch; 0 is off
     save_minutes: Annotated[float, Field(ge=0)] = 10.0  # likewise, minutes
     deterministic: bool = False  # CUDA: only operations that repeat to the bit, slower
-    compile: bool = (
-        False  # torch.compile: of YOLO's and SSD's network, or a classifier; one size of images, minutes to start
-    )
+    compile: bool = False  # torch.compile of the network; not of Faster and Mask R-CNN; one size, minutes to start
     max_bad_steps: Annotated[int, Field(ge=1)] = 20  # steps in a row that are not finite, before a rollback
     max_rollbacks: Annotated[int, Field(ge=0)] = 3  # each halves the learning rate
     val_every: Annotated[int, Field(ge=1)] = 1
@@ -193,9 +191,7 @@ class TrainConfig(DataKeys, WeightKeys, InferenceKeys):
     sampling: Literal["random", "rfs", "class_aware", "square_root"] = "random"
     repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 1e-3  # rfs: classes rarer than this are repeated
     sampling_by: Literal["image", "instance", "both"] = "image"
-    multi_scale: Annotated[tuple[float, float] | None, Pair, Ascending, BeforeValidator(_off_is_none)] = (
-        None  # e.g. [0.5, 1.5] of imgsz
-    )
+    multi_scale: Range = None  # e.g. [0.5, 1.5] of imgsz
     multi_scale_every: Annotated[int, Field(ge=1)] = 10
     augment: Literal["default", "paper", "ssd"] = "default"  # the presets have ranges of their own
     flip: Share = 0.5

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from iifdet.config import Choice, DataKeys, TrainConfig, read_yaml, resolve, validate
+from iifdet.config import Choice, DataKeys, TrainConfig, validate
 from iifdet.errors import InputError, suggest
-from iifdet.resources import resource_names, resource_path
-from iifdet.tuning import Objective, Space, parse_objective, parse_space
-
-#: Keys that all trials of a study share: without them their figures could not be compared, or they are the study's own.
-SHARED = ("data", "classes", "single_cls", "holdout", "fraction", "group_limits", "engine")
-OWN = ("project", "name", "exist_ok", "resume", "plots", "verbose", "tensorboard", "device", "workers", "tuned")
 
 
 def _objective(value: Any) -> Any:
@@ -99,55 +92,3 @@ def parse_split(study: StudyKeys) -> float:
     if kind != "holdout" or not 0 < value < 1 or study.on_val:
         raise InputError(f"split: expected holdout:SHARE such as holdout:0.1, or on_val=true, got {study.split}")
     return value
-
-
-def parse_objectives(study: StudyKeys) -> tuple[Objective, ...]:
-    """What is maximised.
-
-    Raises:
-        InputError: not a metric or sum, or one of them twice.
-    """
-    objectives = tuple(parse_objective(text) for text in study.objective)
-    if len({o.text for o in objectives}) < len(objectives):
-        raise InputError(f"objective: expected different ones, got {', '.join(study.objective)}")
-    return objectives
-
-
-def read_space(name: str | None) -> tuple[Space, dict[str, Any]]:
-    """A space and the content of its file.
-
-    Raises:
-        InputError: no such file, or something in it that makes no space.
-    """
-    known = [n for n in resource_names("cfg") if n.startswith("tune/")]
-    if name is None:
-        raise InputError(f"space: expected a YAML file, got none; give space=file.yaml, or one of {', '.join(known)}")
-    path: Path | None = Path(name)
-    if not Path(name).is_file():
-        path = resource_path("cfg", f"tune/{name.removeprefix('cfg/').removeprefix('tune/')}")
-    if path is None:
-        raise InputError(f"space: expected a YAML file, got {name}{suggest(name, known)}")
-    content = read_yaml(path)
-    return parse_space(content), content
-
-
-def check_space(space: Space, base: Mapping[str, Any]) -> None:
-    """Try the ends of each range and every choice on the keys of a training, before there is one.
-
-    Raises:
-        InputError: an unknown key, one that belongs to the study, or a value that ``train`` refuses.
-    """
-    for key in (*space.fixed, *(p.name for p in space.parameters)):
-        head = key.partition(".")[0]
-        if head in (*SHARED, *OWN):
-            raise InputError(f"space: expected a key that trials may differ in, got {key}; give it beside the space")
-        if key in base:
-            raise InputError(f"{key}: expected it once, got it in the space and beside it; drop one")
-        if head not in TrainConfig.model_fields:
-            raise InputError(f"space: unknown key '{key}'{suggest(head, TrainConfig.model_fields)}")
-    for parameter in space.parameters:
-        for value in parameter.edges():
-            try:
-                resolve(TrainConfig, {**base, **space.fixed, parameter.name: value})
-            except InputError as error:
-                raise InputError(f"space: {parameter.name}={value}: {error}") from error

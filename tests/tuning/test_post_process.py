@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import iifdet
-from iifdet.build import build_adjustment_study
+from iifdet.build.adjustment_study import build_adjustment_study
 from iifdet.config import TrainConfig, read_yaml, resolve
 from iifdet.detectors import DETECTORS
 from iifdet.errors import InputError
