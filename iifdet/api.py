@@ -77,10 +77,11 @@ def val(**keys: Any) -> RunResult:
         keys = {**keys, "weights": keys["model"], "model": None}
     if not keys.get("weights"):
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
-    cfg = resolve(ValConfig, {**keys_of_recipe(build.read_recipe(keys["weights"])), **keys})
+    recipe, architecture = build.read_about(keys["weights"])
+    cfg = resolve(ValConfig, {**keys_of_recipe(recipe), **keys})
     device = build.pick_device(cfg.device, distributed.launched())
     with distributed.joined(device) as world:
-        return run_val(cfg, build.task_of_weights(keys["weights"], cfg.model), device, world)
+        return run_val(cfg, build.task_of_model(architecture or cfg.model), device, world)
 
 
 # -- predict -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from iifdet.build.data import (
 from iifdet.build.detection import build_mixing
 from iifdet.build.explainer import build_cam
 from iifdet.build.exporter import build_export
-from iifdet.build.finished import check_exported, read_recipe, task_of_weights
+from iifdet.build.finished import check_exported, load_finished, read_about
 from iifdet.build.loop import (
     build_schedule,
     build_state,
@@ -30,7 +30,6 @@ from iifdet.build.loop import (
 )
 from iifdet.build.model import (
     build_model,
-    is_foreign,
     load_foreign_model,
     load_model,
     load_weights,
@@ -65,19 +64,18 @@ __all__ = [
     "ending_workers",
     "evaluated_index",
     "fit_options",
-    "is_foreign",
+    "load_finished",
     "load_foreign_model",
     "load_model",
     "load_weights",
     "pick_device",
     "placed",
     "postprocess_options",
-    "read_recipe",
+    "read_about",
     "set_adjustment",
     "settle_batch",
     "settle_options",
     "synchronise_batch_norms",
     "task_of_model",
-    "task_of_weights",
     "training_counts",
 ]

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from iifdet.build.class_explainer import ABOUT_BOXES, class_column, class_pictures
 from iifdet.build.class_predictor import refuse_box_keys
-from iifdet.build.finished import load_finished, read_recipe, task_of_weights
+from iifdet.build.finished import load_finished, read_about
 from iifdet.build.loop import pick_device
+from iifdet.build.model import task_of_model
 from iifdet.classifiers import Classifier
 from iifdet.config import resolve
 from iifdet.config.explaining import CamConfig
@@ -53,8 +54,8 @@ def build_cam(keys: dict[str, Any]) -> tuple[CamConfig, CamJob]:
     if not config.weights:
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
     device = pick_device(config.device)
-    recipes = [read_recipe(w) for w in config.weights]
-    if task_of_weights(config.weights[0], config.model) == "classify":
+    recipes, architectures = zip(*map(read_about, config.weights), strict=True)
+    if task_of_model(architectures[0] or config.model) == "classify":
         return config, _classification(config, keys, recipes[0], device)
     index = _index(config, recipes[0])
     columns = [_column(config, keys, w, r, device) for w, r in zip(config.weights, recipes, strict=True)]

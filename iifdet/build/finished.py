@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from iifdet.build.adjustment import set_adjustment
-from iifdet.build.model import is_foreign, load_foreign_model, load_model, task_of_model
+from iifdet.build.model import is_foreign, load_foreign_model, load_model
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import WeightKeys
 from iifdet.datasets import described_names, find_description, load_index
@@ -32,18 +33,26 @@ FROM_RECIPE, FROM_OPTIONS = (
 class Chosen(Protocol):
     """The keys that say which model, beside ``weights``."""
 
-    model: str | None
-    model_args: dict[str, Any]
-    data: str | None
+    @property
+    def model(self) -> str | None: ...
+
+    @property
+    def model_args(self) -> dict[str, Any]: ...
+
+    @property
+    def data(self) -> str | None: ...
 
 
-def load_finished(weights: str | None, config: Chosen, trusted: bool = False) -> Any:
+def load_finished(
+    weights: str | None, config: Chosen, trusted: bool = False, names: Sequence[str] | None = None
+) -> Any:
     """The model of a file, in eval mode on the CPU.
 
     Args:
         weights: one of our checkpoints or exported files, or another program's weights.
         config: names the architecture and the classes of the latter.
         trusted: as in :func:`load_model`.
+        names: the classes of the latter, where they are known.
 
     Raises:
         InputError: no such file, not what it should be, or nothing says what it belongs to.
@@ -54,9 +63,10 @@ def load_finished(weights: str | None, config: Chosen, trusted: bool = False) ->
         return load_model(weights, trusted)
     if config.model is None:
         raise InputError(f"model: expected the architecture of {weights}, got none; give model=<{'|'.join(MODELS)}>")
-    if config.data is None:
+    if names is None and config.data is None:
         raise InputError(f"data: expected a description that names the classes of {weights}, got none; give data=")
-    return load_foreign_model(config.model, weights, class_names(config.data), config.model_args)
+    names = class_names(str(config.data)) if names is None else list(names)
+    return load_foreign_model(config.model, weights, names, config.model_args)
 
 
 def borrow(model: Any, device: torch.device | None) -> Any:
@@ -76,22 +86,19 @@ def borrow(model: Any, device: torch.device | None) -> Any:
     return twin
 
 
-def read_recipe(weights: str | Path) -> dict[str, Any]:
-    """The keys that a file was trained with, or exported; none for another program's."""
+def read_about(weights: str | Path) -> tuple[dict[str, Any], str | None]:
+    """The keys that a file was trained with, or exported, and its model's name.
+
+    Another program's file says neither, and an exported one no name.
+    """
     if is_foreign(weights):
-        return {}
+        return {}, None
     if not is_exported(weights):
-        return dict(read_checkpoint(weights)["recipe"] or {})
+        content = read_checkpoint(weights)
+        return dict(content["recipe"] or {}), content["model"]["name"]
     card = read_card(weights)
     chosen = {key: card.postprocessing[key] for key in (*FROM_OPTIONS, *(("conf",) if card.nms else ()))}
-    return {**card.habits(), **chosen}
-
-
-def task_of_weights(weights: str | Path, model: str | None) -> str:
-    """What the model of a file does; of another program's, the architecture says it."""
-    if is_foreign(weights) or is_exported(weights):
-        return task_of_model(model)
-    return task_of_model(read_checkpoint(weights)["model"]["name"])
+    return {**card.habits(), **chosen}, None
 
 
 def habits(model: Detector, weights: str | None) -> dict[str, Any]:

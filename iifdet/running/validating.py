@@ -10,7 +10,6 @@ from iifdet.config import ValConfig, WeightKeys
 from iifdet.distributed import World
 from iifdet.errors import InputError
 from iifdet.evaluation.fixed import save_fixed
-from iifdet.models import MODELS
 from iifdet.rundir import RunDir
 from iifdet.running.folder import open_run
 from iifdet.running.results import RunResult
@@ -51,14 +50,7 @@ def run_val(cfg: ValConfig, task: str, device: torch.device, world: World) -> Ru
 
 
 def _model_for_val(cfg: ValConfig, index: Any) -> Any:
-    assert cfg.weights is not None
-    if build.is_foreign(cfg.weights):
-        if cfg.model is None:
-            raise InputError(
-                f"model: expected the architecture of {cfg.weights}, got none; give model=<{'|'.join(MODELS)}>"
-            )
-        return build.load_foreign_model(cfg.model, cfg.weights, index.names, cfg.model_args)
-    model = build.load_model(cfg.weights, cfg.trusted)
+    model = build.load_finished(cfg.weights, cfg, cfg.trusted, index.names)
     if list(model.names) != list(index.names):
         raise InputError(
             f"data: expected the checkpoint's {len(model.names)} classes ({', '.join(model.names[:3])}, …), "
