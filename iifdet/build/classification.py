@@ -43,16 +43,25 @@ def classification_index(config: DataKeys, split: str) -> ClassIndex:
 
     With ``holdout`` the splits train and val are two parts of the training images.
     """
-    parts = bool(config.holdout) and split in ("train", "val")
-    index = load_class_index(
+    if config.holdout and split in ("train", "val"):
+        return _parts(config)[split == "val"]
+    return _read(config, _known(config, split))
+
+
+def _read(config: DataKeys, split: str) -> ClassIndex:
+    return load_class_index(
         config.data,
-        "train" if parts else _known(config, split),
+        split,
         imbalance=config.imbalance,
         fraction=config.fraction,
         classes=config.classes,
         seed=config.seed,
     )
-    return index.holdout(config.holdout, config.seed)[split == "val"] if parts else index
+
+
+def _parts(config: DataKeys) -> tuple[ClassIndex, ClassIndex]:
+    """The training images: those to train on, and those of ``holdout``."""
+    return _read(config, "train").holdout(config.holdout, config.seed)
 
 
 def _known(config: DataKeys, split: str) -> str:
@@ -65,7 +74,7 @@ def classification_splits(config: TrainConfig) -> Splits:
     refuse_boxes(config)
     splits = find_class_description(config.data).splits
     if config.holdout:
-        return Splits(classification_index(config, "train"), classification_index(config, "val"), None, "val")
+        return Splits(*_parts(config))
     chosen = config.select_on or ("val" if "val" in splits else "holdout")
     report = "test" if "test" in splits else "val"
     train, final = classification_index(config, "train"), classification_index(config, report)

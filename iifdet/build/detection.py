@@ -42,20 +42,36 @@ def detection_index(config: DataKeys, split: str) -> DatasetIndex:
 
     With ``holdout`` the splits train and val are two parts of the training images.
     """
-    parts = bool(config.holdout) and split in ("train", "val")
-    index = load_index(config.data, "train" if parts else split, max_bad=config.max_bad, **_selection(config))
-    if parts:
-        index = hold_out(index, config.holdout, config.seed)[split == "val"]
-    if split == "train" and not len(index.labels):
-        which = "its labels" if config.classes is None else "its labels and the key 'classes'"
-        raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check {which}")
-    return index
+    if config.holdout and split in ("train", "val"):
+        index = _parts(config)[split == "val"]
+    else:
+        index = _read(config, split)
+    return _with_boxes(config, index) if split == "train" else index
 
 
 def detection_splits(config: TrainConfig) -> Splits:
     """Train and val."""
     refuse_labels(config)
+    if config.holdout:
+        rest, held = _parts(config)
+        return Splits(_with_boxes(config, rest), held)
     return Splits(detection_index(config, "train"), detection_index(config, "val"))
+
+
+def _read(config: DataKeys, split: str) -> DatasetIndex:
+    return load_index(config.data, split, max_bad=config.max_bad, **_selection(config))
+
+
+def _parts(config: DataKeys) -> tuple[DatasetIndex, DatasetIndex]:
+    """The training images: those to train on, and those of ``holdout``."""
+    return hold_out(_read(config, "train"), config.holdout, config.seed)
+
+
+def _with_boxes(config: DataKeys, index: DatasetIndex) -> DatasetIndex:
+    if not len(index.labels):
+        which = "its labels" if config.classes is None else "its labels and the key 'classes'"
+        raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check {which}")
+    return index
 
 
 def refuse_labels(config: TrainConfig) -> None:
