@@ -10,25 +10,11 @@ import cv2
 import numpy as np
 
 from iifdet.explaining.explanation import Explanation, normalised
+from iifdet.explaining.grid import Row, draw_grid
 from iifdet.explaining.heat import NO_CLASS
-from iifdet.explaining.panels import (
-    CURVES,
-    Pixels,
-    colour_scale,
-    draw_curves,
-    faded,
-    frame,
-    heat,
-    middle,
-    name_plate,
-    panel_size,
-    plain,
-    reduced,
-    say,
-    show,
-)
+from iifdet.explaining.panels import Pixels, faded, frame, heat, middle, name_plate, plain, say, show
 from iifdet.plots.boxes import Colour, class_colour
-from iifdet.plots.figure import new_figure, save, shorten
+from iifdet.plots.figure import shorten
 
 #: Most detections drawn, and most classes named in a class map.
 MOST_BOXES, MOST_NAMES = 20, 8
@@ -45,30 +31,13 @@ def draw_sheet(image: Pixels, explanations: Sequence[Explanation], titles: Seque
         titles: one a model.
         path: the picture; its suffix names the format.
     """
-    picture = reduced(image)
-    height, width = image.shape[:2]
-    across, down = panel_size(height, width)
-    curves = any(seen.curves is not None for seen in explanations)
-    figure = new_figure(len(explanations) * across + 0.8, 4 * (down + 0.4) + 0.55 + curves * CURVES)
-    shares = [across] * len(explanations) + [0.12]  # the scale of the heat maps stands in a narrow column of its own
-    heights = [down] * 4 + [CURVES * 0.75] * curves
-    panels = figure.subplots(len(heights), len(shares), squeeze=False, width_ratios=shares, height_ratios=heights)
-    for column, (seen, title) in enumerate(zip(explanations, titles, strict=True)):
-        for draw, ax in zip((_detections, _confidence, _classes, _cam), panels[:4, column], strict=True):
-            ax.set_xticks([])
-            ax.set_yticks([])
-            draw(ax, picture, seen)
-            ax.set_xlim(0, width)
-            ax.set_ylim(height, 0)
-        if curves:
-            draw_curves(panels[4, column], seen)
-        top = panels[0, column]
-        top.set_title(f"{plain(title, 44)}\n{top.get_title(loc='left')}", loc="left", fontsize=9)
-    for ax, what in zip(panels[:4, 0], ("detections", "confidence", "best class", "class activation"), strict=True):
-        ax.set_ylabel(what, fontsize=10, fontweight="bold")
-    for row, ax in enumerate(panels[:, -1]):
-        colour_scale(ax) if row in (1, 3) else ax.set_axis_off()
-    save(figure, path)
+    rows = (
+        Row("detections", _detections, False),
+        Row("confidence", _confidence, True),
+        Row("best class", _classes, False),
+        Row("class activation", _cam, True),
+    )
+    draw_grid(rows, image, explanations, titles, path, gap=0.4, margin=0.55)
 
 
 def _detections(ax: Any, picture: Pixels, seen: Explanation) -> None:
