@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,13 @@ def fetch_published(entry: Any) -> dict[str, Tensor]:
             f"weights: could not fetch {entry.url} ({type(error).__name__}); fetch it where there is a network, "
             f"then put it into {folder}, or pass weights=<path of the file>"
         ) from error
+
+
+def mismatched(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Names of ``wanted`` that a file lacks, and those that have another shape there."""
+    missing = [name for name in wanted if name not in state]
+    wrong = [name for name, tensor in wanted.items() if name in state and state[name].shape != tensor.shape]
+    return missing, wrong
 
 
 def some_names(names: Sequence[str]) -> str:

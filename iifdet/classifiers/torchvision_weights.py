@@ -12,7 +12,7 @@ from iifdet.classifiers.base import Classifier
 from iifdet.classifiers.heads import LinearHead
 from iifdet.classifiers.imagenet import ImageNetResNet, torchvision_tensors
 from iifdet.errors import InputError
-from iifdet.weight_files import fetch_published, some_names
+from iifdet.weight_files import fetch_published, mismatched, some_names
 
 
 def fetch_default(model: Classifier) -> dict[str, Tensor]:
@@ -48,8 +48,7 @@ def load_torchvision(model: Classifier, state: Mapping[str, Tensor], *, classifi
         if not isinstance(model.head, LinearHead):
             raise InputError("weights: torchvision's class rows fit a linear head alone; use head=linear")
         wanted |= {"fc.weight": model.head.weight, "fc.bias": model.head.bias}
-    missing = [name for name in wanted if name not in state]
-    wrong = [name for name, tensor in wanted.items() if name in state and state[name].shape != tensor.shape]
+    missing, wrong = mismatched(wanted, state)
     extra = [name for name in state if name not in wanted and not name.endswith("num_batches_tracked")]
     foreign = [name for name in extra if not name.startswith("fc.")]
     if missing or wrong or foreign:

@@ -14,7 +14,7 @@ from iifdet.detectors.backbones import plan_of
 from iifdet.detectors.base import Detector
 from iifdet.detectors.ssd import MEAN, SSD, STD
 from iifdet.errors import InputError
-from iifdet.weight_files import IMAGENET, fetch_published, some_names
+from iifdet.weight_files import IMAGENET, fetch_published, mismatched, some_names
 
 log = logging.getLogger("iifdet")
 
@@ -57,8 +57,7 @@ def load_backbone(model: Detector, state: Mapping[str, Tensor]) -> list[str]:
         InputError: something is missing or has another shape; nothing is changed then.
     """
     wanted = _wanted(model)
-    missing = [name for name in wanted if name not in state]
-    wrong = [name for name, tensor in wanted.items() if name in state and state[name].shape != tensor.shape]
+    missing, wrong = mismatched(wanted, state)
     if missing or wrong:
         log.warning(
             "%s", f"missing in the file: {', '.join(missing) or 'none'}; other shapes: {', '.join(wrong) or 'none'}"
