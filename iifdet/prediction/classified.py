@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +25,7 @@ from iifdet.prediction.sources import Item
 MIN_SIDE = 256
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Classified(Shown):
     """The likeliest classes of one picture, best first.
 
@@ -45,19 +45,8 @@ class Classified(Shown):
     source: int = 0
     frame: int | None = None
     fps: float = 0.0
-    pixels: Image | None = field(default=None, repr=False)
+    pixels: Image | None = None
     saved: Path | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        return f"Classified({self.describe()})"
-
-    @property
-    def classes(self) -> list[str]:
-        """The K class names."""
-        return [self.names[label] for label in self.labels.tolist()]
 
     @property
     def found(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from iifdet.prediction.shown import Shown
 MaskFormat = Literal["rle", "polygon"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Result(Shown):
     """Detections of one picture, best score first.
 
@@ -51,24 +51,13 @@ class Result(Shown):
     frame: int | None = None
     fps: float = 0.0
     rles: list[RLE] | None = None
-    pixels: Image | None = field(default=None, repr=False)
+    pixels: Image | None = None
     saved: Path | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        return f"Result({self.describe()})"
 
     @property
     def masks(self) -> Tensor | None:
         """(N, height, width) bool, or None for models without masks; unpacked anew on each access."""
         return None if self.rles is None else decode(self.rles, self.size)
-
-    @property
-    def classes(self) -> list[str]:
-        """The N class names."""
-        return [self.names[label] for label in self.labels.tolist()]
 
     @property
     def found(self) -> list[str]:

@@ -6,6 +6,8 @@ import copy
 from pathlib import Path
 from typing import Self
 
+from torch import Tensor
+
 from iifdet.datasets.images import ImageError, read_image
 from iifdet.errors import InputError
 from iifdet.files import write_image
@@ -15,6 +17,7 @@ from iifdet.prediction.arrays import Image
 class Shown:
     """A result of one picture; a subclass is a dataclass with these fields, and draws itself in :meth:`plot`."""
 
+    labels: Tensor
     names: list[str]
     path: str
     size: tuple[int, int]
@@ -24,6 +27,17 @@ class Shown:
     fps: float
     pixels: Image | None
     saved: Path | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.describe()})"
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of ``labels``."""
+        return [self.names[label] for label in self.labels.tolist()]
 
     @property
     def found(self) -> list[str]:
