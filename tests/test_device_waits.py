@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iifdet.build.loop import place_model
+from iifdet.build.loop import placed
 from iifdet.config import TrainConfig
 from iifdet.detectors import DETECTORS
 from iifdet.errors import InputError
@@ -139,4 +139,4 @@ def test_a_compiled_network_trains_as_the_plain_one(name: str, size: int, option
 
 def test_compile_is_refused_where_shapes_are_not_fixed() -> None:
     with pytest.raises(InputError, match=r"compile: RetinaNet has no part of fixed shapes"):
-        place_model(TrainConfig(compile=True), DETECTORS["retinanet"](2, backbone="mobilenet_v3_large_fpn"), CPU)
+        placed(TrainConfig(compile=True), DETECTORS["retinanet"](2, backbone="mobilenet_v3_large_fpn"), CPU)
