@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from iifdet.datasets.caching import make_cache
 from iifdet.datasets.images import ImageError, read_image
@@ -21,9 +21,10 @@ from iifdet.datasets.mixing import Mixing
 from iifdet.datasets.pieces import Piece
 from iifdet.datasets.rect import RectBatchSampler
 from iifdet.datasets.resizing import PAD, Boxes, Image, Masks, pair, resize_masks
-from iifdet.datasets.samplers import EpochSampler, SampleKey, Shard
+from iifdet.datasets.samplers import EpochSampler, SampleKey
 from iifdet.datasets.sampling import Draw
 from iifdet.datasets.transforms import EvalTransform, sample_seed
+from iifdet.datasets.workers import worker_loader
 from iifdet.errors import InputError
 from iifdet.types import Batch, ImageInfo, Target
 
@@ -266,23 +267,5 @@ def make_loader(
     else:
         sampler = EpochSampler(len(dataset), seed, shuffle, draw, batch=batch, **shares)
         order = {"batch_size": batch, "sampler": sampler, "drop_last": drop_last}
-    if world_size > 1 and not shuffle:
-        whole: Any = order.get("batch_sampler") or BatchSampler(order["sampler"], batch, drop_last)
-        order = {"batch_sampler": Shard(whole, rank, world_size)}
-    return DataLoader(
-        dataset,
-        **order,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
-        # Iterating draws a base seed from the global generator, which would tie the run's other draws to the loader.
-        generator=torch.Generator().manual_seed(seed & 0xFFFFFFFF),
-    )
-
-
-def _start_worker(worker: int) -> None:
-    """One thread a worker: more would fight the other workers for the same cores."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+    shard = (rank, world_size) if world_size > 1 and not shuffle else None
+    return worker_loader(dataset, order, collate, workers=workers, seed=seed, pin_memory=pin_memory, shard=shard)

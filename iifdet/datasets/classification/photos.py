@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from iifdet.datasets.classification.augment import NUMBERS, SmallAugment, mix
 from iifdet.datasets.classification.index import ClassIndex
 from iifdet.datasets.images import ImageError
-from iifdet.datasets.samplers import EpochSampler, SampleKey, Shard
+from iifdet.datasets.samplers import EpochSampler, SampleKey
 from iifdet.datasets.sampling import Draw
 from iifdet.datasets.transforms import sample_seed
+from iifdet.datasets.workers import worker_loader
 from iifdet.types import Batch, ImageInfo, MixedLabels
 
 log = logging.getLogger("iifdet")
@@ -177,22 +177,8 @@ def make_class_loader(
     """A loader of :class:`Batch`; see :func:`iifdet.datasets.make_loader` for its order and shares."""
     shares = {"rank": rank, "world_size": world_size} if shuffle else {}
     sampler = EpochSampler(len(dataset), dataset.seed, shuffle, draw, batch=batch, **shares)
-    order: dict[str, Any] = {"batch_size": batch, "sampler": sampler}
-    if world_size > 1 and not shuffle:
-        order = {"batch_sampler": Shard(BatchSampler(sampler, batch, drop_last=False), rank, world_size)}  # type: ignore[arg-type]
-    return DataLoader(
-        dataset,
-        **order,
-        num_workers=workers,
-        collate_fn=Collate(mixup),
-        pin_memory=pin_memory,
-        persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator().manual_seed(dataset.seed & 0xFFFFFFFF),
+    order: dict[str, Any] = {"batch_size": batch, "sampler": sampler, "drop_last": False}
+    shard = (rank, world_size) if world_size > 1 and not shuffle else None
+    return worker_loader(
+        dataset, order, Collate(mixup), workers=workers, seed=dataset.seed, pin_memory=pin_memory, shard=shard
     )
-
-
-def _start_worker(worker: int) -> None:
-    """One thread a worker: more would fight the other workers for the same cores."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
