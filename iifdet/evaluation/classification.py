@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iifdet.evaluation.class_result import ClassResult
+from iifdet.evaluation.coverage import find_gap
 from iifdet.types import Batch
 
 #: Classes of an image that predictions.json holds.
@@ -159,17 +160,14 @@ class ClassificationEvaluator:
         return self._joined("ids", np.int64)
 
     def _check(self, ids: NDArray[np.int64], partial: bool) -> None:
-        found, times = np.unique(ids, return_counts=True)
-        problems = {"came more than once": found[times > 1], "are not of this split": np.setdiff1d(found, self._known)}
-        if not partial:
-            problems["are missing"] = np.setdiff1d(self._known, found)
-        for problem, wrong in problems.items():
-            if len(wrong):
-                first = ", ".join(map(str, wrong[:5].tolist()))
-                raise ValueError(
-                    f"evaluation: expected each of {len(self._known)} images once, but {len(wrong)} {problem}, "
-                    f"first {first}"
-                )
+        gap = find_gap(ids, self._known, partial)
+        if gap is not None:
+            problem, wrong = gap
+            first = ", ".join(map(str, wrong[:5].tolist()))
+            raise ValueError(
+                f"evaluation: expected each of {len(self._known)} images once, but {len(wrong)} {problem}, "
+                f"first {first}"
+            )
 
 
 def _part(logits: Tensor, labels: Tensor, activation: str, ids: NDArray[np.int64] | None) -> Part:

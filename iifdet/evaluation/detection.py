@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iifdet.evaluation import curves
+from iifdet.evaluation.coverage import find_gap
 from iifdet.evaluation.engine import Array, CocoDict, Results, check_choice, evaluate
 from iifdet.evaluation.fixed import BestOfClasses
 from iifdet.evaluation.masks import RLE, encode_masks, mask_truth, with_rectangles
@@ -260,17 +261,14 @@ class DetectionEvaluator:
         return [image for part in self.parts for image in part.seen]
 
     def _check_images(self, partial: bool) -> None:
-        seen, times = np.unique(np.array(self._seen(), dtype=np.int64), return_counts=True)
-        problems = {"came more than once": seen[times > 1], "are not of this split": np.setdiff1d(seen, self._known)}
-        if not partial:
-            problems["are missing"] = np.setdiff1d(self._known, seen)
-        for problem, ids in problems.items():
-            if len(ids):
-                advice = "; feed them, or score a subset with compute(partial=True)" if problem == "are missing" else ""
-                raise ValueError(
-                    f"evaluation: expected each of {len(self._known)} images once, but {len(ids)} {problem}: "
-                    f"{_some(ids)}{advice}"
-                )
+        gap = find_gap(np.array(self._seen(), dtype=np.int64), self._known, partial)
+        if gap is not None:
+            problem, ids = gap
+            advice = "; feed them, or score a subset with compute(partial=True)" if problem == "are missing" else ""
+            raise ValueError(
+                f"evaluation: expected each of {len(self._known)} images once, but {len(ids)} {problem}: "
+                f"{_some(ids)}{advice}"
+            )
 
 
 @contextlib.contextmanager
