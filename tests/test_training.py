@@ -27,6 +27,7 @@ from iifdet.checkpoint import read_checkpoint
 from iifdet.config import TrainConfig, resolve
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError
+from iifdet.models import create_model
 from iifdet.optim import AveragedWeights
 from iifdet.rundir import RunDir
 from iifdet.training import Callback, GracefulStop, TrainState, averaged, optimizer_step, rescale
@@ -231,6 +232,27 @@ def test_deterministic_lasts_as_long_as_the_run(tiny_keys: Keys, tmp_path: Path)
     seen: list[tuple[bool, bool]] = []
     iifdet.train(callbacks=[Look()], **tiny_keys(tmp_path, epochs=1, deterministic=True))
     assert seen == [(True, False)] * 3 and not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "searched"),
+    [
+        ("yolov3-nano", {}, True),
+        ("yolov3-nano", {"deterministic": True}, False),
+        ("yolov3-nano", {"rect": True}, False),
+        ("yolov3-nano", {"multi_scale": [0.5, 1.5]}, False),
+        ("fasterrcnn", {}, False),
+        ("resnet32", {}, True),
+    ],
+)
+def test_cudnn_searches_its_algorithms_only_where_batches_have_one_shape(
+    model: str, keys: dict[str, Any], searched: bool
+) -> None:
+    before = torch.backends.cudnn.benchmark
+    config = resolve(TrainConfig, {"model": model, "multi_scale": None, "rect": False, **keys})
+    with build.deterministic(config, create_model(model, 3)):
+        assert torch.backends.cudnn.benchmark == searched
+    assert torch.backends.cudnn.benchmark == before
 
 
 def test_the_number_of_workers_changes_nothing(tiny_keys: Keys, tmp_path: Path) -> None:

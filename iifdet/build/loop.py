@@ -62,14 +62,17 @@ def _shared_device(text: str, local_rank: int) -> str:
 
 
 @contextlib.contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Within the block, only operations that give the same bits every time; torch refuses the others on CUDA.
+def deterministic(config: TrainConfig, model: Any) -> Iterator[None]:
+    """Within the block, with ``deterministic``, only operations that give the same bits every time; torch refuses the
+    others on CUDA.
 
-    Unwanted, cuDNN tries its algorithms on every new shape and keeps the fastest.
+    Without, cuDNN tries its algorithms and keeps the fastest where all batches have one shape; it would try them again
+    on each new one.
     """
+    one_shape = not config.rect and config.multi_scale is None and getattr(model, "has_fixed_shapes", True)
     before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = not wanted
-    if wanted:
+    torch.backends.cudnn.benchmark = one_shape and not config.deterministic
+    if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
         torch.use_deterministic_algorithms(True)
     try:

@@ -83,6 +83,11 @@ class Detector(AdjustedModel):
         compiled = self.__dict__.get("compiled") if self.training else None
         return self.tensors(batch) if compiled is None else compiled(batch)
 
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether there are :meth:`tensors`: shapes in the network follow from the batch's alone."""
+        return type(self).tensors is not Detector.tensors
+
     def compile_network(self, **options: Any) -> None:
         """From now on train with ``torch.compile``'s form of :meth:`tensors`, a program for each shape of a batch.
 
@@ -92,7 +97,7 @@ class Detector(AdjustedModel):
         Raises:
             ValueError: this detector has nothing to compile.
         """
-        if type(self).tensors is Detector.tensors:
+        if not self.has_fixed_shapes:
             self.tensors(torch.empty(0))
         self.__dict__["compiled"] = torch.compile(self.tensors, dynamic=False, **options)
 

@@ -72,7 +72,7 @@ def run_training(
     ]
     # 2. The folder.
     run, lock = open_run(world, lambda: run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok))
-    with lock, build.ending_workers(batches, *(loader for loader, _ in seen)), build.deterministic(cfg.deterministic):
+    with lock, build.ending_workers(batches, *(loader for loader, _ in seen)), build.deterministic(cfg, model):
         run.sweep()
         if content is None:
             run.clear()  # of an earlier run under exist_ok
