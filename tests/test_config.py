@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iifdet.config import FAMILIES, StatsConfig, TrainConfig, ValConfig, parse_value, resolve, validate
+from iifdet.config import StatsConfig, TrainConfig, ValConfig, parse_value, resolve, validate
+from iifdet.config.recipes import FAMILIES
 from iifdet.errors import InputError
 from iifdet.models import MODELS, create_model
 from iifdet.resources import resource_names, resource_path

@@ -39,7 +39,9 @@ def lines(draw: st.DrawFn) -> list[str]:
         st.sampled_from(known).map(lambda k: k[:-1]),
         st.text(max_size=6),
     )
-    usual = [f"{k}={f.default}" for k, f in sorted(api.CONFIGS[verb].model_fields.items()) if f.default is not None]
+    fields = sorted(api.CONFIGS[verb].model_fields.items())
+    defaults = {key: field.get_default(call_default_factory=True) for key, field in fields}
+    usual = [f"{key}={value}" for key, value in defaults.items() if value is not None]
     words = [f"{draw(key)}={draw(TYPED)}" for _ in range(draw(st.integers(0, 2)))]
     words += draw(st.lists(st.sampled_from(usual), max_size=3, unique=True))
     return [verb, *(draw(st.sampled_from(["", "--"])) + word for word in words)]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from iifdet.config import DataKeys, Share
+from iifdet.config.keys import DataKeys, Share
 
 
 def _threshold(value: float) -> float:

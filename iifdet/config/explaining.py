@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from iifdet.config import DataKeys, Options, Pair, Share
+from iifdet.config.keys import DataKeys, Options, Pair, Share
 
 
 def _list(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from iifdet.config import Adjust, DataKeys, Options, Share, WeightKeys
+from iifdet.config.keys import Adjust, DataKeys, Options, Share, WeightKeys
 
 
 class ExportConfig(WeightKeys):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from iifdet.config import Adjust, Classes, DataKeys, DetectionKeys, Options, Share, WeightKeys
+from iifdet.config.keys import Adjust, Classes, DataKeys, DetectionKeys, Options, Share, WeightKeys
 
 
 class PredictConfig(WeightKeys, DetectionKeys):

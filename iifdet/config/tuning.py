@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from iifdet.config import Choice, DataKeys, TrainConfig, validate
+from iifdet.config.keys import Choice, DataKeys
+from iifdet.config.resolution import validate
+from iifdet.config.training import TrainConfig
 from iifdet.errors import InputError, suggest
 
 

@@ -1,0 +1,86 @@
+"""From defaults, recipe and ``key=value`` to a checked configuration."""
+
+from __future__ import annotations
+
+from datetime import date
+from os import PathLike
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from iifdet.config.recipes import read_recipe
+from iifdet.errors import InputError, suggest
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def resolve(kind: type[C], overrides: dict[str, Any]) -> C:
+    """Merge defaults, the recipe that ``model`` names, and overrides (dotted keys reach into dictionaries).
+
+    Raises:
+        InputError: unknown key (with the nearest known one), bad value, unreadable recipe.
+    """
+    values = _nest(overrides)
+    recipe = read_recipe(kind, values.get("model")) if "model" in kind.model_fields else {}
+    merged = {**recipe, **values}
+    if isinstance(recipe.get("model_args"), dict) and isinstance(values.get("model_args"), dict):
+        merged["model_args"] = {**recipe["model_args"], **values["model_args"]}
+    if recipe:
+        merged["model"] = recipe["model"]
+    if merged.get("batch") == "auto" and "auto_batch" in kind.model_fields:
+        own, default = recipe.get("batch"), kind.model_fields["batch"].default
+        merged |= {"batch": default if own in (None, "auto") else own, "auto_batch": True}
+    return validate(kind, merged)
+
+
+def validate(kind: type[C], values: dict[str, Any]) -> C:
+    """Values as they are, no recipe looked up, to a configuration.
+
+    Raises:
+        InputError: unknown key (with the nearest known one), or bad value.
+    """
+    unknown = [key for key in values if key not in kind.model_fields]
+    if unknown:
+        raise InputError(f"{unknown[0]}: unknown key{suggest(unknown[0], kind.model_fields)}")
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][:1])
+        raise InputError(f"{key}: {_expected(kind, key, first['msg'])}, got {first['input']!r}") from error
+
+
+def _expected(kind: type[BaseModel], key: str, message: str) -> str:
+    annotation = kind.model_fields[key].annotation
+    choices = [c for part in (annotation, *get_args(annotation)) for c in get_args(part) if isinstance(c, str)]
+    message = message.removeprefix("Value error, ")
+    return f"expected one of {', '.join(choices)}" if choices else message[:1].lower() + message[1:]
+
+
+def _nest(overrides: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in overrides.items():
+        value = str(value) if isinstance(value, PathLike) else value
+        head, dot, rest = key.partition(".")
+        if dot:
+            inner = nested.setdefault(head, {})
+            if not isinstance(inner, dict):
+                raise InputError(f"{key}: expected {head} to be given once, got both '{head}' and '{key}'")
+            nested[head] = {**inner, **_nest({rest: value})}
+        else:
+            nested[key] = value
+    return nested
+
+
+def parse_value(text: str) -> Any:
+    """One command-line value, read as YAML: ``[35, 55]``, ``true``, ``0.1``, ``name``.
+
+    A name may look like a date, an octal number or a time of day (2026-01-31, 007, 12:30): those stay text.
+    """
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except (yaml.YAMLError, ValueError):  # ValueError: 2026-13-01
+        return text
+    odd = isinstance(value, date) or (type(value) is int and str(value) != text)
+    return text if odd else value
