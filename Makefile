@@ -1,4 +1,4 @@
-# make demo   train softmax and IIF on made-up data, compare them (about 7 minutes on 2 cores after the install)
+# make demo   train softmax and IIF on made-up data, compare them (12 minutes on 2 cores after the install)
 # make test   the tests; SLOW=1 adds the slow ones, ARGS="-k tail" goes to pytest
 # make lint types clean
 
