@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from itertools import zip_longest
+from collections.abc import Callable, Iterator
+from itertools import chain, islice, repeat, zip_longest
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +15,13 @@ from iifdet.errors import InputError, is_out_of_memory
 from iifdet.types import Batch
 
 log = logging.getLogger("iifdet")
+
+
+class Batches(Protocol):
+    """A split in batches, or this process's shard of them."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Batch]: ...
 
 
 class Evaluator(Protocol):
@@ -33,12 +40,13 @@ class Evaluator(Protocol):
 @torch.inference_mode()
 def run_validation(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Batches,
     evaluator: Evaluator,
     device: torch.device,
     amp: torch.dtype | None = None,
     on_batch: Callable[[Batch, Any], None] | None = None,
     world: World = ALONE,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> Any:
     """Run ``model`` (in eval mode) over ``batches`` and return what the evaluator makes of its outputs.
 
@@ -47,9 +55,15 @@ def run_validation(
 
     Args:
         on_batch: sees each batch and its outputs, for pictures.
+        before_batch: may end the pass by raising. All processes call it equally often, those with a batch less too, so
+            that they can agree in it.
     """
     evaluator.reset()
-    for batch in batches:
+    turns = world.largest([len(batches)])[0]
+    for batch in islice(chain(batches, repeat(None)), turns):
+        before_batch()
+        if batch is None:
+            continue
         moved = batch.to(device)
         with torch.autocast(device.type, amp, enabled=amp is not None):
             outputs = fitting(model, moved.images)

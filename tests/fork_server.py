@@ -10,6 +10,7 @@ signal]}``, one for each of the ``world`` processes of the run. Those after the 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -143,6 +144,17 @@ def make_diary(request: dict[str, Any], pipe: int) -> Any:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
             if place == request.get("kill", {}).get("after"):
                 os.write(pipe, b"!")
+
+        def on_validate(self, state: Any) -> None:
+            calls = itertools.count(1)
+
+            def hook(*_: Any) -> None:
+                os.write(log, f"validated {state.epoch}\n".encode())
+                if act and next(calls) == request.get("signal_after_val_batch"):
+                    os.killpg(0, getattr(signal, request["signal"]))
+
+            if "signal_after_val_batch" in request:
+                state.model.register_forward_hook(hook)
 
     return Diary()
 

@@ -45,6 +45,7 @@ SHARED: dict[str, Any] = {
     "mosaic": 0.5,
     "close_mosaic": 1,
     "val_every": 4,
+    "val_batch": 2,
     "save_steps": 3,
 }
 
@@ -118,6 +119,22 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_resume_t
     assert [diary_of(of_rank(tmp_path / "run", rank))[-1][0] for rank in (0, 1)] == [(2, 2), (2, 2)]
     assert server.run(keys={"resume": str(tmp_path / "run")}, log=str(tmp_path / "alone.log")) == 2
     assert "expected 2 processes" in said(tmp_path / "alone.log")
+    assert server.run_many(world=2, keys={"resume": str(tmp_path / "run")}, log=str(log)) == [0, 0], said(log)
+    equal_runs(pair, tmp_path / "run")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_process_during_validation_ends_all_before_its_next_batch(
+    server: ForkServer, tiny_keys: Keys, pair: Path, tmp_path: Path, rank: int
+) -> None:
+    """Of 12 images in batches of 2 each process has 3; the signal comes after the first."""
+    log, keys = tmp_path / "run.log", tiny_keys(tmp_path, **SHARED, name="run")
+    codes = server.run_many(world=2, keys=keys, log=str(log), signal="SIGTERM", signal_after_val_batch=1, only=rank)
+    assert codes == [143, 143], said(log)
+    for number in (0, 1):
+        assert log.with_suffix(f".{number}.log" if number else ".log").read_text().count("validated 3") == 1
+    training = read_checkpoint(tmp_path / "run" / "weights" / "last.pt")["training"]
+    assert (training["epoch"], training["batch"]) == (3, 3), "all steps of the epoch, and its validation still to come"
     assert server.run_many(world=2, keys={"resume": str(tmp_path / "run")}, log=str(log)) == [0, 0], said(log)
     equal_runs(pair, tmp_path / "run")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ def test_a_signal_during_validation_leaves_after_the_batch_and_replays_no_step(
     """Of 6 batches of the first validation the second brings the signal; the third is not begun."""
     batches, sent = [], []
 
-    def validation(model: nn.Module) -> None:
+    def validation(model: nn.Module, before_batch: Callable[[], None]) -> None:
         for batch in Loader().epoch(0):
+            before_batch()
             model(batch.images, batch.targets)
             batches.append(len(batch))
             if len(batches) == 2 and not sent:

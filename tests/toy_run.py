@@ -76,7 +76,7 @@ def run_toy(
     callbacks: Sequence[Callback] = (),
     scores: Sequence[float] = (),
     size: int = 4,
-    validation: Callable[[nn.Module], object] = lambda _: None,
+    validation: Callable[[nn.Module, Callable[[], None]], object] = lambda *_: None,
     **options: Any,
 ) -> TrainState:
     """Run, or go on where ``folder`` has a checkpoint. ``scores``: the fitness of each epoch; rising by default."""
@@ -85,8 +85,8 @@ def run_toy(
         state.load_state_dict(read_checkpoint(run.last))
     chosen = FitOptions(**{"epochs": 3, "device": torch.device("cpu"), **options})
 
-    def validate(model: nn.Module) -> tuple[dict[str, Any], float]:
-        validation(model)
+    def validate(model: nn.Module, before_batch: Callable[[], None]) -> tuple[dict[str, Any], float]:
+        validation(model, before_batch)
         fitness = scores[state.epoch] if scores else state.epoch / 10
         return {"AP": fitness}, fitness
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,17 @@ class Validation:
         self.summary: dict[str, float | None] = {}
         self.result: Any = None
 
-    def __call__(self, model: Any) -> tuple[dict[str, Any], float]:
+    def __call__(self, model: Any, before_batch: Callable[[], None] = lambda: None) -> tuple[dict[str, Any], float]:
         self.first = None
         self.result = run_validation(
-            model, self.batches, self.evaluator, self.device, AMP_TYPES[self.cfg.amp], self._keep_first, self.world
+            model,
+            self.batches,
+            self.evaluator,
+            self.device,
+            AMP_TYPES[self.cfg.amp],
+            self._keep_first,
+            self.world,
+            before_batch,
         )
         scored = self.world.broadcast(self._score(model) if self.world.is_main else ({}, {}, 0.0))
         self.metrics, self.summary, fitness = scored

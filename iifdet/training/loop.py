@@ -33,8 +33,8 @@ class EpochLoader(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
 
 
-#: Validates the model it is given: (figures for results.csv, fitness).
-Validate = Callable[[nn.Module], tuple[dict[str, Any], float]]
+#: Validates the model it is given: (figures for results.csv, fitness). Calls the second argument between batches.
+Validate = Callable[[nn.Module, Callable[[], None]], tuple[dict[str, Any], float]]
 
 #: Makes one optimizer step as :func:`iifdet.training.train_step` does.
 Step = Callable[[TrainState, Sequence[Batch], int, FitOptions, Undo], bool]
@@ -61,8 +61,7 @@ def fit(
         KeyboardInterrupt, SystemExit: after saving at the end of the step, on SIGINT and SIGTERM.
     """
     save = Saver(state, run, recipe, options)
-    world = options.world
-    with GracefulStop(patient=world.size > 1) as stop:
+    with GracefulStop(options.world) as stop:
         for callback in callbacks:
             callback.on_start(state)
         save.start()
@@ -83,8 +82,8 @@ def fit(
                 for callback in callbacks:
                     callback.on_validate(state)
                 try:
-                    with averaged(state) as model, stop.between_batches(model):
-                        figures, fitness = validate(model)
+                    with averaged(state) as model:
+                        figures, fitness = validate(model, stop.stop_if_asked)
                 except Stopped:  # the epoch is trained: who resumes goes on with its validation
                     save.in_epoch()
                     stop.leave_if_asked()
@@ -95,7 +94,7 @@ def fit(
             for callback in callbacks:
                 callback.on_epoch_end(state, row)
             if not state.finished:  # a run at its end may as well end
-                stop.signal = world.largest([stop.signal])[0]
+                stop.agree()
                 stop.leave_if_asked()
         for callback in callbacks:
             callback.on_end(state)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from iifdet.distributed import ALONE, World
 
 
 class Stopped(Exception):
@@ -18,13 +17,13 @@ class GracefulStop:
     """Turns SIGINT and SIGTERM into a request that the loop honours after the step. A second one interrupts at once.
 
     Args:
-        patient: a second one does nothing. A launcher passes on what the terminal has sent already, and kills who takes
-            too long.
+        world: of several processes all stop where one was asked to, and a second signal does nothing: a launcher passes
+            on what the terminal has sent already, and kills who takes too long.
     """
 
-    def __init__(self, patient: bool = False) -> None:
+    def __init__(self, world: World = ALONE) -> None:
         self.signal = 0
-        self.patient = patient
+        self.world = world
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> GracefulStop:
@@ -38,7 +37,7 @@ class GracefulStop:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: object) -> None:
-        if self.signal and not self.patient:
+        if self.signal and self.world.size == 1:
             raise KeyboardInterrupt
         self.signal = self.signal or number
 
@@ -47,24 +46,19 @@ class GracefulStop:
         """Whether a signal has come."""
         return self.signal != 0
 
-    @contextlib.contextmanager
-    def between_batches(self, model: nn.Module) -> Iterator[None]:
-        """A block in which a signal stops whatever calls ``model``, before its next call.
+    def agree(self) -> None:
+        """Let a signal to one process be a signal to all. All processes call it at the same place."""
+        self.signal = self.world.largest([self.signal])[0]
+
+    def stop_if_asked(self) -> None:
+        """Like :meth:`agree`, where work may be left at once, such as between two batches of a validation.
 
         Raises:
-            Stopped: a signal has come. Several processes do not stop here: the others would wait for this one.
+            Stopped: a signal has come to some process.
         """
-
-        def look(*_: object) -> None:
-            if self.signal:
-                raise Stopped
-
-        handle = None if self.patient else model.register_forward_pre_hook(look)
-        try:
-            yield
-        finally:
-            if handle is not None:
-                handle.remove()
+        self.agree()
+        if self.asked:
+            raise Stopped
 
     def leave_if_asked(self) -> None:
         """Raise what the signal asks for; call it only when everything is saved."""
