@@ -201,14 +201,14 @@ def _print_predictions(summary: Any) -> None:
 
 def _print_stats(result: Any) -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from iifdet.tables import Table
 
     counts, rows = result.counts, result.table()
-    table = Table(*rows[0], title=f"{len(counts)} classes, {counts.num_images} images")
-    for row in rows:
-        table.add_row(*(str(v) for v in row.values()))
+    header = ["#", *list(rows[0])[1:]]  # 80 columns hold all variants of names that are not long
+    cells = [[format(v, ".2f") if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     console = Console()
-    console.print(table)
+    Table(f"{len(counts)} classes, {counts.num_images} images", header, cells, text_columns=2).print(console)
     orders = ("image",) if counts.alike else ("image", "instance")
     factors = ", ".join(f"{counts.imbalance(by):.1f} by {by}" for by in orders)
     console.print(f"imbalance factor: {factors}")

@@ -15,10 +15,11 @@ from iifdet.datasets.findings import SEVERITIES, Finding, ReasonCount, count_rea
 from iifdet.datasets.health import SplitToCheck, check_splits
 from iifdet.evaluation.lookalikes import find_lookalikes
 from iifdet.rundir import RunDir
+from iifdet.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
 _STYLES = {"error": "bold red", "warning": "yellow", "notice": "cyan"}
 _COLUMNS = ("severity", "split", "reason", "count")
@@ -139,7 +140,9 @@ class CheckReport:
         if self.findings and console.is_terminal:
             console.print(self._table())
         elif self.findings:
-            _say(console, self._plain_table())
+            Table("", list(_COLUMNS), [[str(cell) for cell in _cells(group)] for group in self.reasons()], 3).print(
+                console
+            )
         for line in self._examples(limit):
             _say(console, line)
         _say(console, self.verdict)
@@ -159,25 +162,17 @@ class CheckReport:
         ]
         return [*splits, self.compared]
 
-    def _table(self) -> Table:
-        from rich.table import Table
+    def _table(self) -> RichTable:
+        from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = Table()
+        table = RichTable()
         for column in _COLUMNS:
             table.add_column(column, justify="right" if column == "count" else "left")
         for group in self.reasons():
             severity, *others = (str(cell) for cell in _cells(group))
             table.add_row(Text(severity, style=_STYLES[severity]), *(Text(cell) for cell in others))
         return table
-
-    def _plain_table(self) -> str:
-        lines = [_COLUMNS, *(tuple(str(cell) for cell in _cells(group)) for group in self.reasons())]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join([*(c.ljust(w) for c, w in zip(line[:-1], widths, strict=False)), line[-1].rjust(widths[-1])])
-            for line in lines
-        )
 
     def _examples(self, limit: int | None) -> Iterator[str]:
         for severity, split, reason, findings in self.reasons():

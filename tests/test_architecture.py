@@ -19,6 +19,7 @@ STAGE = 5
 LAYERS: dict[str, int] = {
     "errors": 0,
     "types": 1,
+    "tables": 1,
     "resources": 1,
     "files": 1,
     "boxes": 2,

@@ -85,7 +85,7 @@ def test_plain_lines_when_not_a_terminal(both):
     compare_runs(both).print(Console(file=out, width=40))
     lines = out.getvalue().splitlines()
     assert len(lines) == 4 and lines[3].startswith("iif ") and "18.5 (+3.8)" in lines[3]
-    assert "\x1b" not in out.getvalue() and "┃" not in out.getvalue()
+    assert "\x1b" not in out.getvalue() and "───" not in out.getvalue()
 
 
 @pytest.mark.parametrize("no_color", [True, False])
@@ -96,7 +96,7 @@ def test_table_on_a_terminal(both, monkeypatch, no_color):
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system="standard")
     compare_runs(both).print(console)
     text = console.file.getvalue()
-    assert "┃" in text and "18.5 (+3.8)" in text
+    assert "───" in text and "18.5 (+3.8)" in text
     assert console.no_color is no_color and not (no_color and "\x1b[3" in text.replace("\x1b[3m", ""))
 
 

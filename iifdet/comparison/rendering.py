@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from iifdet.comparison.tables import Table
 from iifdet.evaluation.fixed import FIXED
 from iifdet.evaluation.resampling import Interval
 from iifdet.evaluation.tide import ERRORS
+from iifdet.tables import Table
 
 if TYPE_CHECKING:
     from iifdet.comparison.analysis import Analysis, RunAnalysis

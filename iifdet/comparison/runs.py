@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from iifdet.comparison.analysis import Analysis
 from iifdet.comparison.files import read_metrics, read_settings, short_names
 from iifdet.comparison.rendering import analysis_tables
-from iifdet.comparison.tables import Table
 from iifdet.errors import InputError
+from iifdet.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,11 +89,10 @@ class Comparison:
         from rich.console import Console
 
         console = console or Console()
-        if console.is_terminal:
-            for table in self.tables():
-                console.print(table.rich())
-        else:
-            console.print(self.plain(), markup=False, highlight=False, soft_wrap=True)
+        for number, table in enumerate(self.tables()):
+            if number and not console.is_terminal:
+                console.print()
+            table.print(console)
         for notice in self.notices:
             console.print(f"note: {notice}", markup=False, highlight=False, soft_wrap=True)
         if self.folder is not None:
