@@ -1,14 +1,17 @@
-"""The example in docs/look-inside.md runs, block after block, on models that have learnt nothing."""
+"""The example in docs/look-inside.md runs on models that have learnt nothing; links lead somewhere; keys exist."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
+from iifdet.api import CONFIGS
 from iifdet.checkpoint import save_checkpoint
+from iifdet.config import parse_value
 from iifdet.datasets import load_index
 from iifdet.models import create_model
 
@@ -18,6 +21,34 @@ DOCS = Path(__file__).parent.parent / "docs"
 def blocks(file: Path) -> list[str]:
     """The Python blocks of a Markdown file."""
     return re.findall(r"^```python\n(.*?)^```", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_every_link_inside_leads_to_a_file_and_every_picture_is_shown() -> None:
+    texts = {file: file.read_text(encoding="utf-8") for file in [DOCS.parent / "README.md", *DOCS.glob("*.md")]}
+    links = {
+        (file.parent / link).resolve()
+        for file, text in texts.items()
+        for link in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text)
+        if "://" not in link
+    }
+    assert len(links) > 20 and not [link for link in links if not link.is_file()]
+    assert set((DOCS / "pictures").iterdir()) <= links
+
+
+def test_the_commands_of_the_documentation_have_keys_that_there_are() -> None:
+    """Each ``iifdet verb key=value …`` of the README and docs/, as far as the configuration reads it."""
+    commands = []
+    for file in [DOCS.parent / "README.md", *DOCS.glob("*.md")]:
+        text = re.sub(r"  +#.*", "", file.read_text(encoding="utf-8"))
+        commands += re.findall(r"^ *(?:torchrun [-\w= ]* -m )?iifdet ([a-z]+) (.*)$", text, flags=re.MULTILINE)
+    checked = 0
+    for verb, rest in commands:
+        words = [word for word in shlex.split(rest.split("  ")[0]) if "=" in word]
+        keys = {key: parse_value(value) for key, _, value in (word.partition("=") for word in words)}
+        unknown = {key.split(".")[0] for key in keys} - set(CONFIGS[verb].model_fields)
+        assert not unknown, f"iifdet {verb} {rest}: {unknown}"
+        checked += len(keys)
+    assert checked > 80
 
 
 @pytest.mark.slow

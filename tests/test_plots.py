@@ -18,7 +18,7 @@ from iifdet import plots
 from iifdet.evaluation.curves import Reliability
 from iifdet.longtail import VARIANTS, ClassCounts, iif_weights
 from iifdet.plots import class_colour, draw_boxes, mosaic_grid
-from iifdet.plots.figure import shorten, write_atomically
+from iifdet.plots.figure import new_figure, save, shorten, tidy, write_atomically
 
 SIZES = (1, 31, 1203)
 NAN = float("nan")
@@ -211,6 +211,16 @@ EMPTY_INPUTS: dict[str, Callable[[Path], None]] = {
 def test_nothing_to_show_is_a_picture_too(case: str, tmp_path: Path) -> None:
     EMPTY_INPUTS[case](tmp_path / "chart.png")
     assert_shows_something(tmp_path / "chart.png")
+
+
+def test_a_long_title_stays_inside_the_picture(tmp_path: Path) -> None:
+    """It has the names of the runs, which may be long."""
+    figure = new_figure(6, 4)
+    axes = figure.subplots()
+    tidy(axes, title="a run with a long name minus " * 6)
+    save(figure, tmp_path / "chart.png")
+    box = axes.get_tightbbox()
+    assert box is not None and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
 
 
 def test_charts_accept_half_precision_and_gradients(tmp_path: Path) -> None:

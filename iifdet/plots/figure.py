@@ -42,7 +42,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 def tidy(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "", grid: str = "y") -> None:
     """Titles on the left, no box around the data, a faint grid behind it (``"x"``, ``"y"``, ``"both"`` or ``""``)."""
-    ax.set_title(title, loc="left", fontsize=11)
+    ax.set_title(title, loc="left", fontsize=11, wrap=True)  # run names may be long
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.spines[["top", "right"]].set_visible(False)

@@ -63,6 +63,7 @@ def _draw_panel(ax: Axes, epochs: np.ndarray, curves: Mapping[str, np.ndarray]) 
     every = every[np.isfinite(every)]
     if every.min() > 0 and every.max() > 50 * every.min() and "loss" in " ".join(curves):
         ax.set_yscale("log")
+        ax.set_ylim(top=every.max() * (every.max() / every.min()) ** 0.4)  # the legend stands above the curves
     elif every.min() >= 0:
         ax.set_ylim(0, 1.08 * max(every.max(), 1e-9))
     ax.legend(fontsize=8, frameon=False, ncols=1 + len(curves) // 6)
