@@ -1,6 +1,7 @@
 """Single-image CPU latency of YOLOv3 at 416 px, softmax, IIF folded and fused, against Ultralytics' fused yolov3.
 
-``network`` is the folded, fused model up to its last convolutions, and ``onnxruntime`` the same exported.
+``network`` is the folded, fused model up to its last convolutions, once more with channels last in memory, and
+``onnxruntime`` the same exported.
 Ultralytics has another head and 103.7 M parameters, so counted FLOP/s stand beside milliseconds. It needs an OpenCV of
 its own, hence an environment of its own:
 
@@ -45,8 +46,11 @@ def main() -> None:
         "iifdet folded, fused": fuse_batch_norms(folded, image),
     }
     models["network"] = network = Network(folded).eval()
+    models["network, channels_last"] = last = copy.deepcopy(network).to(memory_format=torch.channels_last)
     models.update(_ultralytics())
     tasks: dict[str, Any] = {name: lambda m=m: m(image) for name, m in models.items()}
+    pixels = image.to(memory_format=torch.channels_last)
+    tasks["network, channels_last"] = lambda: last(pixels)
     tasks.update(_onnxruntime(network, image))
     with torch.inference_mode():
         times = paired_times(tasks, args.repeats)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -20,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import torch
 from common import arguments, write
 
 import iifdet
@@ -76,7 +78,7 @@ def validate(
     context.set_forkserver_preload(["iifdet.api"])
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = {
-            (name, seed): pool.submit(train, {**base, **keys, "seed": seed, "name": f"{name}-{seed}"})
+            (name, seed): pool.submit(train, {**base, **keys, "seed": seed, "name": f"{name}-{seed}"}, workers)
             for name, keys in settings.items()
             for seed in seeds
         }
@@ -84,8 +86,9 @@ def validate(
     return {name: collect([runs[name, seed] for seed in seeds]) for name in settings}
 
 
-def train(keys: dict[str, Any]) -> dict[str, float | None]:
-    """The figures of one run, percent."""
+def train(keys: dict[str, Any], workers: int) -> dict[str, float | None]:
+    """The figures of one run, percent. As one of ``workers`` it takes its share of the cores and no more."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     found = iifdet.train(exist_ok=True, **keys).summary
     return {name: None if found[name] is None else round(100 * found[name], 2) for name in FIGURES}
 
