@@ -138,8 +138,8 @@ def make_diary(request: dict[str, Any], pipe: int) -> Any:
             scale = state.model.adjust.batch_scale
             note = {"losses": losses, "online": None if scale is None else scale.tolist()}
             os.write(log, f"note {state.epoch} {state.batch} {json.dumps(note, separators=(',', ':'))}\n".encode())
-            if act and place == request.get("signal_at"):
-                os.killpg(0, getattr(signal, request["signal"]))
+            if act and place == request.get("signal_at"):  # from outside: a worker dies of another's SIGTERM only
+                subprocess.run(["kill", "-s", request["signal"], "--", f"-{os.getpgrp()}"], start_new_session=True)
             if place == request.get("full_at"):  # no file may grow any more: the write fails in the kernel
                 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
             if place == request.get("kill", {}).get("after"):

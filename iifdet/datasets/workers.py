@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,12 @@ def worker_loader(
 
 
 def _start_worker(worker: int) -> None:
-    """One thread a worker: more would fight the other workers for the same cores."""
+    """One thread a worker: more would fight the other workers for the same cores.
+
+    A launcher, a scheduler or a terminal signals the whole process group. The run saves then, for which it needs its
+    workers a little longer: it ends them itself. A second SIGTERM is obeyed, so that a worker that hangs can be ended.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
