@@ -138,8 +138,8 @@ def make_diary(request: dict[str, Any], pipe: int) -> Any:
             scale = state.model.adjust.batch_scale
             note = {"losses": losses, "online": None if scale is None else scale.tolist()}
             os.write(log, f"note {state.epoch} {state.batch} {json.dumps(note, separators=(',', ':'))}\n".encode())
-            if act and place == request.get("signal_at"):  # from outside: a worker dies of another's SIGTERM only
-                subprocess.run(["kill", "-s", request["signal"], "--", f"-{os.getpgrp()}"], start_new_session=True)
+            if act and place == request.get("signal_at"):
+                _signal_group(request["signal"])
             if place == request.get("full_at"):  # no file may grow any more: the write fails in the kernel
                 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
             if place == request.get("kill", {}).get("after"):
@@ -151,12 +151,17 @@ def make_diary(request: dict[str, Any], pipe: int) -> Any:
             def hook(*_: Any) -> None:
                 os.write(log, f"validated {state.epoch}\n".encode())
                 if act and next(calls) == request.get("signal_after_val_batch"):
-                    os.killpg(0, getattr(signal, request["signal"]))
+                    _signal_group(request["signal"])
 
             if "signal_after_val_batch" in request:
                 state.model.register_forward_hook(hook)
 
     return Diary()
+
+
+def _signal_group(name: str) -> None:
+    """To this process and its workers, from another process: of their parent's SIGTERM workers do not die."""
+    subprocess.run(["kill", "-s", name, "--", f"-{os.getpgrp()}"], start_new_session=True)
 
 
 def _free_port() -> int:

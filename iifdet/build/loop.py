@@ -69,7 +69,7 @@ def deterministic(config: TrainConfig, model: Any) -> Iterator[None]:
     Without, cuDNN tries its algorithms and keeps the fastest where all batches have one shape; it would try them again
     on each new one.
     """
-    one_shape = not config.rect and config.multi_scale is None and getattr(model, "has_fixed_shapes", True)
+    one_shape = not config.rect and config.multi_scale is None and model.has_fixed_shapes
     before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = one_shape and not config.deterministic
     if config.deterministic:

@@ -89,10 +89,11 @@ class Comparison:
         from rich.console import Console
 
         console = console or Console()
-        for number, table in enumerate(self.tables()):
-            if number and not console.is_terminal:
-                console.print()
-            table.print(console)
+        if console.is_terminal:
+            for table in self.tables():
+                table.print(console)
+        else:
+            console.print(self.plain(), markup=False, highlight=False, soft_wrap=True)
         for notice in self.notices:
             console.print(f"note: {notice}", markup=False, highlight=False, soft_wrap=True)
         if self.folder is not None:

@@ -85,7 +85,7 @@ class Detector(AdjustedModel):
 
     @property
     def has_fixed_shapes(self) -> bool:
-        """Whether there are :meth:`tensors`: shapes in the network follow from the batch's alone."""
+        """Whether shapes in the network follow from the batch's alone: there are :meth:`tensors` then."""
         return type(self).tensors is not Detector.tensors
 
     def compile_network(self, **options: Any) -> None:

@@ -63,6 +63,11 @@ class AdjustedModel(nn.Module):
 
     # -- what a subclass provides ------------------------------------------------------------------------------------
 
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether shapes in the network follow from the batch's alone."""
+        return True
+
     def classifier_layers(self) -> list[nn.Module]:
         """The layers that hold class rows and nothing else: all that the decoupled second stage trains."""
         raise NotImplementedError
