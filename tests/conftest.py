@@ -103,6 +103,19 @@ def tiny_data(tiny_root: Path) -> str:
     return str(tiny_root / "data.yaml")
 
 
+@pytest.fixture(scope="session")
+def data_with_masks(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny data set, each box with a polygon around it."""
+    root = Path(shutil.copytree(tiny_root, tmp_path_factory.mktemp("masks") / "data"))
+    for split in ("train", "val"):
+        document = json.loads((root / f"{split}.json").read_text())
+        for annotation in document["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        (root / f"{split}.json").write_text(json.dumps(document))
+    return root / "data.yaml"
+
+
 @pytest.fixture
 def tiny_copy(tiny_root: Path, tmp_path: Path) -> Path:
     """A copy of the tiny data set that a test may break."""

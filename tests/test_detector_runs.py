@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,19 +31,6 @@ ARGS: dict[str, dict[str, Any]] = {
 }
 #: Many seconds on a slow core; the others are of the same kinds.
 SLOW = {"ssd512", "maskrcnn", "retinanet"}
-
-
-@pytest.fixture(scope="module")
-def data_with_masks(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny data set, each box with a polygon around it."""
-    root = Path(shutil.copytree(tiny_root, tmp_path_factory.mktemp("masks") / "data"))
-    for split in ("train", "val"):
-        document = json.loads((root / f"{split}.json").read_text())
-        for annotation in document["annotations"]:
-            x, y, w, h = annotation["bbox"]
-            annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-        (root / f"{split}.json").write_text(json.dumps(document))
-    return root / "data.yaml"
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in DETECTORS])

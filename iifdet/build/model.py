@@ -211,8 +211,8 @@ def postprocess_options(config: BaseModel, own: PostprocessOptions) -> Postproce
 
 def _without_limit(model: Any) -> PostprocessOptions:
     """A detector's options with as many detections an image as pass its thresholds, for Fixed AP."""
-    if not isinstance(model, Detector) or model.wants_masks:
-        raise InputError(f"fixed_ap: expected a detector without masks, got {type(model).__name__}; leave it false")
+    if not isinstance(model, Detector):
+        raise InputError(f"fixed_ap: expected a detector, got a {type(model).__name__}; leave it false")
     return replace(model.options, max_det=NO_LIMIT, max_candidates=NO_LIMIT)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from iifdet.errors import InputError
 from iifdet.evaluation.curves import Reliability, reliability
 from iifdet.evaluation.engine import Array, CocoDict
+from iifdet.evaluation.fixed import Unlimited
 from iifdet.evaluation.masks import with_rectangles
 from iifdet.evaluation.matching import MatchRecords, match_both
 from iifdet.evaluation.resampling import Interval, image_weights, interval, weighted_ap
@@ -136,7 +137,7 @@ def analyse(
     split: Split,
     predictions: Mapping[str, tuple[Array, list[Any] | None]],
     options: Options | None = None,
-    unlimited: Mapping[str, Array] | None = None,
+    unlimited: Mapping[str, Unlimited] | None = None,
 ) -> Analysis:
     """Look closely at runs on one split.
 
@@ -144,18 +145,20 @@ def analyse(
         split: the data.
         predictions: name of the run -> its (n, 7) detections, and their masks as COCO run lengths or None.
         options: how closely.
-        unlimited: name of a run -> its (n, 7) detections without a limit on an image, for Fixed AP of boxes; that of
-            the others comes from ``predictions``.
+        unlimited: name of a run -> its detections without a limit on an image, for Fixed AP; that of the others comes
+            from ``predictions``.
 
     Raises:
         InputError: detections of other images or classes.
     """
-    options = options or Options()
-    boxes = _analyse(split, {name: rows for name, (rows, _) in predictions.items()}, "bbox", options, unlimited)
+    options, unlimited = options or Options(), unlimited or {}
+    rows = {name: rows for name, (rows, _) in predictions.items()}
+    boxes = _analyse(split, rows, "bbox", options, {name: found.rows for name, found in unlimited.items()})
     if any(masks is None for _, masks in predictions.values()):
         return Analysis(split, options, boxes)
     dicts = {name: _mask_results(rows, masks or []) for name, (rows, masks) in predictions.items()}
-    return Analysis(split, options, boxes, _analyse(split, dicts, "segm", options))
+    more = {n: _mask_results(found.rows, found.masks) for n, found in unlimited.items() if found.masks is not None}
+    return Analysis(split, options, boxes, _analyse(split, dicts, "segm", options, more))
 
 
 def _mask_results(rows: Array, masks: list[Any]) -> list[dict[str, Any]]:
@@ -170,12 +173,11 @@ def _analyse(
     results: Mapping[str, Any],
     iou_type: str,
     options: Options,
-    unlimited: Mapping[str, Array] | None = None,
+    unlimited: Mapping[str, Any],
 ) -> list[RunAnalysis]:
     truth = with_rectangles(split.truth) if iou_type == "segm" else split.truth
     if not truth["images"]:
         raise InputError("compare: expected images in the evaluated split, got none")
-    unlimited = unlimited or {}
     records, fixed = [], []
     for name, found in results.items():
         usual, best = match_both(truth, found, split.category_ids, iou_type, split.protocol)

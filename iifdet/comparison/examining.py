@@ -17,7 +17,7 @@ from iifdet.comparison.runs import Comparison
 from iifdet.errors import InputError
 from iifdet.evaluation.detection import KEPT
 from iifdet.evaluation.engine import Array
-from iifdet.evaluation.fixed import read_fixed
+from iifdet.evaluation.fixed import Unlimited, read_fixed
 from iifdet.longtail import ClassCounts
 
 
@@ -46,7 +46,7 @@ def examine(
         counts = _training_counts(metrics[0], index.names)
         split = Split.of(index, counts, metrics[0].get("group_thresholds", (10, 100)))
         names = [f"{name} ({i})" if repeated else name for i, (name, repeated) in enumerate(_numbered(paths), 1)]
-        unlimited = {name: rows for name, rows in zip(names, fixed, strict=True) if rows is not None}
+        unlimited = {name: found for name, found in zip(names, fixed, strict=True) if found is not None}
         analysis = analyse(split, dict(zip(names, predictions, strict=True)), options, unlimited)
     except InputError as error:
         return replace(found, notices=[*found.notices, f"no intervals, tests and errors: {error}"])
@@ -97,7 +97,7 @@ def _other_counts(metrics: list[dict[str, Any]]) -> list[str]:
 
 
 def _capped(
-    names: list[str], predictions: list[tuple[Array, list[Any] | None]], unlimited: Mapping[str, Array]
+    names: list[str], predictions: list[tuple[Array, list[Any] | None]], unlimited: Mapping[str, Unlimited]
 ) -> list[str]:
     """Fixed AP wants every detection; a run keeps the best of an image unless it is asked for more."""
     full = [

@@ -18,7 +18,7 @@ from torch import Tensor
 from iifdet.evaluation import curves
 from iifdet.evaluation.coverage import find_gap
 from iifdet.evaluation.engine import Array, CocoDict, Results, check_choice, evaluate
-from iifdet.evaluation.fixed import BestOfClasses
+from iifdet.evaluation.fixed import BestOfClasses, Unlimited
 from iifdet.evaluation.masks import RLE, encode_masks, mask_truth, with_rectangles
 from iifdet.evaluation.result import EvalResult
 from iifdet.types import Batch, Detection, ImageInfo
@@ -72,7 +72,7 @@ class DetectionEvaluator:
             annotation has no mask stands as its rectangle, as in training; where no annotation has one, boxes alone
             are scored. A log line and ``notices`` say so.
         mask_threshold: probability above which a pixel belongs to a mask.
-        fixed: also keep what Fixed AP looks at, beyond ``max_per_image``; see :meth:`fixed_rows`.
+        fixed: also keep what Fixed AP looks at, beyond ``max_per_image``; see :meth:`unlimited`.
 
     A federated index (LVIS) is scored by LVIS's protocol, with the groups of its ``frequency`` field where it has one.
 
@@ -131,12 +131,14 @@ class DetectionEvaluator:
         part = Part()
         for info, box, label, score, found in zip(batch.infos, boxes, labels, scores, detections, strict=True):
             order = score.argsort(descending=True, stable=True)
-            best, rows = order[: self.max_per_image], self._to_rows(info, box, label, score, order)
+            order = order if self.fixed else order[: self.max_per_image]
+            rows = self._to_rows(info, box, label, score, order)
+            rles = self._to_rles(info, found, order) if self.masks else None
             part.seen.append(info.image_id)
             part.rows.append(rows[: self.max_per_image])
+            part.rles += rles[: self.max_per_image] if rles else []
             if self.fixed:
-                self._best.add(rows)
-            part.rles += self._to_rles(info, found, best) if self.masks else []
+                self._best.add(rows, rles)
         self.parts.append(part)
         if self.fixed:  # one collection a process, in its first part, since parts are what is sent and joined
             self.parts[0].best = self._best
@@ -158,14 +160,14 @@ class DetectionEvaluator:
         rows[:, 6] = self.category_ids[labels[order].numpy()]
         return rows
 
-    def _to_rles(self, info: ImageInfo, found: Detection, best: Tensor) -> list[RLE]:
+    def _to_rles(self, info: ImageInfo, found: Detection, order: Tensor) -> list[RLE]:
         masks = found.get("masks")
         if masks is None or masks.ndim != 3 or len(masks) != len(found["scores"]):
             got = "none" if masks is None else f"a tensor of shape {tuple(masks.shape)}"
             raise ValueError(
                 f"image {info.image_id}: expected masks ({len(found['scores'])}, H, W) beside the boxes, got {got}"
             )
-        return encode_masks(masks.detach(), info, self.mask_threshold, best.tolist())
+        return encode_masks(masks.detach(), info, self.mask_threshold, order.tolist())
 
     def compute(self, partial: bool = False) -> EvalResult:
         """Score what was collected.
@@ -214,15 +216,14 @@ class DetectionEvaluator:
         """Return all detections as (n, 7) ``[image_id, x, y, w, h, score, category_id]``, original pixels."""
         return np.concatenate([np.zeros((0, 7)), *(rows for part in self.parts for rows in part.rows)])
 
-    def fixed_rows(self) -> Array | None:
-        """What Fixed AP looks at, as :meth:`rows`: the best of each class; None where it was not asked for."""
+    def unlimited(self) -> Unlimited | None:
+        """What Fixed AP looks at, the best of each class; None where it was not asked for."""
         if not self.fixed:
             return None
         best = BestOfClasses()
-        for part in self.parts:
-            if part.best is not None:
-                best.add(part.best.rows())
-        return best.rows()
+        for found in (part.best.best() for part in self.parts if part.best is not None):
+            best.add(found.rows, found.masks)
+        return best.best()
 
     def predictions(self) -> list[dict[str, Any]]:
         """Return all detections as COCO result dicts, for predictions.json; with masks, each has a ``segmentation``."""

@@ -44,7 +44,7 @@ def run_val(cfg: ValConfig, task: str, device: torch.device, world: World) -> Ru
         watcher(model)
         metrics = watcher.leave()
         if world.is_main:
-            save_fixed(run.path, evaluator.fixed_rows() if cfg.fixed_ap else None)
+            save_fixed(run.path, evaluator.unlimited() if cfg.fixed_ap else None)
     log.info("results in %s", run.path)
     return RunResult(run.path, metrics, watcher.summary)
 
