@@ -234,11 +234,6 @@ def refusal(**keys: Any) -> str:
     return " ".join(str(caught.value).split())
 
 
-def test_an_r_cnn_is_refused_with_the_reason(tmp_path: Path) -> None:
-    said = refusal(model=make("fasterrcnn"), imgsz=SIZE, file=tmp_path / "x.onnx")
-    assert said.startswith("weights: ") and "proposals" in said and not list(tmp_path.iterdir())
-
-
 def test_keys_that_do_not_fit_are_refused(checkpoint: Path, as_onnx: Path, tmp_path: Path) -> None:
     assert "exist_ok" in refusal(weights=checkpoint), "the file is there already"
     assert "exported already" in refusal(weights=as_onnx, file=tmp_path / "x.onnx")

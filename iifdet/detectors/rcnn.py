@@ -108,16 +108,21 @@ class FasterRCNN(Detector):
         return Scene(features, proposals, batch.image_sizes, own, losses, inner)
 
     def _decode(self, scene: Scene) -> list[RawPredictions]:
-        heads, counts = self.net.roi_heads, [len(p) for p in scene.proposals]
+        counts = [len(p) for p in scene.proposals]
+        boxes, logits = self._second_stage(scene)
+        parts = zip(boxes.split(counts), logits.split(counts), scene.sizes, scene.own, strict=True)
+        return [_of_image(*part) for part in parts]
+
+    def _second_stage(self, scene: Scene) -> tuple[Tensor, Tensor]:
+        """(R, C, 4) boxes in network pixels and (R, 1 + C) logits, background first, of all proposals of the batch."""
+        heads = self.net.roi_heads
         logits, offsets = heads.predict(scene.features, scene.proposals, scene.sizes)
-        boxes = heads.box_coder.decode(widened(offsets), scene.proposals)[:, 1:]  # (R, C, 4), background has none
-        found = []
-        for box, logit, size, own in zip(
-            boxes.split(counts), logits.split(counts), scene.sizes, scene.own, strict=True
-        ):
-            scaled, network = resize_boxes(box.reshape(-1, 4), size, own).view_as(box), NetworkBoxes(box, size)
-            found.append(RawPredictions(scaled, logit[:, 1:], own, background=logit[:, 0], network=network))
-        return found
+        return heads.box_coder.decode(widened(offsets), scene.proposals)[:, 1:], logits  # background has no box
+
+    def single(self, image: Tensor) -> tuple[RawPredictions, Scene]:
+        """:meth:`raw` of one image (1, 3, H, W), and what it comes from, without a loop: what an exporter can trace."""
+        scene = self._encode(image)
+        return _of_image(*self._second_stage(scene), scene.sizes[0], scene.own[0]), scene
 
     def classifier_layers(self) -> list[nn.Module]:
         return [self.net.roi_heads.box_predictor.cls_score]
@@ -172,6 +177,13 @@ class MaskRCNN(FasterRCNN):
             self.net.roi_heads.mask_predictor.mask_fcn_logits,
         )
         return {**super().class_tensors(), f"{prefix}.weight": layer.weight[1:], f"{prefix}.bias": layer.bias[1:]}
+
+
+def _of_image(boxes: Tensor, logits: Tensor, size: tuple[int, int], own: tuple[int, int]) -> RawPredictions:
+    """(N, C, 4) boxes in network pixels and (N, 1 + C) logits of one image as predictions in its own pixels."""
+    scaled = resize_boxes(boxes.reshape(-1, 4), size, own).view_as(boxes)
+    background, classes = logits[:, 0], logits[:, 1:]
+    return RawPredictions(scaled, classes, own, background=background, network=NetworkBoxes(boxes, size))
 
 
 def resized(transform: nn.Module, size: tuple[int, int], like: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:

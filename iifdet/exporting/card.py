@@ -49,6 +49,8 @@ class Card:
         levels: how many rows stand on each feature level, where candidates are counted by level.
         class_activation: ``softmax`` or ``sigmoid``.
         model: factory name and its keywords.
+        batch: how many images the graph takes; None is any number.
+        masks: whether there are masks beside the boxes.
         recipe: keys of the training run that say how images are looked at.
         format: version of all this.
     """
@@ -62,11 +64,22 @@ class Card:
     levels: tuple[int, ...]
     class_activation: str
     model: dict[str, Any]
+    batch: int | None = None
+    masks: bool = False
     recipe: dict[str, Any] = field(default_factory=dict)
     format: str = FORMAT
 
     @classmethod
-    def of(cls, model: Detector, preprocessing: Preprocessing, *, nms: bool, levels: tuple[int, ...]) -> Card:
+    def of(
+        cls,
+        model: Detector,
+        preprocessing: Preprocessing,
+        *,
+        nms: bool,
+        levels: tuple[int, ...],
+        batch: int | None = None,
+        masks: bool = False,
+    ) -> Card:
         """What there is to say about a detector before it is folded."""
         counts = model.counts
         return cls(
@@ -85,6 +98,8 @@ class Card:
             levels,
             model.class_activation,
             model.spec,
+            batch,
+            masks,
             {k: v for k, v in model.recipe.items() if k in ("data", "classes", "single_cls", "group_limits")},
         )
 
@@ -119,7 +134,7 @@ class Card:
             ValueError: keys are missing, or not what they should be.
         """
         try:
-            told = {key: json.loads(metadata[key]) for key in cls.__dataclass_fields__}
+            told = {key: json.loads(metadata[key]) for key in cls.__dataclass_fields__ if key in metadata}
             if told["format"] != FORMAT:
                 raise ValueError(f"format {told['format']}")
             look = told["preprocessing"]

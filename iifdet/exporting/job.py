@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from iifdet.detectors import Detector
+from iifdet.detectors.rcnn import FasterRCNN
 from iifdet.errors import InputError
-from iifdet.exporting.card import Card, Preprocessing
-from iifdet.exporting.graph import capture, prepare, quiet
-from iifdet.exporting.onnx_file import DENSE, INNER, append_nms, describe, to_onnx
+from iifdet.exporting.card import Preprocessing
+from iifdet.exporting.dense import build_dense
 from iifdet.exporting.onnx_nms import check_options
-from iifdet.exporting.reading import ONNX, TORCH, need, run_onnx
+from iifdet.exporting.proposals import build_proposals, check_proposals
+from iifdet.exporting.reading import ONNX, TORCH, need
 from iifdet.files import atomic_write
 
 #: ``format`` -> suffix.
 FORMATS = {"onnx": ONNX, "torch": TORCH}
-#: How far scores, and boxes as a share of their largest coordinate, may lie from the model's.
-TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -68,8 +62,10 @@ class ExportJob:
         """Refuse what cannot be exported.
 
         Raises:
-            InputError: a package is missing, or a choice that the format does not have.
+            InputError: a package is missing, or a choice that the format or the model does not have.
         """
+        if isinstance(self.model, FasterRCNN):
+            check_proposals(self.model, self.format, self.nms_inside)
         if self.format == "onnx":
             need("onnx", "onnxscript", "onnxruntime")
         if self.nms_inside and self.format != "onnx":
@@ -81,54 +77,14 @@ class ExportJob:
         """Export, try the result out beside the model, and write it.
 
         Raises:
-            InputError: as :meth:`check` and :func:`prepare`.
+            InputError: as :meth:`check`; an adjustment that cannot be folded.
             RuntimeError: the graph says something else than the model.
         """
         self.check()
-        images = torch.rand(2, 3, *self.preprocessing.size, generator=torch.Generator().manual_seed(0))
-        graph = prepare(self.model, images)
-        with torch.no_grad():
-            levels, dense = graph.model.dense(images).levels, graph(images)
-        card = Card.of(self.model, self.preprocessing, nms=self.nms_inside, levels=levels)
-        program = capture(graph, images)
-        if self.format == "onnx":
-            model = to_onnx(program, INNER if self.nms_inside else DENSE)
-            difference = self._try_out(run_onnx(model.SerializeToString()))
-            if self.nms_inside:
-                append_nms(model.graph, card, (int(dense[1].shape[1]), int(dense[1].shape[2])))
-            content, nodes = describe(model, card), Counter(node.op_type for node in model.graph.node)
+        if isinstance(self.model, FasterRCNN):
+            built = build_proposals(self.model, self.preprocessing, self.nms_inside)
         else:
-            difference = self._try_out(program.module())
-            content, nodes = _torch_bytes(program, card), Counter(_operators(program))
+            built = build_dense(self.model, self.preprocessing, self.format, self.nms_inside)
         with atomic_write(self.file) as file:
-            file.write(content)
-        return ExportResult(self.file, nodes, difference)
-
-    @torch.no_grad()
-    def _try_out(self, run: Callable[[Tensor], Sequence[Tensor]]) -> float:
-        """How far the scores lie apart on other images, and another number of them, than those of the capture."""
-        images = torch.rand(3, 3, *self.preprocessing.size, generator=torch.Generator().manual_seed(1))
-        boxes, scores = run(images)
-        raw = self.model.adjusted(self.model.raw(images.to(next(self.model.parameters()).device)))
-        true_boxes = torch.stack([r.boxes for r in raw]).float().cpu()
-        true_scores = torch.stack([self.model.scores(r) for r in raw]).cpu()
-        apart = float((scores - true_scores).abs().max())
-        reach = true_boxes.abs().amax(dim=-1, keepdim=True).clamp(min=1)
-        shifted = float(((boxes - true_boxes).abs() / reach).max())
-        if not max(apart, shifted) <= TOLERANCE:
-            raise RuntimeError(f"the graph's scores lie up to {apart:.1e} from the model's, its boxes {shifted:.1e}")
-        return apart
-
-
-def _torch_bytes(program: torch.export.ExportedProgram, card: Card) -> bytes:
-    file = io.BytesIO()
-    program.example_inputs = None  # a batch of images would be larger than many a model
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names the files of this machine
-    with quiet():
-        torch.export.save(program, file, extra_files=card.to_metadata())
-    return file.getvalue()
-
-
-def _operators(program: torch.export.ExportedProgram) -> list[str]:
-    return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+            file.write(built.content)
+        return ExportResult(self.file, built.nodes, built.difference)

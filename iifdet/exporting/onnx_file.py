@@ -29,7 +29,7 @@ def to_onnx(program: ExportedProgram, outputs: Sequence[str] = DENSE) -> Any:
         )
     assert exported is not None
     model = exported.model_proto
-    _forget_where_it_was_made(model)
+    forget_where_it_was_made(model)
     return model
 
 
@@ -61,7 +61,7 @@ def append_nms(graph: Any, card: Card, shape: tuple[int, int]) -> None:
     graph.output.extend(helper.make_tensor_value_info(*value) for value in zip(OUTPUTS, kinds, shapes, strict=True))
 
 
-def _forget_where_it_was_made(model: Any) -> None:
+def forget_where_it_was_made(model: Any) -> None:
     """The exporter notes stack traces, with paths of this machine, at every node."""
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from iifdet.detectors import Detector, PostprocessOptions
 from iifdet.detectors.batching import image_size
@@ -29,18 +30,20 @@ Run = Callable[[Tensor], Sequence[Tensor]]
 class ExportedDetector(Detector):
     """The graph of an exported file under the detector's contract, as far as it goes: ``forward`` in eval mode.
 
-    Images are (B, 3, H, W) of the exported size. ``raw`` is not in the file, and the adjustment is in its rows, so
+    Images are (B, 3, H, W) of the exported size, which a graph of one image sees one after the other. ``raw`` is not in
+    the file, and the adjustment is in its rows, so
     neither explanations nor other adjustments are to be had.
 
     Args:
         card: what the file says about itself.
-        run: images to boxes and scores, or with NMS inside to boxes, scores and labels.
+        run: images to boxes and scores, or with NMS inside to boxes, scores and labels, and masks where there are some.
     """
 
     def __init__(self, card: Card, run: Run) -> None:
         super().__init__(len(card.names), postprocess=card.options)
         self.card, self.names, self.counts = card, card.names, card.counts
         self.class_activation = card.class_activation
+        self.wants_masks = card.masks
         self.recipe = card.habits()
         self.adjust.mark_folded()
         self._run = _Shared(run)
@@ -51,14 +54,25 @@ class ExportedDetector(Detector):
         if not isinstance(images, Tensor) or images.ndim != 4 or image_size(images) != size:
             got = tuple(images.shape) if isinstance(images, Tensor) else "a list"
             raise InputError(f"imgsz: expected (B, 3, {size[0]}, {size[1]}), the size of the export, got {got}")
-        given = [value.to(images.device) for value in self._run(images.detach().float().cpu())]
-        if self.card.nms:
-            return [self._chosen(*values) for values in zip(*given, strict=True)]
-        return [select(b, s, size, self.options, self.card.levels)[0] for b, s in zip(*given, strict=True)]
+        found: list[Detection] = []
+        batch = images.detach().float().cpu()
+        step = self.card.batch or max(len(batch), 1)
+        for start in range(0, len(batch), step):
+            given = [value.to(images.device) for value in self._run(batch[start : start + step])]
+            if self.card.nms:
+                found += [self._chosen(size, *values) for values in zip(*given, strict=True)]
+            else:
+                found += [select(b, s, size, self.options, self.card.levels)[0] for b, s in zip(*given, strict=True)]
+        return found
 
-    def _chosen(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detection:
+    def _chosen(
+        self, size: tuple[int, int], boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor | None = None
+    ) -> Detection:
         rows = (scores > self.options.conf).nonzero().flatten()[: self.options.max_det]
-        return Detection(boxes=boxes[rows], labels=labels[rows], scores=scores[rows])
+        found = Detection(boxes=boxes[rows], labels=labels[rows], scores=scores[rows])
+        if masks is None:
+            return found
+        return Detection(**found, masks=paste_masks_in_image(masks[rows, None], found["boxes"], size)[:, 0])
 
     def classifier_rows(self) -> Iterator[ClassifierRows]:
         """None that could be looked at."""

@@ -1,0 +1,69 @@
+"""YOLOv3, SSD and RetinaNet as files: they say the same number of things about every image, any number at once."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from iifdet.detectors import Detector
+from iifdet.exporting.card import Card, Preprocessing
+from iifdet.exporting.graph import TOLERANCE, Built, capture, prepare, quiet
+from iifdet.exporting.onnx_file import DENSE, INNER, append_nms, describe, to_onnx
+from iifdet.exporting.reading import run_onnx
+
+
+def build_dense(model: Detector, look: Preprocessing, format: str, nms_inside: bool) -> Built:
+    """The file of a detector with dense predictions, tried out beside it.
+
+    Raises:
+        InputError: an adjustment that cannot be folded.
+        RuntimeError: the graph says something else than the model.
+    """
+    images = torch.rand(2, 3, *look.size, generator=torch.Generator().manual_seed(0))
+    graph = prepare(model, images)
+    with torch.no_grad():
+        levels, dense = graph.model.dense(images).levels, graph(images)
+    card = Card.of(model, look, nms=nms_inside, levels=levels)
+    program = capture(graph, images)
+    if format == "onnx":
+        proto = to_onnx(program, INNER if nms_inside else DENSE)
+        difference = _try_out(run_onnx(proto.SerializeToString()), model, look)
+        if nms_inside:
+            append_nms(proto.graph, card, (int(dense[1].shape[1]), int(dense[1].shape[2])))
+        return Built(describe(proto, card), Counter(node.op_type for node in proto.graph.node), difference)
+    difference = _try_out(program.module(), model, look)
+    return Built(_torch_bytes(program, card), Counter(_operators(program)), difference)
+
+
+@torch.no_grad()
+def _try_out(run: Callable[[Tensor], Sequence[Tensor]], model: Detector, look: Preprocessing) -> float:
+    """How far the scores lie apart on other images, and another number of them, than those of the capture."""
+    images = torch.rand(3, 3, *look.size, generator=torch.Generator().manual_seed(1))
+    boxes, scores = run(images)
+    raw = model.adjusted(model.raw(images.to(next(model.parameters()).device)))
+    true_boxes = torch.stack([r.boxes for r in raw]).float().cpu()
+    true_scores = torch.stack([model.scores(r) for r in raw]).cpu()
+    apart = float((scores - true_scores).abs().max())
+    reach = true_boxes.abs().amax(dim=-1, keepdim=True).clamp(min=1)
+    shifted = float(((boxes - true_boxes).abs() / reach).max())
+    if not max(apart, shifted) <= TOLERANCE:
+        raise RuntimeError(f"the graph's scores lie up to {apart:.1e} from the model's, its boxes {shifted:.1e}")
+    return apart
+
+
+def _torch_bytes(program: torch.export.ExportedProgram, card: Card) -> bytes:
+    file = io.BytesIO()
+    program.example_inputs = None  # a batch of images would be larger than many a model
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names the files of this machine
+    with quiet():
+        torch.export.save(program, file, extra_files=card.to_metadata())
+    return file.getvalue()
+
+
+def _operators(program: torch.export.ExportedProgram) -> list[str]:
+    return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
