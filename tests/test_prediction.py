@@ -31,14 +31,14 @@ MOBILE = {**RETINA, "rpn_post_nms_top_n_test": 20}
 
 
 @pytest.mark.parametrize("keys", [{}, {"adjust": "iif", "variant": "base2", "by": "instance"}])
-def test_predict_on_the_val_images_gives_exactly_val_s_detections(
+def test_predict_on_the_val_images_gives_exactly_val_s_detections_unless_it_fuses(
     tiny_checkpoint: str, tiny_root: Path, tmp_path: Path, keys: dict[str, Any]
 ) -> None:
     common = {"weights": tiny_checkpoint, "conf": 0.002, "batch": 5, "device": "cpu", "project": str(tmp_path), **keys}
     val = iifdet.val(**common, workers=0, plots=False)
     expected = json.loads((val.folder / "predictions.json").read_text())
     assert len(expected) > 100
-    iifdet.predict(tiny_root / "val", **common, save_json=True)
+    iifdet.predict(tiny_root / "val", **common, save_json=True, fuse=False)
     found = json.loads((tmp_path / "predict" / "predictions.json").read_text())
     ids = {c["name"]: c["id"] for c in json.loads((tiny_root / "val.json").read_text())["categories"]}
     category = {c["id"]: ids[c["name"]] for c in found["categories"]}
@@ -67,7 +67,9 @@ def test_masks_are_exactly_val_s_too(tiny_copy: Path, tmp_path: Path) -> None:
     val = iifdet.val(**keys, workers=0, plots=False, device="cpu")
     expected = json.loads((val.folder / "predictions.json").read_text())
     found = [
-        row for r in iifdet.predict(tiny_copy / "val" / "00[012].png", **keys, device="cpu") for row in r.to_coco()
+        row
+        for r in iifdet.predict(tiny_copy / "val" / "00[012].png", **keys, device="cpu", fuse=False)
+        for row in r.to_coco()
     ]
     assert len(found) == 3 and [f["segmentation"] for f in found] == [e["segmentation"] for e in expected]
     assert [(f["bbox"], f["score"]) for f in found] == [(e["bbox"], e["score"]) for e in expected]

@@ -16,7 +16,9 @@ from iifdet.classifiers import Classifier
 from iifdet.config import WeightKeys, resolve
 from iifdet.config.prediction import PredictConfig
 from iifdet.datasets import EvalTransform
+from iifdet.detectors.fusing import fuse
 from iifdet.errors import InputError, suggest
+from iifdet.exporting import ExportedDetector
 from iifdet.prediction import (
     ClassPredictor,
     ClassWriter,
@@ -24,6 +26,7 @@ from iifdet.prediction import (
     PredictionJob,
     PredictionSummary,
     Predictor,
+    is_one_picture,
     list_source,
 )
 from iifdet.training import AMP_TYPES
@@ -43,18 +46,19 @@ def build_prediction(keys: dict[str, Any], source: Any, model: Any = None) -> Pr
     Raises:
         InputError: bad keys, weights or source.
     """
-    own = {key: PredictConfig.model_fields[key].default for key in OWN}
-    config = resolve(PredictConfig, {**own, **keys})
+    defaults = {key: PredictConfig.model_fields[key].default for key in OWN}
+    config = resolve(PredictConfig, {**defaults, **keys})
     if source is None:
         raise InputError("source: expected images to look at, got none; give source=photo.jpg or a folder")
     entries = list_source(source)
     device = None if model is not None and config.device is None else pick_device(config.device)
-    model = load_finished(config.weights, config, config.trusted) if model is None else borrow(model, device)
+    borrowed = model is not None
+    model = borrow(model, device) if borrowed else load_finished(config.weights, config, config.trusted)
     if isinstance(model, Classifier):
         return _classification({**keys, "source": source}, entries, model, device)
     if "top" in keys:
         raise InputError("top: belongs to classifiers, got it with a detector; drop it, or see max_det")
-    looks = {**habits(model, config.weights), **own, **settled(model)}
+    looks = {**habits(model, config.weights), **defaults, **settled(model)}
     config = resolve(PredictConfig, {**looks, **keys, "source": _plain(source)})
     check_rect(config.rect, config.resize)
     model = model if device is None else model.to(device)
@@ -65,6 +69,10 @@ def build_prediction(keys: dict[str, Any], source: Any, model: Any = None) -> Pr
     labels = None if config.classes is None else _labels(config.classes, model.names)
     if labels is not None:  # other classes must not use up the places
         model.options = replace(model.options, only=tuple(labels.tolist()))
+    own = not borrowed and not isinstance(model, ExportedDetector)
+    # It takes a forward pass and saves a part of one a picture.
+    if own and config.fuse and config.amp == "none" and not is_one_picture(entries):
+        fuse(model, (config.imgsz, config.imgsz))
     predictor = Predictor(
         model,
         EvalTransform(config.imgsz, config.resize),

@@ -29,6 +29,7 @@ class PredictConfig(WeightKeys, DetectionKeys):
     classes: Classes = None  # show only these, by number or name
     top: Annotated[int, Field(ge=1)] = 5  # classifiers: how many classes of each picture
     adjust: Adjust | None = None  # None keeps what the checkpoint has
+    fuse: bool = True  # several pictures, no amp: batch norms in convolutions, those packed for the CPU
     frame_stride: Annotated[int, Field(ge=1)] = 1  # every so-manieth frame of a video
     max_frames: Annotated[int, Field(ge=0)] = 0  # at most so many of each video or camera; 0 is all
 

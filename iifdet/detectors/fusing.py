@@ -1,4 +1,4 @@
-"""Batch norm into the convolution before it: the same outputs in eval mode, one pass over memory less."""
+"""What makes inference faster: batch norm into the convolution before it, and on a CPU convolutions packed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,24 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from iifdet.detectors.base import Detector
+from iifdet.detectors.packing import pack_convolutions
 
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+
+
+@torch.no_grad()
+def fuse(model: Detector, size: tuple[int, int]) -> Detector:
+    """Make a detector in eval mode faster, in place; it can only infer afterwards. Same outputs up to rounding.
+
+    Args:
+        model: in float32.
+        size: (height, width) of the images that are to come; it is run on one.
+    """
+    where = next(model.parameters()).device
+    fuse_batch_norms(model, torch.zeros(1, 3, *size, device=where))
+    if where.type == "cpu":
+        pack_convolutions(model)
+    return model
 
 
 @torch.no_grad()

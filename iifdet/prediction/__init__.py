@@ -6,7 +6,7 @@ from iifdet.prediction.job import PredictionJob, PredictionSummary
 from iifdet.prediction.output import Outputs
 from iifdet.prediction.predictor import Predictor
 from iifdet.prediction.results import Result
-from iifdet.prediction.sources import list_source, read_source
+from iifdet.prediction.sources import is_one_picture, list_source, read_source
 
 __all__ = [
     "ClassPredictor",
@@ -17,6 +17,7 @@ __all__ = [
     "PredictionSummary",
     "Predictor",
     "Result",
+    "is_one_picture",
     "list_source",
     "read_source",
 ]

@@ -81,6 +81,12 @@ def is_endless(entries: Sequence[Entry]) -> bool:
     return any(isinstance(entry.value, int) for entry in entries)
 
 
+def is_one_picture(entries: Sequence[Entry]) -> bool:
+    """Whether there is a single picture, and no video."""
+    only = entries[0]
+    return len(entries) == 1 and not isinstance(only.value, int) and not (only.is_file and is_video(only.value))
+
+
 def read_source(entries: Sequence[Entry], stride: int = 1, most: int = 0) -> Iterator[Item]:
     """The pictures of all entries, one at a time.
 
