@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -113,6 +114,79 @@ def warp(image: Image, matrix: Matrix, size: tuple[int, int], pad: int = PAD, cu
     return _sample(image, matrix, size, flags, pad)
 
 
+def is_upright(matrix: Matrix) -> bool:
+    """Whether a matrix neither turns nor shears."""
+    return bool(matrix[0, 1] == matrix[1, 0] == 0)
+
+
+def warp_upright(
+    image: Image, matrix: Matrix, size: tuple[int, int], pad: int = PAD, cubic: bool = False
+) -> tuple[Image, Matrix]:
+    """The same as :func:`warp` for an upright matrix, in a third of the time: a cut of the picture is resized.
+
+    Returns:
+        The picture, and the matrix that was used: the cut's borders come to lie on whole pixels, so it differs from
+        ``matrix`` by half a pixel at most there.
+    """
+    if matrix[0, 0] < 0:
+        image, used = warp_upright(image, mirror(size[1]) @ matrix, size, pad, cubic)
+        return np.asarray(cv2.flip(image, 1), np.uint8), mirror(size[1]) @ used  # numpy's copy takes ten times as long
+    low, high = sorted((matrix[0, 0], matrix[1, 1]))
+    if (
+        low < _SHRINK and high > 1
+    ):  # averaged along one axis and enlarged along the other: no resize of OpenCV's does it
+        return warp(image, matrix, size, pad, cubic), matrix
+    height, width = image.shape[:2]
+    across = _Cut.along(width, size[1], matrix[0, 0], matrix[0, 2])
+    down = _Cut.along(height, size[0], matrix[1, 1], matrix[1, 2])
+    out = np.full((*size, 3), pad, dtype=np.uint8)
+    if across is None or down is None:
+        return out, matrix
+    kind = cv2.INTER_AREA if low < _SHRINK else cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
+    cut = image[down.start : down.stop, across.start : across.stop]
+    resized = cv2.resize(cut, (across.last - across.first, down.last - down.first), interpolation=kind)
+    rows, columns = down.seen(size[0]), across.seen(size[1])
+    out[rows, columns] = resized[_moved(rows, -down.first), _moved(columns, -across.first)]
+    return out, translation(across.offset, down.offset) @ scaling(across.scale, down.scale)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Along one axis, ``start:stop`` of the picture's pixels becomes ``first:last`` of the tensor's."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    @classmethod
+    def along(cls, length: int, target: int, scale: float, offset: float) -> _Cut | None:
+        """What of ``length`` pixels is seen in ``target`` pixels under ``scale`` and ``offset``; None if nothing is."""
+        low, high = max(0.0, offset), min(float(target), offset + scale * length)
+        if high - low < 0.5:
+            return None
+        start = max(0, math.floor((low - offset) / scale))
+        stop = min(length, math.ceil((high - offset) / scale))
+        first = round(offset + scale * start)
+        return cls(start, stop, first, max(round(offset + scale * stop), first + 1))
+
+    @property
+    def scale(self) -> float:
+        return (self.last - self.first) / (self.stop - self.start)
+
+    @property
+    def offset(self) -> float:
+        return self.first - self.scale * self.start
+
+    def seen(self, target: int) -> slice:
+        """The part of ``first:last`` that lies in the tensor."""
+        return slice(max(self.first, 0), min(self.last, target))
+
+
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
+
+
 def warp_masks(masks: Masks, matrix: Matrix, size: tuple[int, int]) -> Masks:
     """The same for (n, h, w) masks of 0 and 1: (n, H, W)."""
     out = np.zeros((len(masks), *size), dtype=np.uint8)
@@ -143,14 +217,16 @@ def warp_piece(piece: Piece, matrix: Matrix, size: tuple[int, int], cubic: bool 
     Where the matrix turns or shears, objects with masks get the tight box of what their mask became: the upright box
     around a turned box would be too wide.
     """
-    image = warp(piece.image, matrix, size, cubic=cubic)
+    if is_upright(matrix):
+        image, matrix = warp_upright(piece.image, matrix, size, cubic=cubic)
+    else:
+        image = warp(piece.image, matrix, size, cubic=cubic)
     before = warp_boxes(piece.boxes, matrix)
     after = clip_boxes(before, *size)
     rows = np.flatnonzero(still_count(before, after))
     masks = None if piece.masks is None else warp_masks(piece.masks[rows], matrix, size)
     moved = Piece(image, after[rows], piece.labels[rows], masks)
-    upright = matrix[0, 1] == matrix[1, 0] == 0
-    return moved if upright or masks is None else _tightened(moved, masks)
+    return moved if is_upright(matrix) or masks is None else _tightened(moved, masks)
 
 
 def _tightened(piece: Piece, masks: Masks) -> Piece:

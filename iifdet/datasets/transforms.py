@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -174,5 +175,5 @@ def as_sample(piece: Piece, fit: Matrix) -> Transformed:
 def flip_sample(out: Transformed) -> Transformed:
     """Left becomes right."""
     masks = None if out.masks is None else np.ascontiguousarray(out.masks[..., ::-1])
-    image = np.ascontiguousarray(out.image[:, ::-1])
+    image = np.asarray(cv2.flip(out.image, 1), np.uint8)
     return replace(out, image=image, boxes=warp_boxes(out.boxes, mirror(image.shape[1])), masks=masks)

@@ -15,9 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iifdet.datasets import EvalTransform, TrainTransform, letterbox, sample_seed, squash
-from iifdet.datasets.affine import about_middle, fit_matrix, warp
+from iifdet.datasets.affine import (
+    about_middle,
+    fit_matrix,
+    is_upright,
+    mirror,
+    scaling,
+    translation,
+    warp,
+    warp_boxes,
+    warp_upright,
+)
 from iifdet.datasets.photometric import apply_hsv, hsv_change
-from iifdet.datasets.pieces import still_count
+from iifdet.datasets.pieces import clip_boxes, still_count
 from iifdet.datasets.resizing import letterbox_shape
 from iifdet.errors import InputError
 from iifdet.types import ImageInfo
@@ -208,3 +218,46 @@ def test_mistakes_suggest_the_nearest() -> None:
 def test_importing_datasets_does_not_import_albumentations() -> None:
     code = "import sys, iifdet.datasets; sys.exit('albumentations' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@given(
+    shape=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    size=st.tuples(st.integers(8, 90), st.integers(8, 90)),
+    factors=st.tuples(st.floats(0.05, 4), st.floats(0.05, 4)),
+    move=st.tuples(st.floats(-150, 150), st.floats(-150, 150)),
+    flipped=st.booleans(),
+)
+def test_an_upright_warp_is_the_warp_of_the_matrix_that_it_gives_back(shape, size, factors, move, flipped) -> None:
+    wanted = translation(*move) @ scaling(*factors)
+    wanted = mirror(size[1]) @ wanted if flipped else wanted
+    # A slope: bilinear sampling anywhere gives the place itself, save within a pixel of the border.
+    across = np.broadcast_to(np.linspace(0, 120, shape[1] + 1)[:-1], shape)
+    down = np.broadcast_to(np.linspace(0, 120, shape[0] + 1)[:-1, None], shape)
+    image = np.stack([across, down, np.full(shape, 60)], axis=-1).astype(np.uint8)
+    got, used = warp_upright(image, wanted, size)
+    assert got.shape == (*size, 3) and is_upright(used)
+    corners = np.array([[0, 0, shape[1], shape[0]]], np.float32)
+    seen, meant = (clip_boxes(warp_boxes(corners, m), *size)[0] for m in (used, wanted))
+    if min(meant[2] - meant[0], meant[3] - meant[1]) >= 0.5:
+        assert np.abs(seen - meant).max() <= 0.51 * max(1, *factors), "less than a pixel of the coarser of the two"
+    expected, inside = warp(image, used, size), warp(np.full((*shape, 3), 255, np.uint8), used, size, pad=0)
+    margin = int(np.ceil(2 * max(1, *factors)))
+    core = cv2.erode((inside.min(axis=-1) == 255).astype(np.uint8), np.ones((2 * margin + 1,) * 2)) > 0
+    assert np.abs(got.astype(int) - expected)[core].max(initial=0) <= 3 + 120 / min(shape)
+
+
+def test_an_upright_warp_without_a_move_is_the_letterbox_to_the_last_pixel() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (90, 130, 3)).astype(np.uint8)
+    for size in ((160, 160), (200, 140)):  # larger: a letterbox averages where it shrinks, a warp only below one half
+        got, used = warp_upright(image, fit_matrix(90, 130, size, "letterbox"), size)
+        np.testing.assert_array_equal(got, letterbox(image, np.zeros((0, 4), np.float32), size).image)
+        np.testing.assert_allclose(used, fit_matrix(90, 130, size, "letterbox"))
+        flipped, _ = warp_upright(image, mirror(size[1]) @ fit_matrix(90, 130, size, "letterbox"), size)
+        np.testing.assert_array_equal(flipped, got[:, ::-1])
+
+
+def test_a_picture_that_is_moved_out_of_sight_leaves_grey() -> None:
+    image = np.zeros((20, 20, 3), np.uint8)
+    for move in ((-20, 0), (64, 0), (0, 100)):
+        got, _ = warp_upright(image, translation(*move), (64, 64))
+        assert (got == 128).all()
