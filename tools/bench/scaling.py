@@ -10,7 +10,6 @@ Made-up COCO files around one small JPEG; one thread. Each point is the median o
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import statistics
 import sys
@@ -27,6 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import arguments, write
+from made_up import SIDE, detections, write_photos
 
 from iifdet.datasets import DetectionDataset, TrainTransform, collate, load_index
 from iifdet.detectors import DETECTORS
@@ -34,8 +34,7 @@ from iifdet.evaluation import DetectionEvaluator
 from iifdet.evaluation.detection import Part
 from iifdet.types import Target
 
-SIDE, BOXES, CLASSES = 96, 7, 80
-_LINKS = 50_000  # of one file, before the file system says no
+BOXES, CLASSES = 7, 80
 
 
 def main() -> None:
@@ -81,38 +80,8 @@ def _median(task: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def _boxes(rng: np.random.Generator, number: int) -> np.ndarray[Any, Any]:
-    """(number, 4) x, y, w, h inside the image."""
-    corner, size = rng.uniform(0, 0.6, (number, 2)), rng.uniform(0.05, 0.35, (number, 2))
-    return np.round(np.concatenate([corner, size], axis=1) * SIDE, 2)
-
-
-def _write(folder: Path, images: int, classes: int, boxes: int) -> dict[str, Any]:
-    """A data description of made-up photos and boxes."""
-    if not (folder / "images").is_dir():
-        (folder / "images").mkdir(parents=True)
-        rng = np.random.default_rng(0)
-        pixels = cv2.resize(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), (SIDE, SIDE))
-        for n in range(images):
-            path, first = folder / "images" / f"{n}.jpg", folder / "images" / f"{n // _LINKS * _LINKS}.jpg"
-            cv2.imwrite(str(path), pixels) if path == first else os.link(first, path)
-        rows = _boxes(rng, images * boxes).tolist()
-        labels = rng.integers(1, classes + 1, images * boxes).tolist()
-        told = {
-            "images": [{"id": n, "file_name": f"{n}.jpg", "width": SIDE, "height": SIDE} for n in range(images)],
-            "annotations": [
-                {"id": k + 1, "image_id": k // boxes, "category_id": c, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
-                for k, (b, c) in enumerate(zip(rows, labels, strict=True))
-            ],
-            "categories": [{"id": c + 1, "name": f"class {c}"} for c in range(classes)],
-        }
-        (folder / "train.json").write_text(json.dumps(told))
-    part = {"images": "images", "annotations": "train.json"}
-    return {"path": str(folder), "format": "coco", "train": part, "val": part}
-
-
 def _index(folder: Path, images: int, repeats: int) -> float:
-    data = _write(folder, images, CLASSES, BOXES)
+    data = write_photos(folder, images, CLASSES, BOXES)
 
     def cold() -> None:
         os.environ["IIFDET_CACHE_DIR"] = str(folder / f"cache{time.perf_counter_ns()}")
@@ -123,7 +92,7 @@ def _index(folder: Path, images: int, repeats: int) -> float:
 
 def _loader(folder: Path, repeats: int) -> float:
     """512 samples from all over the split, in batches of 16."""
-    index = load_index(_write(folder, 0, CLASSES, BOXES), "train")
+    index = load_index(write_photos(folder, 0, CLASSES, BOXES), "train")
     dataset = DetectionDataset(index, TrainTransform(SIDE, flip=0.5))
     rows = np.random.default_rng(0).integers(0, len(dataset), 512).tolist()
     batches = [rows[k : k + 16] for k in range(0, 512, 16)]
@@ -133,17 +102,8 @@ def _loader(folder: Path, repeats: int) -> float:
 def _evaluation(folder: Path, images: int, classes: int, found: int, repeats: int) -> float:
     """From the last batch to all figures; as many true boxes as detections, up to 7 an image."""
     true = min(found, BOXES)
-    index = load_index(_write(folder, images, classes, true), "val")
-    rng = np.random.default_rng(1)
-    evaluator = DetectionEvaluator(index)
-    rows = np.empty((images, found, 7))
-    rows[..., 0] = np.asarray(index.image_ids)[:, None]
-    rows[..., 1:5] = _boxes(rng, images * found).reshape(images, found, 4)
-    rows[..., 5], rows[..., 6] = rng.uniform(size=(images, found)), rng.integers(1, classes + 1, (images, found))
-    truth = np.concatenate([index.boxes[:, :2], index.boxes[:, 2:] - index.boxes[:, :2]], axis=1)
-    rows[:, :true, 1:5] = truth.reshape(images, true, 4) + rng.normal(0, 1, (images, true, 4))  # some are right
-    rows[:, :true, 6] = np.asarray(index.category_ids)[index.labels].reshape(images, true)
-    rows[..., 3:5] = np.maximum(rows[..., 3:5], 0.5)
+    index = load_index(write_photos(folder, images, classes, true), "val")
+    evaluator, rows = DetectionEvaluator(index), detections(index, found, true)
     evaluator.parts = [
         Part(seen=rows[k : k + 16, 0, 0].astype(int).tolist(), rows=list(rows[k : k + 16]))
         for k in range(0, images, 16)
