@@ -234,6 +234,12 @@ def refusal(**keys: Any) -> str:
     return " ".join(str(caught.value).split())
 
 
+def test_a_model_without_dense_predictions_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = make("yolov3-tiny")
+    monkeypatch.setattr(type(model), "dense", Detector.dense)
+    assert "dense predictions" in refusal(model=model, imgsz=SIZE, format="torch", file=tmp_path / "x.pt2")
+
+
 def test_keys_that_do_not_fit_are_refused(checkpoint: Path, as_onnx: Path, tmp_path: Path) -> None:
     assert "exist_ok" in refusal(weights=checkpoint), "the file is there already"
     assert "exported already" in refusal(weights=as_onnx, file=tmp_path / "x.onnx")

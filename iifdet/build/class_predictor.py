@@ -11,7 +11,18 @@ from iifdet.datasets.classification.photos import Middle
 from iifdet.errors import InputError
 
 #: Keys that mean boxes.
-ABOUT_BOXES = ("conf", "iou", "max_det", "nms", "multi_label", "rect", "resize", "mask_threshold", "mask_format")
+ABOUT_BOXES = (
+    "conf",
+    "iou",
+    "max_det",
+    "nms",
+    "multi_label",
+    "rect",
+    "resize",
+    "mask_threshold",
+    "mask_format",
+    "fuse",
+)
 
 
 def refuse_box_keys(keys: dict[str, Any], refused: tuple[str, ...] = ABOUT_BOXES) -> None:

@@ -132,9 +132,8 @@ def warp_upright(
         image, used = warp_upright(image, mirror(size[1]) @ matrix, size, pad, cubic)
         return np.asarray(cv2.flip(image, 1), np.uint8), mirror(size[1]) @ used  # numpy's copy takes ten times as long
     low, high = sorted((matrix[0, 0], matrix[1, 1]))
-    if (
-        low < _SHRINK and high > 1
-    ):  # averaged along one axis and enlarged along the other: no resize of OpenCV's does it
+    # Averaged along one axis and enlarged along the other: no resize of OpenCV's does it.
+    if low < _SHRINK and high > 1:
         return warp(image, matrix, size, pad, cubic), matrix
     height, width = image.shape[:2]
     across = _Cut.along(width, size[1], matrix[0, 0], matrix[0, 2])

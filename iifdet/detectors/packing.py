@@ -40,12 +40,16 @@ class PackedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.shape is None:
-            self.shape = x.shape
             self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.where, list(x.shape))
+            self.shape = x.shape
         weight = self.packed if x.shape == self.shape else self.weight
         x = x.contiguous(memory_format=torch.channels_last)
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.where, *self.activation)
         return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made from: it packs anew, since nothing can copy what is packed."""
+        return {**self.__dict__, "shape": None, "packed": None}
 
 
 @torch.no_grad()
@@ -95,9 +99,11 @@ def _works() -> bool:
     """Whether the operator is there and right. It is PyTorch's own, for its compiler, and promised to nobody."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
-    conv, x = nn.Conv2d(4, 8, 3, padding=1), torch.linspace(-1, 1, 144).reshape(1, 4, 6, 6)
-    try:
-        packed = PackedConv2d(conv, ("leaky_relu", [0.1], ""))(x)
-    except (RuntimeError, AttributeError, TypeError):
-        return False
-    return torch.allclose(packed, nn.functional.leaky_relu(conv(x), 0.1), atol=1e-5)
+    x = torch.linspace(-1, 1, 144).reshape(1, 4, 6, 6)
+    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
+        conv = nn.Conv2d(4, 8, 3, padding=1)
+        try:
+            packed = PackedConv2d(conv, ("leaky_relu", [0.1], ""))(x)
+        except (RuntimeError, AttributeError, TypeError):
+            return False
+        return torch.allclose(packed, nn.functional.leaky_relu(conv(x), 0.1), atol=1e-5)

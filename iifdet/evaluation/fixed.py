@@ -19,7 +19,8 @@ from iifdet.files import atomic_write
 FIXED = 10_000
 #: Where a run keeps them.
 FIXED_FILE = "fixed_ap.npz"
-#: Rows that may pile up before the worst are dropped, beside twice what can stay.
+#: Rows that may pile up before the worst are dropped, beside twice what can stay; with masks, which take ten times as
+#: much memory, a tenth of it.
 SLACK = 500_000
 
 
@@ -55,7 +56,7 @@ class BestOfClasses:
         if masks is not None:
             self.masks.append(_objects(masks))
         self.held += len(rows)
-        if self.held > 2 * self.kept + SLACK:
+        if self.held > 2 * self.kept + (SLACK // 10 if self.masks else SLACK):
             self.best()
 
     def best(self) -> Unlimited:

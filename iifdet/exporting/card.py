@@ -13,7 +13,8 @@ from iifdet.detectors import Detector, PostprocessOptions
 from iifdet.detectors.batching import PAD
 from iifdet.longtail import ClassCounts
 
-FORMAT = "iifdet-export-1"
+#: A graph of one image, or with masks, is of the second format, which earlier readers do not know.
+FORMAT, SINGLE = "iifdet-export-1", "iifdet-export-2"
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Card:
         levels: how many rows stand on each feature level, where candidates are counted by level.
         class_activation: ``softmax`` or ``sigmoid``.
         model: factory name and its keywords.
-        batch: how many images the graph takes; None is any number.
-        masks: whether there are masks beside the boxes.
         recipe: keys of the training run that say how images are looked at.
         format: version of all this.
+        batch: how many images the graph takes; None is any number.
+        masks: whether there are masks beside the boxes.
     """
 
     names: list[str]
@@ -64,10 +65,10 @@ class Card:
     levels: tuple[int, ...]
     class_activation: str
     model: dict[str, Any]
-    batch: int | None = None
-    masks: bool = False
     recipe: dict[str, Any] = field(default_factory=dict)
     format: str = FORMAT
+    batch: int | None = None
+    masks: bool = False
 
     @classmethod
     def of(
@@ -98,9 +99,10 @@ class Card:
             levels,
             model.class_activation,
             model.spec,
+            {k: v for k, v in model.recipe.items() if k in ("data", "classes", "single_cls", "group_limits")},
+            FORMAT if batch is None else SINGLE,
             batch,
             masks,
-            {k: v for k, v in model.recipe.items() if k in ("data", "classes", "single_cls", "group_limits")},
         )
 
     @property
@@ -135,8 +137,10 @@ class Card:
         """
         try:
             told = {key: json.loads(metadata[key]) for key in cls.__dataclass_fields__ if key in metadata}
-            if told["format"] != FORMAT:
+            if told["format"] not in (FORMAT, SINGLE):
                 raise ValueError(f"format {told['format']}")
+            if told.get("batch") not in (None, 1):
+                raise ValueError(f"batch {told['batch']}")
             look = told["preprocessing"]
             look |= {key: tuple(look[key]) for key in ("size", "range")}
             card = cls(**{**told, "preprocessing": Preprocessing(**look), "levels": tuple(told["levels"])})

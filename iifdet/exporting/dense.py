@@ -44,9 +44,9 @@ def _try_out(run: Callable[[Tensor], Sequence[Tensor]], model: Detector, look: P
     """How far the scores lie apart on other images, and another number of them, than those of the capture."""
     images = torch.rand(3, 3, *look.size, generator=torch.Generator().manual_seed(1))
     boxes, scores = run(images)
-    raw = model.adjusted(model.raw(images.to(next(model.parameters()).device)))
-    true_boxes = torch.stack([r.boxes for r in raw]).float().cpu()
-    true_scores = torch.stack([model.scores(r) for r in raw]).cpu()
+    raw = model.adjusted(model.raw(images))
+    true_boxes = torch.stack([r.boxes for r in raw]).float()
+    true_scores = torch.stack([model.scores(r) for r in raw])
     apart = float((scores - true_scores).abs().max())
     reach = true_boxes.abs().amax(dim=-1, keepdim=True).clamp(min=1)
     shifted = float(((boxes - true_boxes).abs() / reach).max())

@@ -61,8 +61,10 @@ def prepare(model: Detector, images: Tensor) -> DenseGraph:
         images: (B, 3, H, W) of the size that is exported.
 
     Raises:
-        InputError: as :func:`fold_and_fuse`.
+        InputError: it has none; as :func:`fold_and_fuse`.
     """
+    if type(model).dense is Detector.dense:
+        raise InputError(f"weights: expected a model with dense predictions, got a {type(model).__name__}")
     return DenseGraph(fold_and_fuse(model, images)).eval()
 
 

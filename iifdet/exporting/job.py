@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,10 +82,12 @@ class ExportJob:
             RuntimeError: the graph says something else than the model.
         """
         self.check()
-        if isinstance(self.model, FasterRCNN):
-            built = build_proposals(self.model, self.preprocessing, self.nms_inside)
+        # On the CPU: other devices round otherwise, and the graph is compared with the model.
+        model = self.model if next(self.model.parameters()).is_cpu else copy.deepcopy(self.model).cpu()
+        if isinstance(model, FasterRCNN):
+            built = build_proposals(model, self.preprocessing, self.nms_inside)
         else:
-            built = build_dense(self.model, self.preprocessing, self.format, self.nms_inside)
+            built = build_dense(model, self.preprocessing, self.format, self.nms_inside)
         with atomic_write(self.file) as file:
             file.write(built.content)
         return ExportResult(self.file, built.nodes, built.difference)

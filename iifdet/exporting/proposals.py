@@ -20,13 +20,14 @@ from torchvision.ops import nms
 
 from iifdet.boxes import clip
 from iifdet.detectors import PostprocessOptions
-from iifdet.detectors.rcnn import FasterRCNN
+from iifdet.detectors.rcnn import FasterRCNN, resized
 from iifdet.errors import InputError
 from iifdet.exporting.card import Card, Preprocessing
-from iifdet.exporting.graph import TOLERANCE, Built, fold_and_fuse, quiet
+from iifdet.exporting.graph import Built, fold_and_fuse, quiet
 from iifdet.exporting.onnx_file import DENSE, describe, forget_where_it_was_made
 from iifdet.exporting.onnx_nms import OUTPUTS
-from iifdet.exporting.reading import Run, run_onnx
+from iifdet.exporting.reading import ExportedDetector, Run, run_onnx
+from iifdet.types import Detection
 
 #: What the graph gives with masks.
 MASKED = (*OUTPUTS, "masks")
@@ -36,6 +37,8 @@ FREE = {"boxes": {1: "proposals"}, "scores": {1: "proposals"}}
 OPSET = 17
 #: How far apart two boxes may lie that are one, as a share of the image's longer side; how many rows must have one.
 NEAR, SHARE = 1e-3, 0.95
+#: How far the scores of one box may lie apart: its place is rounded before features are read there.
+TOLERANCE = 1e-2
 
 
 def build_proposals(model: FasterRCNN, look: Preprocessing, nms_inside: bool) -> Built:
@@ -48,13 +51,20 @@ def build_proposals(model: FasterRCNN, look: Preprocessing, nms_inside: bool) ->
     images = torch.rand(1, 3, *look.size, generator=torch.Generator().manual_seed(0))
     twin = fold_and_fuse(model, images)
     assert isinstance(twin, FasterRCNN)
+    _settle_size(twin, look, images)
     card = Card.of(model, look, nms=nms_inside, levels=(), batch=1, masks=model.wants_masks)
     proto = trace(ProposalGraph(twin), images, DENSE, FREE)
     difference = _try_out(run_onnx(proto.SerializeToString()), model, look)
     if nms_inside:
         proto = trace(DetectionGraph(twin), images, MASKED if model.wants_masks else OUTPUTS, {})
-        _run_once(run_onnx(proto.SerializeToString()), look, model.options)
+        _compare(ExportedDetector(card, run_onnx(proto.SerializeToString())), model, look)
     return Built(describe(proto, card), Counter(node.op_type for node in proto.graph.node), difference)
+
+
+def _settle_size(twin: FasterRCNN, look: Preprocessing, images: Tensor) -> None:
+    """Say how large the network sees the image: in a trace torchvision rounds otherwise, and may be a pixel off."""
+    height, width = resized(twin.net.transform, look.size, images)[1]
+    twin.net.transform.fixed_size = (width, height)
 
 
 def check_proposals(model: FasterRCNN, format: str, nms_inside: bool) -> None:
@@ -75,6 +85,11 @@ def check_proposals(model: FasterRCNN, format: str, nms_inside: bool) -> None:
         )
     if nms_inside:
         _check_candidates(model)
+    if nms_inside and (model.options.class_candidates or model.options.only):
+        raise InputError(
+            f"nms_inside: expected options without class_candidates and only for a {name}, got {model.options}; "
+            "give nms_inside=false"
+        )
 
 
 def _check_candidates(model: FasterRCNN) -> None:
@@ -210,8 +225,8 @@ def _try_out(run: Run, model: FasterRCNN, look: Preprocessing) -> float:
     """
     images = torch.rand(1, 3, *look.size, generator=torch.Generator().manual_seed(1))
     boxes, scores = (value[0] for value in run(images))
-    raw = model.adjusted(model.raw(images.to(next(model.parameters()).device)))[0]
-    true_boxes, true_scores = clip(raw.boxes.float().cpu(), look.size), model.scores(raw).cpu()
+    raw = model.adjusted(model.raw(images))[0]
+    true_boxes, true_scores = clip(raw.boxes.float(), look.size), model.scores(raw)
     apart = torch.cdist(true_boxes.flatten(1), clip(boxes, look.size).flatten(1), p=float("inf"))
     nearest, partner = (apart / max(look.size)).min(dim=1)
     paired = nearest <= NEAR
@@ -224,8 +239,27 @@ def _try_out(run: Run, model: FasterRCNN, look: Preprocessing) -> float:
     return difference
 
 
-def _run_once(run: Run, look: Preprocessing, options: PostprocessOptions) -> None:
-    """The whole graph on an image without anything: no detection is the case in which graphs fail."""
-    boxes = run(torch.zeros(1, 3, *look.size))[0]
-    if boxes.shape != (1, options.max_det, 4):
-        raise RuntimeError(f"the graph gives boxes of shape {tuple(boxes.shape)}, not (1, {options.max_det}, 4)")
+@torch.no_grad()
+def _compare(exported: ExportedDetector, model: FasterRCNN, look: Preprocessing) -> None:
+    """See that the whole graph finds what the model finds, on a made-up image and on a black one."""
+    generator = torch.Generator().manual_seed(1)
+    for image in (torch.rand(1, 3, *look.size, generator=generator), torch.zeros(1, 3, *look.size)):
+        mine, graph = model(image)[0], exported(image)[0]
+        partners = _partners(mine, graph, NEAR * max(look.size))
+        if len(graph["scores"]) < SHARE * len(mine["scores"]) or len(partners) < SHARE * len(mine["scores"]):
+            raise RuntimeError(
+                f"the graph finds {len(partners)} of the model's {len(mine['scores'])} detections, "
+                f"and {len(graph['scores'])} altogether"
+            )
+        for one, other in partners:
+            if "masks" in mine and (mine["masks"][one] - graph["masks"][other]).abs().mean() > TOLERANCE:
+                raise RuntimeError("the graph's masks are not the model's")
+
+
+def _partners(mine: Detection, graph: Detection, near: float) -> list[tuple[int, int]]:
+    """(row, row) of detections with one label, about the same score and the same box."""
+    apart = torch.cdist(mine["boxes"], graph["boxes"], p=float("inf")) <= near
+    same = mine["labels"][:, None] == graph["labels"]
+    close = (mine["scores"][:, None] - graph["scores"]).abs() <= TOLERANCE
+    found = apart & same & close
+    return [(row, int(found[row].int().argmax())) for row in found.any(dim=1).nonzero()[:, 0].tolist()]

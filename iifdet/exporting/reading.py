@@ -31,8 +31,7 @@ class ExportedDetector(Detector):
     """The graph of an exported file under the detector's contract, as far as it goes: ``forward`` in eval mode.
 
     Images are (B, 3, H, W) of the exported size, which a graph of one image sees one after the other. ``raw`` is not in
-    the file, and the adjustment is in its rows, so
-    neither explanations nor other adjustments are to be had.
+    the file, and the adjustment is in its rows, so neither explanations nor other adjustments are to be had.
 
     Args:
         card: what the file says about itself.

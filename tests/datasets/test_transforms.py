@@ -221,7 +221,7 @@ def test_importing_datasets_does_not_import_albumentations() -> None:
 
 
 @given(
-    shape=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    shape=st.tuples(st.integers(16, 120), st.integers(16, 120)),
     size=st.tuples(st.integers(8, 90), st.integers(8, 90)),
     factors=st.tuples(st.floats(0.05, 4), st.floats(0.05, 4)),
     move=st.tuples(st.floats(-150, 150), st.floats(-150, 150)),

@@ -90,6 +90,33 @@ def test_a_fused_detector_says_what_it_said(name: str) -> None:
                 torch.testing.assert_close(one.boxes, other.boxes, atol=1e-2, rtol=1e-3)
 
 
+@works
+def test_a_copy_of_what_is_packed_packs_anew() -> None:
+    packed, images = pack_convolutions(nn.Sequential(nn.Conv2d(3, 4, 3))), torch.randn(1, 3, 9, 9)
+    with torch.inference_mode():
+        torch.testing.assert_close(copy.deepcopy(packed)(images), packed(images))
+        torch.testing.assert_close(copy.deepcopy(packed)(images), packed(images))  # now there is something packed
+
+
+def test_asking_whether_it_works_draws_nothing_and_minds_no_autocast() -> None:
+    before, works_here = torch.get_rng_state(), packing._works()
+    with torch.autocast("cpu"):
+        assert packing._works() == works_here
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_fused_mask_r_cnn_finds_masks_as_before() -> None:
+    torch.manual_seed(0)
+    model = create_model("maskrcnn", 4, **RCNN).eval()
+    quick = fusing.fuse(copy.deepcopy(model), (96, 96))
+    with torch.inference_mode():
+        for images in (torch.zeros(1, 3, 96, 96), torch.rand(2, 3, 96, 96)):
+            for one, other in zip(quick(images), model(images), strict=True):
+                assert one["masks"].shape[1:] == other["masks"].shape[1:] == (96, 96)
+                assert abs(len(one["scores"]) - len(other["scores"])) <= 2
+    fusing.fuse(quick, (96, 96))  # a second time nothing is left to do
+
+
 def test_nothing_happens_where_the_operator_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PackedConv2d, "forward", lambda self, x: torch.zeros(1, 8, 6, 6))
     model = nn.Sequential(nn.Conv2d(3, 4, 1))
