@@ -123,7 +123,7 @@ def cascade(model: Any) -> Any:
 
 
 def test_on_demo_data_the_map_of_an_object_lies_in_its_box_half_as_much_again_as_chance(tmp_path: Path) -> None:
-    """The four commonest outlines as one class, learnt for eight epochs: 2.2 of chance in the median when written."""
+    """The four commonest outlines as one class, learnt for eight epochs: 2.1 of chance in the median when written."""
     counts = load_index("demo", "train").counts()
     commonest = counts.images.argsort(descending=True)[:4].tolist()
     run = iifdet.train(
@@ -140,5 +140,5 @@ def test_on_demo_data_the_map_of_an_object_lies_in_its_box_half_as_much_again_as
     for sheet in found.sheets:
         maps = sheet.load()
         inside, area = share_inside(maps["cam"][0], torch.from_numpy(maps["box"][0]))
-        ratios.append(inside / area)
+        ratios.append(inside / area if maps["cam"][0].any() else 0.0)  # of an empty map nothing lies in the box
     assert len(ratios) == 16 and np.median(ratios) > 1.5
