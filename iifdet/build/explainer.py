@@ -30,7 +30,6 @@ from iifdet.explaining.job import CamTask
 from iifdet.explaining.layers import find_layers
 from iifdet.exporting import is_exported
 from iifdet.prediction.sources import list_source, read_source
-from iifdet.prediction.videos import is_video
 from iifdet.types import ImageInfo
 
 log = logging.getLogger("iifdet")
@@ -195,7 +194,7 @@ def _sources(source: list[str]) -> list[tuple[str, Read]]:
     """What ``predict`` calls a source, but for videos and cameras."""
     entries = list_source(source[0] if len(source) == 1 else source)
     for entry in entries:
-        if isinstance(entry.value, int) or (entry.is_file and is_video(entry.value)):
+        if entry.moves:
             raise InputError(f"source: expected images, got the video or camera {entry.path}; see iifdet predict")
     return [(item.path, item.read) for item in read_source(entries)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,7 +77,7 @@ def borrow(model: Any, device: torch.device | None) -> Any:
         raise InputError(
             f"model: expected a detector or classifier such as iifdet.load gives, got {type(model).__name__}"
         )
-    if model.training or (device is not None and device_of(model) != device):
+    if model.training or (device is not None and model.device != device):
         return copy.deepcopy(model).eval()
     twin = copy.copy(model)
     twin._modules = dict(model._modules)
@@ -154,8 +153,3 @@ def class_names(data: str) -> list[str]:
         split = next(iter(find_description(data).splits))
         names = load_index(data, split, max_bad=1.0, segments=False).names
     return names
-
-
-def device_of(model: torch.nn.Module) -> torch.device:
-    """Where a model is; an exported one has no parameters."""
-    return next(chain(model.parameters(), model.buffers())).device

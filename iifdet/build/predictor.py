@@ -9,7 +9,7 @@ import torch
 
 from iifdet.build.class_predictor import class_view, image_side, refuse_box_keys
 from iifdet.build.detection import check_rect
-from iifdet.build.finished import adjust_finished, borrow, check_exported, device_of, habits, load_finished, settled
+from iifdet.build.finished import adjust_finished, borrow, check_exported, habits, load_finished, settled
 from iifdet.build.loop import pick_device
 from iifdet.build.model import postprocess_options
 from iifdet.classifiers import Classifier
@@ -76,7 +76,7 @@ def build_prediction(keys: dict[str, Any], source: Any, model: Any = None) -> Pr
     predictor = Predictor(
         model,
         EvalTransform(config.imgsz, config.resize),
-        device_of(model),
+        model.device,
         AMP_TYPES[config.amp],
         batch=config.batch,
         threads=config.workers,
@@ -100,7 +100,7 @@ def _classification(keys: dict[str, Any], entries: Any, model: Classifier, devic
     predictor = ClassPredictor(
         model,
         class_view(side),
-        device_of(model),
+        model.device,
         AMP_TYPES[config.amp],
         batch=config.batch,
         threads=config.workers,

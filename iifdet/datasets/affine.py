@@ -216,7 +216,8 @@ def warp_piece(piece: Piece, matrix: Matrix, size: tuple[int, int], cubic: bool 
     Where the matrix turns or shears, objects with masks get the tight box of what their mask became: the upright box
     around a turned box would be too wide.
     """
-    if is_upright(matrix):
+    upright = is_upright(matrix)
+    if upright:
         image, matrix = warp_upright(piece.image, matrix, size, cubic=cubic)
     else:
         image = warp(piece.image, matrix, size, cubic=cubic)
@@ -225,7 +226,7 @@ def warp_piece(piece: Piece, matrix: Matrix, size: tuple[int, int], cubic: bool 
     rows = np.flatnonzero(still_count(before, after))
     masks = None if piece.masks is None else warp_masks(piece.masks[rows], matrix, size)
     moved = Piece(image, after[rows], piece.labels[rows], masks)
-    return moved if is_upright(matrix) or masks is None else _tightened(moved, masks)
+    return moved if upright or masks is None else _tightened(moved, masks)
 
 
 def _tightened(piece: Piece, masks: Masks) -> Piece:

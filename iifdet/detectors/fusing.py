@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any
 
 import torch
@@ -24,9 +23,8 @@ def fuse(model: Detector, size: tuple[int, int]) -> Detector:
         model: in float32.
         size: (height, width) of the images that are to come; it is run on one.
     """
-    where = next(chain(model.parameters(), model.buffers())).device
-    fuse_batch_norms(model, torch.zeros(1, 3, *size, device=where))
-    if where.type == "cpu":
+    fuse_batch_norms(model, torch.zeros(1, 3, *size, device=model.device))
+    if model.device.type == "cpu":
         pack_convolutions(model)
     return model
 

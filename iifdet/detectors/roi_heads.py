@@ -84,15 +84,14 @@ class PhasedRoIHeads(RoIHeads):
         positive = [label > 0 for label in labels]
         boxes = [p[keep] for p, keep in zip(proposals, positive, strict=True)]
         rows = [m[keep] for m, keep in zip(matched, positive, strict=True)]
-        logits = self.mask_logits(features, boxes, sizes)
+        logits = self._mask_logits(features, boxes, sizes)
         return maskrcnn_loss(logits, boxes, [t["masks"] for t in targets], [t["labels"] for t in targets], rows)
 
     def masks(self, features: Features, boxes: list[Tensor], labels: list[Tensor], sizes: Sizes) -> list[Tensor]:
         """(N, 1, 28, 28) probabilities in each of an image's boxes, of the class that ``labels`` names."""
-        return list(maskrcnn_inference(self.mask_logits(features, boxes, sizes), labels))
+        return list(maskrcnn_inference(self._mask_logits(features, boxes, sizes), labels))
 
-    def mask_logits(self, features: Features, boxes: list[Tensor], sizes: Sizes) -> Tensor:
-        """(N, 1 + C, 28, 28) of all boxes of the batch."""
+    def _mask_logits(self, features: Features, boxes: list[Tensor], sizes: Sizes) -> Tensor:
         pooled = self.mask_roi_pool(features, boxes, sizes)
         return self.mask_predictor(self.mask_head(pooled))
 

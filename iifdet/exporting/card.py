@@ -77,9 +77,8 @@ class Card:
         preprocessing: Preprocessing,
         *,
         nms: bool,
-        levels: tuple[int, ...],
+        levels: tuple[int, ...] = (),
         batch: int | None = None,
-        masks: bool = False,
     ) -> Card:
         """What there is to say about a detector before it is folded."""
         counts = model.counts
@@ -102,7 +101,7 @@ class Card:
             {k: v for k, v in model.recipe.items() if k in ("data", "classes", "single_cls", "group_limits")},
             FORMAT if batch is None else SINGLE,
             batch,
-            masks,
+            model.wants_masks,
         )
 
     @property

@@ -34,9 +34,9 @@ def build_dense(model: Detector, look: Preprocessing, format: str, nms_inside: b
         difference = _try_out(run_onnx(proto.SerializeToString()), model, look)
         if nms_inside:
             append_nms(proto.graph, card, (int(dense[1].shape[1]), int(dense[1].shape[2])))
-        return Built(describe(proto, card), Counter(node.op_type for node in proto.graph.node), difference)
+        return describe(proto, card), Counter(node.op_type for node in proto.graph.node), difference
     difference = _try_out(program.module(), model, look)
-    return Built(_torch_bytes(program, card), Counter(_operators(program)), difference)
+    return _torch_bytes(program, card), Counter(_operators(program)), difference
 
 
 @torch.no_grad()

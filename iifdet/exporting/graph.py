@@ -8,7 +8,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,21 +20,8 @@ from iifdet.errors import InputError
 
 #: How far scores, and boxes as a share of their largest coordinate, may lie from the model's.
 TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Built:
-    """A file that was tried out.
-
-    Attributes:
-        content: of the file.
-        nodes: operator -> how often the graph has it.
-        difference: how far its scores lie from the model's at most, before NMS, on made-up images.
-    """
-
-    content: bytes
-    nodes: Counter[str]
-    difference: float
+#: Content of a file, and ``nodes`` and ``difference`` of the ExportResult.
+Built = tuple[bytes, Counter[str], float]
 
 
 class DenseGraph(nn.Module):

@@ -83,11 +83,11 @@ class ExportJob:
         """
         self.check()
         # On the CPU: other devices round otherwise, and the graph is compared with the model.
-        model = self.model if next(self.model.parameters()).is_cpu else copy.deepcopy(self.model).cpu()
+        model = self.model if self.model.device.type == "cpu" else copy.deepcopy(self.model).cpu()
         if isinstance(model, FasterRCNN):
-            built = build_proposals(model, self.preprocessing, self.nms_inside)
+            content, nodes, difference = build_proposals(model, self.preprocessing, self.nms_inside)
         else:
-            built = build_dense(model, self.preprocessing, self.format, self.nms_inside)
+            content, nodes, difference = build_dense(model, self.preprocessing, self.format, self.nms_inside)
         with atomic_write(self.file) as file:
-            file.write(built.content)
-        return ExportResult(self.file, built.nodes, built.difference)
+            file.write(content)
+        return ExportResult(self.file, nodes, difference)

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import nms
 
 from iifdet.boxes import clip
 from iifdet.detectors import PostprocessOptions
+from iifdet.detectors.postprocess import in_own_pixels
 from iifdet.detectors.rcnn import FasterRCNN, resized
 from iifdet.errors import InputError
 from iifdet.exporting.card import Card, Preprocessing
@@ -52,13 +52,13 @@ def build_proposals(model: FasterRCNN, look: Preprocessing, nms_inside: bool) ->
     twin = fold_and_fuse(model, images)
     assert isinstance(twin, FasterRCNN)
     _settle_size(twin, look, images)
-    card = Card.of(model, look, nms=nms_inside, levels=(), batch=1, masks=model.wants_masks)
+    card = Card.of(model, look, nms=nms_inside, batch=1)
     proto = trace(ProposalGraph(twin), images, DENSE, FREE)
     difference = _try_out(run_onnx(proto.SerializeToString()), model, look)
     if nms_inside:
         proto = trace(DetectionGraph(twin), images, MASKED if model.wants_masks else OUTPUTS, {})
         _compare(ExportedDetector(card, run_onnx(proto.SerializeToString())), model, look)
-    return Built(describe(proto, card), Counter(node.op_type for node in proto.graph.node), difference)
+    return describe(proto, card), Counter(node.op_type for node in proto.graph.node), difference
 
 
 def _settle_size(twin: FasterRCNN, look: Preprocessing, images: Tensor) -> None:
@@ -84,16 +84,16 @@ def check_proposals(model: FasterRCNN, format: str, nms_inside: bool) -> None:
             f"nms_inside: expected true for a {name}, got false: it looks for masks in the boxes that were chosen"
         )
     if nms_inside:
-        _check_candidates(model)
-    if nms_inside and (model.options.class_candidates or model.options.only):
-        raise InputError(
-            f"nms_inside: expected options without class_candidates and only for a {name}, got {model.options}; "
-            "give nms_inside=false"
-        )
+        _check_choice(model)
 
 
-def _check_candidates(model: FasterRCNN) -> None:
+def _check_choice(model: FasterRCNN) -> None:
     """The graph has no limit on the boxes that enter NMS: so few must pass ``conf`` that none would be needed."""
+    if model.options.class_candidates or model.options.only:
+        raise InputError(
+            f"nms_inside: expected options without class_candidates and only for a {type(model).__name__}, "
+            f"got {model.options}; give nms_inside=false"
+        )
     options, classes = model.options, model.num_classes
     if model.class_activation == "softmax" and options.conf > 0:  # probabilities that sum to 1
         classes = min(classes, math.ceil(1 / options.conf) - 1)
@@ -133,16 +133,14 @@ class DetectionGraph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         raw, scene = self.model.single(images)
         assert raw.network is not None
-        most, size = self.model.options.max_det, raw.network.size
-        boxes, scores, labels = chosen(raw.network.boxes, self.model.scores(raw), size, self.model.options)
-        own = clip(resize_boxes(boxes, list(size), list(raw.size)), raw.size)
-        found = [_filled(own, 0, most), _filled(scores, 0, most), _filled(labels, -1, most)]
+        options = self.model.options
+        boxes, scores, labels = chosen(raw.network.boxes, self.model.scores(raw), raw.network.size, options)
+        own = in_own_pixels(Detection(boxes=boxes, labels=labels, scores=scores), raw)
+        found = [(own["boxes"], 0), (scores, 0), (labels, -1)]
         if self.model.wants_masks:
-            heads = self.model.net.roi_heads
-            logits = heads.mask_logits(scene.features, [boxes], scene.sizes)  # (K, 1 + C, 28, 28)
-            rows = torch.arange(logits.shape[0])
-            found.append(_filled(logits[rows, labels + 1].sigmoid(), 0, most))
-        return tuple(value[None] for value in found)
+            masks = self.model.net.roi_heads.masks(scene.features, [boxes], [labels + 1], scene.sizes)
+            found.append((masks[0][:, 0], 0))
+        return tuple(_filled(values, value, options.max_det)[None] for values, value in found)
 
 
 def chosen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -61,6 +62,11 @@ class AdjustedModel(nn.Module):
         #: The keys of the run that trained it, from its checkpoint: how it is used to seeing images.
         self.recipe: dict[str, Any] = {}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; an exported one has no parameters."""
+        return next(chain(self.parameters(), self.buffers())).device
+
     # -- what a subclass provides ------------------------------------------------------------------------------------
 
     @property
@@ -110,8 +116,7 @@ class AdjustedModel(nn.Module):
 
     def set_class_weight(self, weight: Tensor | None) -> None:
         """Weigh each sample's classification loss by its true class (C,); None weighs all alike."""
-        device = next(self.parameters()).device
-        self.class_weight = None if weight is None else weight.float().to(device)
+        self.class_weight = None if weight is None else weight.float().to(self.device)
 
     def set_adjustment(
         self,

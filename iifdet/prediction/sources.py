@@ -42,6 +42,11 @@ class Entry(NamedTuple):
         """Whether it is a file on this machine."""
         return isinstance(self.value, str) and not is_url(self.value)
 
+    @property
+    def moves(self) -> bool:
+        """Whether it is a video or a camera, of which there are many pictures."""
+        return isinstance(self.value, int) or (self.is_file and is_video(self.value))
+
 
 @dataclass(slots=True)
 class Item:
@@ -83,8 +88,7 @@ def is_endless(entries: Sequence[Entry]) -> bool:
 
 def is_one_picture(entries: Sequence[Entry]) -> bool:
     """Whether there is a single picture, and no video."""
-    only = entries[0]
-    return len(entries) == 1 and not isinstance(only.value, int) and not (only.is_file and is_video(only.value))
+    return len(entries) == 1 and not entries[0].moves
 
 
 def read_source(entries: Sequence[Entry], stride: int = 1, most: int = 0) -> Iterator[Item]:
@@ -97,7 +101,7 @@ def read_source(entries: Sequence[Entry], stride: int = 1, most: int = 0) -> Ite
     for number, entry in enumerate(entries):
         value = entry.value
         common: dict[str, Any] = {"path": entry.path, "stem": entry.stem, "source": number}
-        if isinstance(value, int) or (entry.is_file and is_video(value)):
+        if entry.moves:
             yield from _frames(value, stride, most, common)
         elif entry.is_file:
             yield Item(**common, read=partial(read_image, value))

@@ -25,17 +25,13 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import arguments, write
-from made_up import detections, write_photos
+from made_up import BOXES, CLASSES, evaluator_of, write_photos
 
 import iifdet
 from iifdet import build
 from iifdet.checkpoint import save_checkpoint
 from iifdet.datasets import DatasetIndex, load_index
-from iifdet.evaluation import DetectionEvaluator
-from iifdet.evaluation.detection import Part
 from iifdet.models import create_model
-
-BOXES, CLASSES = 7, 80
 
 
 def main() -> None:
@@ -101,9 +97,7 @@ def _compare(folder: Path, args: Any) -> dict[str, Any]:
 
 def _run(folder: Path, index: DatasetIndex, found: int, seed: int) -> Path:
     """A run folder with predictions.json and metrics.json."""
-    evaluator, rows = DetectionEvaluator(index), detections(index, found, min(found, BOXES), seed)
-    evaluator.parts = [Part(seen=[int(image[0, 0])], rows=[image]) for image in rows]
-    path = folder / f"run{seed}"
+    evaluator, path = evaluator_of(index, found, seed), folder / f"run{seed}"
     path.mkdir()
     (path / "metrics.json").write_text(json.dumps(evaluator.compute().metrics(index.counts())))
     (path / "predictions.json").write_text(json.dumps(evaluator.predictions()))

@@ -26,15 +26,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import arguments, write
-from made_up import SIDE, detections, write_photos
+from made_up import BOXES, CLASSES, SIDE, evaluator_of, write_photos
 
 from iifdet.datasets import DetectionDataset, TrainTransform, collate, load_index
 from iifdet.detectors import DETECTORS
-from iifdet.evaluation import DetectionEvaluator
-from iifdet.evaluation.detection import Part
 from iifdet.types import Target
-
-BOXES, CLASSES = 7, 80
 
 
 def main() -> None:
@@ -101,14 +97,8 @@ def _loader(folder: Path, repeats: int) -> float:
 
 def _evaluation(folder: Path, images: int, classes: int, found: int, repeats: int) -> float:
     """From the last batch to all figures; as many true boxes as detections, up to 7 an image."""
-    true = min(found, BOXES)
-    index = load_index(write_photos(folder, images, classes, true), "val")
-    evaluator, rows = DetectionEvaluator(index), detections(index, found, true)
-    evaluator.parts = [
-        Part(seen=rows[k : k + 16, 0, 0].astype(int).tolist(), rows=list(rows[k : k + 16]))
-        for k in range(0, images, 16)
-    ]
-    counts = index.counts()
+    index = load_index(write_photos(folder, images, classes, min(found, BOXES)), "val")
+    evaluator, counts = evaluator_of(index, found), index.counts()
     return _median(lambda: evaluator.compute().metrics(counts), repeats)
 
 
