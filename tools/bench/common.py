@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -85,6 +86,11 @@ def arguments(description: str | None, **defaults: Any) -> argparse.Namespace:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     parser.add_argument("--out", type=Path, default=None, help="JSON file; tools/bench/results/<name>.json if unset")
     return parser.parse_args()
+
+
+def keys_of(text: str) -> dict[str, Any]:
+    """``batch=16 lr=0.001`` as on the command line; values are YAML."""
+    return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in text.split())}
 
 
 def write(name: str, out: Path | None, content: dict[str, Any]) -> None:

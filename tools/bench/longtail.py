@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import arguments, write
+from common import arguments, keys_of, write
 
 import iifdet
 from iifdet.longtail import iif_weights
@@ -125,13 +124,8 @@ def train(args: Any, seed: int, name: str) -> tuple[dict[str, Any], Path]:
         "name": folder.name,
         "exist_ok": True,
     }
-    result = iifdet.train(callbacks, **{**common, **_keys(args.keys), **TRAINED[name]})
+    result = iifdet.train(callbacks, **{**common, **keys_of(args.keys), **TRAINED[name]})
     return result.metrics, result.folder
-
-
-def _keys(text: str) -> dict[str, Any]:
-    """``batch=16 lr=0.001`` as on the command line; values are YAML."""
-    return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in text.split())}
 
 
 def post_process(args: Any, seed: str, name: str, run: Path) -> dict[str, Any]:

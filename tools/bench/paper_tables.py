@@ -2,12 +2,13 @@
 
 CUDA, whole:  python tools/bench/paper_tables.py --data cifar10_lt100_jpeg --seeds 0,1,2
 CUDA, timed:  … --seconds 540 (epochs are fewer where 400 do not fit, and the result says so)
-CPU, short:   … --epochs 40 --stage2 4 --seeds 0 --device cpu
+CPU, short:   … --epochs 40 --stage2 10 --seeds 0 --device cpu --keys 'channels_last=true val_every=20'
 
 Each seed is a process of its own (``--how threads``: a thread), all side by side on one device. A seed trains the
 softmax model, tries every adjustment on its test logits (post-process), and trains every variant's class rows from it
-(decoupled). ``--trained`` adds whole trainings (``iif-csl,iif-end-to-end,la-loss``). What an earlier call wrote into
-``--folder`` is taken up, and figures of a JSON file (``--known``) are not measured again.
+(decoupled). ``--trained`` adds whole trainings (``iif-csl,iif-end-to-end,la-loss``); ``--keys 'mixup=0'`` changes every
+run. What an earlier call wrote into ``--folder`` is taken up, and figures of a JSON file (``--known``) are not measured
+again.
 
 ``last`` is the last epoch, ``best`` the epoch with the highest test accuracy, which the original reports.
 """
@@ -29,7 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import arguments, write
+from common import arguments, keys_of, write
 from paper_numbers import FIGURES, lines, table
 
 import iifdet
@@ -90,6 +91,7 @@ class Seed:
             **{"amp": "bf16" if cuda else "none", "channels_last": cuda and args.order == "last"},
             **{"compile": args.compile == "yes", "model_args.width": args.width, "fraction": args.fraction},
         }
+        self.extra = keys_of(args.keys)
 
     def run(self) -> None:
         """Rows in the order in which they matter."""
@@ -152,7 +154,7 @@ class Seed:
         steps = [max(1, round(0.9 * epochs)), max(2, round(0.95 * epochs))]
         model = f"classify/{self.args.table}-{recipe}"
         every = max(1, epochs // 20)
-        return {**self.common, "model": model, "name": recipe, "epochs": epochs, "steps": steps, "val_every": every}
+        return {**self.common, "model": model, "name": recipe, "epochs": epochs, "steps": steps, "val_every": every} | self.extra
 
     def train(self, recipe: str, epochs: int) -> dict[str, Any]:
         """A whole training."""
@@ -160,16 +162,12 @@ class Seed:
 
     def decoupled(self, variant: str, bn: str) -> dict[str, Any]:
         """The class rows again, from the softmax run's last checkpoint."""
-        run = iifdet.train(
-            **self.common,
-            model=f"classify/{self.args.table}-iif-decoupled",
-            weights=str(self.folder / "softmax" / "weights" / "last.pt"),
-            variant=variant,
-            frozen_bn=bn,
-            epochs=self.args.stage2,
-            val_every=max(1, self.args.stage2 // 4),
-            name=f"decoupled-{variant}-{bn}",
-        )
+        keys = {
+            **{"model": f"classify/{self.args.table}-iif-decoupled", "variant": variant, "frozen_bn": bn},
+            **{"weights": str(self.folder / "softmax" / "weights" / "last.pt"), "epochs": self.args.stage2},
+            **{"val_every": max(1, self.args.stage2 // 4), "name": f"decoupled-{variant}-{bn}"},
+        }
+        run = iifdet.train(**{**self.common, **keys, **self.extra})
         return figures(run.folder)
 
     def post_process(self) -> None:
@@ -313,6 +311,7 @@ def main() -> None:
         order="last",
         compile="no",
         width=1.0,
+        keys="",
         fraction=1.0,
         folder="runs/paper_tables",
         how="processes",
