@@ -154,7 +154,8 @@ class Seed:
         steps = [max(1, round(0.9 * epochs)), max(2, round(0.95 * epochs))]
         model = f"classify/{self.args.table}-{recipe}"
         every = max(1, epochs // 20)
-        return {**self.common, "model": model, "name": recipe, "epochs": epochs, "steps": steps, "val_every": every} | self.extra
+        mine = {"model": model, "name": recipe, "epochs": epochs, "steps": steps, "val_every": every}
+        return {**self.common, **mine, **self.extra}
 
     def train(self, recipe: str, epochs: int) -> dict[str, Any]:
         """A whole training."""
