@@ -1,7 +1,8 @@
-"""Convolutions with their weights packed for oneDNN and the activation behind them inside: faster on a CPU.
+"""Convolutions with their weights packed and the activation behind them inside: faster on a CPU.
 
 PyTorch reorders a convolution's weights in every call and passes over its output once more for the activation; its
-compiler avoids both by calling the operator that is called here. Same outputs up to rounding.
+compiler avoids both by calling the operator of oneDNN that is called here. 3x3 convolutions of many channels go by
+``winograd``. Same outputs up to rounding.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from iifdet.detectors import winograd
 
 #: An activation as oneDNN names it, its numbers, and an algorithm where there are several.
 Activation = tuple[str, list[float], str]
@@ -60,13 +63,18 @@ def pack_convolutions(model: nn.Module) -> nn.Module:
     """
     if not _works():
         return model
-    for parent, name, conv, activation in list(_convolutions(model)):
-        if activation is None:
-            setattr(parent, name, PackedConv2d(conv))
-        else:
-            setattr(parent, name, PackedConv2d(conv, _described(getattr(parent, activation))))
-            setattr(parent, activation, nn.Identity())
+    for parent, name, conv, behind in list(_convolutions(model)):
+        activation = None if behind is None else getattr(parent, behind)
+        setattr(parent, name, _packed(conv, activation))
+        if behind is not None:
+            setattr(parent, behind, nn.Identity())
     return model
+
+
+def _packed(conv: nn.Conv2d, activation: nn.Module | None) -> nn.Module:
+    if winograd.suits(conv):
+        return winograd.WinogradConv2d(conv, _in_place(activation))
+    return PackedConv2d(conv, _described(activation))
 
 
 def _convolutions(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Conv2d, str | None]]:
@@ -91,8 +99,16 @@ def _activation_behind(children: list[tuple[str, nn.Module]]) -> str | None:
     return None
 
 
-def _described(module: nn.Module) -> Activation:
+def _described(module: nn.Module | None) -> Activation:
+    if module is None:
+        return NOTHING
     return ("leaky_relu", [module.negative_slope], "") if isinstance(module, nn.LeakyReLU) else ("relu", [], "")
+
+
+def _in_place(module: nn.Module | None) -> nn.Module | None:
+    if module is None:
+        return None
+    return nn.LeakyReLU(module.negative_slope, inplace=True) if isinstance(module, nn.LeakyReLU) else nn.ReLU(True)
 
 
 def _works() -> bool:
