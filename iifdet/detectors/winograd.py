@@ -7,6 +7,7 @@ product. Same outputs up to rounding, about that of a direct convolution.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -20,8 +21,8 @@ OUTPUT = torch.tensor([[1.0, 1, 1, 0], [0, 1, -1, -1]])
 MIDDLE = 5
 #: Below so many channels the changes of basis cost what the products save (YOLOv3 at 416 px, one AVX2 core).
 LEAST_CHANNELS = 128
-#: Tiles of one matrix product: more of a batch leave the cache.
-TILES = 1024
+#: Tiles of one matrix product: more leave the cache, fewer read the filters more often.
+TILES = 512
 
 
 def suits(conv: nn.Conv2d) -> bool:
@@ -49,22 +50,28 @@ class WinogradConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K, H, W), channels last in memory."""
-        tiles = -(-x.shape[2] // 2) * -(-x.shape[3] // 2)
-        with torch.autocast("cpu", enabled=False):
-            parts = [self._some(part) for part in x.float().split(max(1, TILES // max(1, tiles)))]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _some(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         down, across = -(-height // 2), -(-width // 2)  # tiles
-        padded = x.new_zeros(batch, 2 * down + 2, 2 * across + 2, channels)
+        padded = torch.zeros(batch, 2 * down + 2, 2 * across + 2, channels)
         padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
+        outputs = torch.empty(batch, down, 2, across, 2, self.filters.shape[2])
+        images, rows = max(1, TILES // max(1, down * across)), max(1, TILES // max(1, across))
+        with torch.autocast("cpu", enabled=False):
+            for first, top in itertools.product(range(0, batch, images), range(0, down, rows)):
+                part = padded[first : first + images, 2 * top : 2 * (top + rows) + 2]
+                outputs[first : first + images, top : top + rows] = self._tiles(part)
+        result = outputs.flatten(3, 4).flatten(1, 2)[:, :height, :width]
+        return (result if self.activation is None else self.activation(result)).permute(0, 3, 1, 2)
+
+    def _tiles(self, padded: Tensor) -> Tensor:
+        """(B, 2 D + 2, 2 A + 2, C) -> (B, D, 2, A, 2, K)."""
+        batch, down, across = padded.shape[0], padded.shape[1] // 2 - 1, padded.shape[2] // 2 - 1
         image, row, column, _ = padded.stride()
-        strides = (row, column, image, 2 * row, 2 * column, 1)
-        tiles = padded.as_strided((4, 4, batch, down, across, channels), strides).reshape(16, -1)
-        products = torch.bmm((self.into @ tiles).view(16, batch * down * across, channels), self.filters)
+        size, strides = (4, 4, batch, down, across), (row, column, image, 2 * row, 2 * column, 1)
+        tiles = padded.as_strided((*size, padded.shape[3]), strides, padded.storage_offset())
+        inputs = (self.into @ tiles.reshape(16, -1)).view(16, batch * down * across, -1)
+        products = torch.bmm(inputs, self.filters)
         if self.bias is not None:
             products[MIDDLE] += self.bias
-        outputs = (self.out @ products.flatten(1)).view(2, 2, batch, down, across, products.shape[2])
-        outputs = outputs.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2)[:, :height, :width]
-        return (outputs if self.activation is None else self.activation(outputs)).permute(0, 3, 1, 2)
+        outputs = (self.out @ products.flatten(1)).view(2, 2, batch, down, across, -1)
+        return outputs.permute(2, 3, 0, 4, 1, 5)
