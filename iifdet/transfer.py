@@ -73,7 +73,17 @@ def _class_keys(model: AdjustedModel) -> set[str]:
     return {name for name, p in model.named_parameters() if id(p) in layers}
 
 
+def _foreign_layers(model: AdjustedModel, source: AdjustedModel) -> str | None:
+    """What class layers are, where those of one are no kind of the other's: their rows mean something else then."""
+    for mine, other in zip(model.classifier_layers(), source.classifier_layers(), strict=False):
+        if not (isinstance(mine, type(other)) or isinstance(other, type(mine))):
+            return f"{type(mine).__name__} here, {type(other).__name__} in the checkpoint"
+    return None
+
+
 def _copy_class_rows(model: AdjustedModel, source: AdjustedModel) -> list[str]:
+    if kinds := _foreign_layers(model, source):
+        return [f"class rows keep random weights: {kinds}; set model_args.head as the checkpoint has it to take them"]
     place = {name: row for row, name in enumerate(source.names)}
     ours = [row for row, name in enumerate(model.names) if name in place]
     theirs = [place[model.names[row]] for row in ours]

@@ -50,3 +50,18 @@ def test_a_model_in_which_nothing_fits_is_refused() -> None:
     source: Detector = create_model("yolov3", 2, width=0.25, depth=0.1)
     with pytest.raises(InputError, match="nothing in it fits"):
         transfer_weights(named(["a", "b"], 1), source)
+
+
+def test_rows_of_another_kind_of_head_are_left_and_said() -> None:
+    heads = {}
+    for seed, head in enumerate(("linear", "cosine", "cosine_learned")):
+        torch.manual_seed(seed)
+        heads[head] = create_model("se_resnet20", 3, head=head)
+        heads[head].names = ["a", "b", "c"]
+    torch.nn.init.normal_(heads["linear"].head.bias)
+    before = heads["cosine"].head.weight.clone()
+    notes = transfer_weights(heads["cosine"], heads["linear"])
+    assert any("CosineHead here, LinearHead in the checkpoint" in note for note in notes)
+    assert torch.equal(heads["cosine"].head.weight, before) and not heads["cosine"].head.class_shift.any()
+    transfer_weights(heads["cosine_learned"], heads["cosine"])  # the scale differs, the directions are the same
+    assert torch.equal(heads["cosine_learned"].head.weight, before)

@@ -10,7 +10,7 @@ from torchvision.models import get_model_weights
 
 from iifdet.classifiers.base import Classifier
 from iifdet.classifiers.heads import LinearHead
-from iifdet.classifiers.imagenet import ImageNetResNet, torchvision_tensors
+from iifdet.classifiers.imagenet import ImageNetResNet, SEBottleneck, torchvision_tensors
 from iifdet.errors import InputError
 from iifdet.weight_files import fetch_published, mismatched, some_names
 
@@ -30,7 +30,7 @@ def load_torchvision(model: Classifier, state: Mapping[str, Tensor], *, classifi
     """Fill a classifier from torchvision's network of the same layers, in place.
 
     Strict: all tensors of the network must be in the file, in their shapes. Squeeze-and-excitation, which torchvision's
-    networks do not have, keeps random weights.
+    networks do not have, starts neutral: the features are the plain network's.
 
     Args:
         classifier: also take the file's class rows, by number: ImageNet's classes must be the model's, in ImageNet's
@@ -58,8 +58,23 @@ def load_torchvision(model: Classifier, state: Mapping[str, Tensor], *, classifi
         )
     for name, tensor in wanted.items():
         tensor.copy_(state[name])
-    notes = [f"{len(wanted)} tensors of torchvision's network loaded; everything else keeps random weights"]
+    gated = [module for module in model.network.modules() if isinstance(module, SEBottleneck)]
+    for block in gated:
+        _open(block)
+    rest = "the head keeps random weights" if not classifier else "the head's among them"
+    notes = [f"{len(wanted)} tensors of torchvision's network loaded; {rest}"]
+    if gated:
+        notes.append(
+            f"squeeze-and-excitation of {len(gated)} blocks starts neutral, gates at a half of doubled maps"
+        )
     return notes + ([f"left over in the file: {some_names(extra)}"] if extra else [])
+
+
+def _open(block: SEBottleneck) -> None:
+    """Let a block do what it does without its gates. Random ones would halve it unevenly, frozen ones for ever."""
+    block.se.excite.weight.zero_()  # σ(0) = 1/2 for every image
+    block.bn3.weight.mul_(2)
+    block.bn3.bias.mul_(2)
 
 
 def _check(model: Classifier) -> None:
