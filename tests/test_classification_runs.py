@@ -74,11 +74,31 @@ def weights_of(run: Any, which: str = "last") -> dict[str, Any]:
 def test_the_best_epoch_is_chosen_on_a_part_of_train_and_test_is_reported(keys: Keys) -> None:
     run = iifdet.train(**keys())
     assert run.metrics["images"] == 15 and run.metrics["best"]["chosen_on"] == "holdout"
-    assert sum(row["train_images"] for row in run.metrics["per_class"]) == sum(COUNTS) - 4  # a tenth of each class
+    assert run.metrics["split"] == "test"
+    splits = build.build_splits(resolve(TrainConfig, keys()), "classify")
+    assert len(splits.train) == sum(COUNTS) - 4 and len(splits.val) == 4  # a tenth of each class
+    assert [row["train_images"] for row in run.metrics["per_class"]] == list(COUNTS), "groups go by the whole split"
     assert set(run.metrics["groups"]) == {"many", "medium", "few"}
     rows = list(csv.DictReader((run.folder / "results.csv").open()))
     assert len(rows) == 2 and all(0 <= float(row["top1"]) <= 1 for row in rows)
     assert yaml.safe_load((run.folder / "args.yaml").read_text())["select_share"] == 0.1
+
+
+def test_val_says_which_split_its_figures_are_of(keys: Keys) -> None:
+    run = iifdet.train(**keys(epochs=1, select_on="test"))
+    common: dict[str, Any] = {"weights": run.folder / "weights" / "last.pt", "project": str(run.folder), "plots": False}
+    said = {split: iifdet.val(**common, split=split).metrics["split"] for split in ("val", "train")}
+    assert said == {"val": "test", "train": "train"}, "data without a val split are evaluated on test"
+
+
+def test_steps_that_a_short_run_never_reaches_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    config = resolve(TrainConfig, {"model": "classify/cifar10-lt-softmax", "epochs": 100})
+    with caplog.at_level("WARNING", logger="iifdet"):
+        assert build.build_schedule(config).at(99.9) == config.lr
+    assert "give steps=[90,95]" in caplog.text
+    caplog.clear()
+    build.build_schedule(config.model_copy(update={"epochs": 361}))
+    assert not caplog.text
 
 
 def test_selecting_on_test_is_written_down(keys: Keys) -> None:

@@ -11,6 +11,7 @@ from iifdet.build.data import (
     build_train_batches,
     build_val_batches,
     describe_index,
+    split_name,
     training_counts,
 )
 from iifdet.build.detection import build_mixing
@@ -75,6 +76,7 @@ __all__ = [
     "set_adjustment",
     "settle_batch",
     "settle_options",
+    "split_name",
     "synchronise_batch_norms",
     "task_of_model",
     "training_counts",

@@ -64,6 +64,11 @@ def _parts(config: DataKeys) -> tuple[ClassIndex, ClassIndex]:
     return _read(config, "train").holdout(config.holdout, config.seed)
 
 
+def classification_split_name(config: DataKeys, split: str) -> str:
+    """What a split is called in the data."""
+    return "holdout" if config.holdout and split == "val" else _known(config, split)
+
+
 def _known(config: DataKeys, split: str) -> str:
     splits = find_class_description(config.data).splits
     return "test" if split == "val" and "val" not in splits and "test" in splits else split
@@ -74,20 +79,20 @@ def classification_splits(config: TrainConfig) -> Splits:
     refuse_boxes(config)
     splits = find_class_description(config.data).splits
     if config.holdout:
-        return Splits(*_parts(config))
+        return Splits(*_parts(config), chosen_on="holdout", reported="holdout")
     chosen = config.select_on or ("val" if "val" in splits else "holdout")
     report = "test" if "test" in splits else "val"
     train, final = classification_index(config, "train"), classification_index(config, report)
     if chosen == "holdout":
         rest, held = train.holdout(config.select_share, config.seed)
-        return Splits(rest, held, final, chosen)
+        return Splits(rest, held, final, chosen, report, train.counts())
     if chosen not in splits:
         raise InputError(
             f"select_on: expected one of holdout, {', '.join(s for s in splits if s != 'train')}, got '{chosen}'"
         )
     if chosen == report:
-        return Splits(train, final, None, chosen)
-    return Splits(train, classification_index(config, chosen), final, chosen)
+        return Splits(train, final, None, chosen, report)
+    return Splits(train, classification_index(config, chosen), final, chosen, report)
 
 
 def refuse_boxes(config: TrainConfig) -> None:

@@ -12,6 +12,7 @@ import torch
 from iifdet.build.classification import (
     classification_evaluator,
     classification_index,
+    classification_split_name,
     classification_splits,
     classification_train_batches,
     classification_val_batches,
@@ -21,6 +22,7 @@ from iifdet.build.detection import (
     describe_detection,
     detection_evaluator,
     detection_index,
+    detection_split_name,
     detection_splits,
     detection_train_batches,
     detection_val_batches,
@@ -42,6 +44,7 @@ class TaskData:
     """
 
     index: Callable[[DataKeys, str], Any]
+    split_name: Callable[[DataKeys, str], str]
     splits: Callable[[TrainConfig], Splits]
     describe: Callable[[Any], str]
     train_batches: Callable[..., Any]
@@ -52,6 +55,7 @@ class TaskData:
 TASKS = {
     "detect": TaskData(
         detection_index,
+        detection_split_name,
         detection_splits,
         describe_detection,
         detection_train_batches,
@@ -60,6 +64,7 @@ TASKS = {
     ),
     "classify": TaskData(
         classification_index,
+        classification_split_name,
         classification_splits,
         describe_classification,
         classification_train_batches,
@@ -72,6 +77,11 @@ TASKS = {
 def build_index(config: DataKeys, split: str, task: str = "detect") -> Any:
     """The index of a split; a training split without anything to learn from is refused."""
     return TASKS[task].index(config, split)
+
+
+def split_name(config: DataKeys, split: str, task: str = "detect") -> str:
+    """What a split is called in the data: a classifier's ``val`` may be its test split, ``holdout`` makes another."""
+    return TASKS[task].split_name(config, split)
 
 
 def training_counts(config: DataKeys, task: str) -> ClassCounts | None:

@@ -49,12 +49,17 @@ def detection_index(config: DataKeys, split: str) -> DatasetIndex:
     return _with_boxes(config, index) if split == "train" else index
 
 
+def detection_split_name(config: DataKeys, split: str) -> str:
+    """What a split is called in the data."""
+    return "holdout" if config.holdout and split == "val" else split
+
+
 def detection_splits(config: TrainConfig) -> Splits:
     """Train and val."""
     refuse_labels(config)
     if config.holdout:
         rest, held = _parts(config)
-        return Splits(_with_boxes(config, rest), held)
+        return Splits(_with_boxes(config, rest), held, chosen_on="holdout", reported="holdout")
     return Splits(detection_index(config, "train"), detection_index(config, "val"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -17,6 +18,8 @@ from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
 from iifdet.optim import AveragedWeights, Schedule, build_optimizer
 from iifdet.training import FitOptions, GraphedStep, Step, TrainState, train_step
+
+log = logging.getLogger("iifdet")
 
 
 def pick_device(name: str | int | None, local_rank: int | None = None) -> torch.device:
@@ -146,7 +149,15 @@ def build_step(config: TrainConfig, device: torch.device) -> Step:
 
 
 def build_schedule(config: TrainConfig) -> Schedule:
-    """The learning rate over the run."""
+    """The learning rate over the run. Steps that all lie beyond its end are a recipe's whose epochs were cut."""
+    if config.schedule == "step" and config.steps and min(config.steps) >= config.epochs:
+        shares = ",".join(f"{step / max(config.steps) * 0.95 * config.epochs:.3g}" for step in config.steps)
+        log.warning(
+            "steps: none of %s lies within %d epochs, so the learning rate never drops; give steps=[%s] or so",
+            list(config.steps),
+            config.epochs,
+            shares,
+        )
     return Schedule(
         config.lr,
         config.epochs,

@@ -24,6 +24,7 @@ from iifdet.detectors.torchvision_weights import from_torchvision, is_detection
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError
 from iifdet.exporting import is_exported, load_exported
+from iifdet.longtail import ClassCounts
 from iifdet.models import MODELS, create_model
 from iifdet.transfer import transfer_weights
 from iifdet.weight_files import read_state
@@ -36,10 +37,11 @@ NO_LIMIT = 100_000
 TORCHVISION = (".pth", ".safetensors")
 
 
-def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> Any:
+def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True, counts: ClassCounts | None = None) -> Any:
     """A model for the data's classes, filled from ``weights``, adjusted by ``adjust``.
 
-    ``fill=False`` leaves the weights random: a resumed run brings its own and needs ``weights`` no more.
+    ``fill=False`` leaves the weights random: a resumed run brings its own and needs ``weights`` no more. ``counts`` are
+    those of the index, if none are given.
     """
     torch.manual_seed(config.seed)
     model = create_model(config.model, len(index.names), **config.model_args)
@@ -48,7 +50,7 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True) -> 
         anchors = fit_anchors_to(index, model, config)
         torch.manual_seed(config.seed)
         model = create_model(config.model, len(index.names), **config.model_args, anchors=anchors)
-    model.names, model.counts = list(index.names), index.counts()
+    model.names, model.counts = list(index.names), counts or index.counts()
     if config.weights and fill:
         for note in load_weights(model, config.weights):
             log.info("%s", note)

@@ -64,9 +64,7 @@ def load_torchvision(model: Classifier, state: Mapping[str, Tensor], *, classifi
     rest = "the head keeps random weights" if not classifier else "the head's among them"
     notes = [f"{len(wanted)} tensors of torchvision's network loaded; {rest}"]
     if gated:
-        notes.append(
-            f"squeeze-and-excitation of {len(gated)} blocks starts neutral, gates at a half of doubled maps"
-        )
+        notes.append(f"squeeze-and-excitation of {len(gated)} blocks starts neutral, gates at a half of doubled maps")
     return notes + ([f"left over in the file: {some_names(extra)}"] if extra else [])
 
 

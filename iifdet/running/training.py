@@ -52,7 +52,7 @@ def run_training(
         raise InputError("tensorboard: expected the package, got none; pip install iifdet[log]")
     _refuse_other_data(index, val_index, world)
     with world.one_a_machine_first():
-        model = build.build_model(cfg, index, fill=content is None)
+        model = build.build_model(cfg, index, content is None, splits.counts)
     model = build.synchronise_batch_norms(cfg, build.placed(cfg, model, device), device, world)
     state = build.build_state(cfg, model, device)
     cfg = build.settle_batch(cfg, state, device, world)
@@ -104,7 +104,7 @@ def run_training(
                 getattr(hook, "close", lambda: None)()
         # 4. What is left behind: figures of the last epoch, which last.pt holds.
         reporter = finally_[0] if finally_ else watcher
-        metrics = reporter.leave(state, splits.chosen_on)
+        metrics = reporter.leave(splits.reported, state, splits.chosen_on)
         if cfg.plots and world.is_main:
             from iifdet import pictures, plots
 

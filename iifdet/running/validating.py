@@ -42,7 +42,7 @@ def run_val(cfg: ValConfig, task: str, device: torch.device, world: World) -> Ru
         run.write_environment()
         watcher = Validation(cfg, run, model.to(device).eval(), task, batches, evaluator, device, world)
         watcher(model)
-        metrics = watcher.leave()
+        metrics = watcher.leave(build.split_name(cfg, cfg.split, task))
         if world.is_main:
             save_fixed(run.path, evaluator.unlimited() if cfg.fixed_ap else None)
     log.info("results in %s", run.path)

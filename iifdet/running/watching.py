@@ -67,15 +67,17 @@ class Validation:
 
             self.first = (batch, pictures.PICTURES[self.task].keep(outputs, self.model))
 
-    def leave(self, state: Any = None, chosen_on: str = "val") -> dict[str, Any]:
+    def leave(self, split: str, state: Any = None, chosen_on: str = "val") -> dict[str, Any]:
         """Write metrics.json, per_class.csv, predictions.json and the pictures of the last validation.
 
         Args:
+            split: that the figures are of.
             chosen_on: split that the best epoch was chosen on.
         """
         if not self.metrics:  # a run that was resumed when nothing was left to do but this
             with averaged(state) as model:
                 self(model)
+        self.metrics["split"] = split
         if state is not None:
             self.metrics["epochs"] = state.epoch
             self.metrics["best"] = {"epoch": state.best_epoch, "fitness": state.best, "chosen_on": chosen_on}
