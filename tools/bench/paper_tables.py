@@ -1,14 +1,15 @@
-"""Tables V-VII and IX of the IIF paper on CIFAR-LT: published and measured side by side.
+"""Tables V to X of the IIF paper: published and measured side by side.
 
 CUDA, whole:  python tools/bench/paper_tables.py --data cifar10_lt100_jpeg --seeds 0,1,2
 CUDA, timed:  … --seconds 540 (epochs are fewer where 400 do not fit, and the result says so)
+Photographs:  … --table imagenet-lt --data imagenet-lt --seeds 0 --bn train,eval
 CPU, short:   … --epochs 40 --stage2 10 --seeds 0 --device cpu --keys 'channels_last=true val_every=20'
 
 Each seed is a process of its own (``--how threads``: a thread), all side by side on one device. A seed trains the
 softmax model, tries every adjustment on its test logits (post-process), and trains every variant's class rows from it
-(decoupled). ``--trained`` adds whole trainings (``iif-csl,iif-end-to-end,la-loss``); ``--keys 'mixup=0'`` changes every
-run. What an earlier call wrote into ``--folder`` is taken up, and figures of a JSON file (``--known``) are not measured
-again.
+(decoupled). ``--trained`` adds other recipes (``iif-csl,iif-end-to-end,la-loss,crt``); ``--keys 'mixup=0'`` changes
+every run. What an earlier call wrote into ``--folder`` is taken up, and figures of a JSON file (``--known``) are not
+measured again.
 
 ``last`` is the last epoch, ``best`` the epoch with the highest test accuracy, which the original reports.
 """
@@ -23,6 +24,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ from paper_numbers import FIGURES, lines, table
 import iifdet
 from iifdet import build
 from iifdet.build import classification
-from iifdet.config import ValConfig, validate
+from iifdet.config import TrainConfig, ValConfig, resolve, validate
+from iifdet.datasets.classification import find_class_description
 from iifdet.datasets.classification.index import ClassIndex
 from iifdet.datasets.classification.resident import ResidentImages
 from iifdet.evaluation import ClassificationEvaluator
@@ -89,7 +92,8 @@ class Seed:
             **{"data": args.data, "device": args.device, "seed": seed, "project": str(self.folder), "plots": False},
             **{"verbose": False, "exist_ok": True, "select_on": "test", "save_minutes": 0},
             **{"amp": "bf16" if cuda else "none", "channels_last": cuda and args.order == "last"},
-            **{"compile": args.compile == "yes", "model_args.width": args.width, "fraction": args.fraction},
+            **{"compile": args.compile == "yes", "fraction": args.fraction},
+            **({"model_args.width": args.width} if args.width != 1 else {}),
         }
         self.extra = keys_of(args.keys)
 
@@ -158,18 +162,23 @@ class Seed:
         return {**self.common, **mine, **self.extra}
 
     def train(self, recipe: str, epochs: int) -> dict[str, Any]:
-        """A whole training."""
+        """A whole training, or a second stage of its own."""
+        name = f"classify/{self.args.table}-{recipe}"
+        if resolve(TrainConfig, {"model": name}).strategy == "decoupled":
+            whole = whole_epochs(self.args.table, recipe)
+            return self.second_stage({"model": name, "name": recipe, "epochs": whole})
         return figures(iifdet.train(**self.keys(recipe, epochs)).folder)
 
     def decoupled(self, variant: str, bn: str) -> dict[str, Any]:
         """The class rows again, from the softmax run's last checkpoint."""
-        keys = {
-            **{"model": f"classify/{self.args.table}-iif-decoupled", "variant": variant, "frozen_bn": bn},
-            **{"weights": str(self.folder / "softmax" / "weights" / "last.pt"), "epochs": self.args.stage2},
-            **{"val_every": max(1, self.args.stage2 // 4), "name": f"decoupled-{variant}-{bn}"},
-        }
-        run = iifdet.train(**{**self.common, **keys, **self.extra})
-        return figures(run.folder)
+        keys = {"model": f"classify/{self.args.table}-iif-decoupled", "variant": variant, "frozen_bn": bn}
+        return self.second_stage({**keys, "epochs": self.args.stage2, "name": f"decoupled-{variant}-{bn}"})
+
+    def second_stage(self, keys: dict[str, Any]) -> dict[str, Any]:
+        """A run that starts from the softmax run's last checkpoint."""
+        start = {"weights": str(self.folder / "softmax" / "weights" / "last.pt")}
+        every = {"val_every": max(1, keys["epochs"] // 4)}
+        return figures(iifdet.train(**{**self.common, **every, **self.extra, **keys, **start}).folder)
 
     def post_process(self) -> None:
         """Every adjustment on the logits of the softmax run."""
@@ -180,13 +189,15 @@ class Seed:
             return
         try:
             model = build.load_model(self.folder / "softmax" / "weights" / "last.pt").to(self.device())
-            config = validate(ValConfig, {"data": self.args.data, "imgsz": 32})
-            index = build.build_index(config, "val", "classify")
-            batches = list(
-                classification.classification_val_batches(config, config, index, "device", device=self.device())
-            )
+            config = validate(ValConfig, {"data": self.args.data, "imgsz": model.recipe["imgsz"]})
+            split = "test" if "test" in find_class_description(self.args.data).splits else "val"
+            index = build.build_index(config, split, "classify")
+            cache, device = model.recipe["cache"], self.device()
+            batches, raw = [], []
             with torch.inference_mode():
-                raw = [model.raw(batch.to(self.device()).images) for batch in batches]
+                for batch in classification.classification_val_batches(config, config, index, cache, device=device):
+                    raw.append(model.raw(batch.to(device).images))
+                    batches.append(replace(batch, images=batch.images[:0]))  # fifty thousand photographs do not fit
         except Exception as error:
             traceback.print_exc()
             self.save("post-process", {"failed": f"{type(error).__name__}: {error}"[:300]})
@@ -234,6 +245,11 @@ def percent(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def whole_epochs(table: str, recipe: str) -> int:
+    """Epochs of a recipe."""
+    return resolve(TrainConfig, {"model": f"classify/{table}-{recipe}"}).epochs
+
+
 def merge(args: Any, seeds: list[int]) -> dict[str, Any]:
     """What there is of all seeds so far, also as the result's file: a run that is cut off leaves its table behind."""
     known = json.loads(Path(args.known).read_text())["seeds"] if args.known else {}
@@ -241,7 +257,7 @@ def merge(args: Any, seeds: list[int]) -> dict[str, Any]:
     mine = {str(seed): json.loads(file.read_text()) for seed, file in files.items() if file.is_file()}
     merged = {seed: {**known.get(seed, {}), **mine.get(seed, {})} for seed in {**known, **mine}}
     keys = {k: v for k, v in vars(args).items() if k not in ("out", "seed", "begun")}
-    shortened = any(row.get("epochs", 400) < 400 for row in merged.values())
+    shortened = any(row.get("epochs", 0) < whole_epochs(args.table, "softmax") for row in merged.values())
     content = {"keys": keys, "shortened": shortened, "table": table(args.table, merged), "seeds": merged}
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -301,8 +317,8 @@ def main() -> None:
         data="cifar10_lt100_jpeg",
         seeds="0,1,2",
         seed=-1,
-        epochs=400,
-        stage2=20,
+        epochs=0,
+        stage2=0,
         seconds=0.0,
         begun=0.0,
         device="cuda" if torch.cuda.is_available() else "cpu",
@@ -319,6 +335,8 @@ def main() -> None:
         known="",
     )
     args.begun = args.begun or time.time()
+    args.epochs = args.epochs or whole_epochs(args.table, "softmax")
+    args.stage2 = args.stage2 or whole_epochs(args.table, "iif-decoupled")
     if args.seed >= 0:
         keep_images()
         Seed(args, args.seed).run()
@@ -328,6 +346,10 @@ def main() -> None:
     content = merge(args, seeds)
     write(f"paper_{args.table}", args.out, content)
     print(lines(content["table"]))
+    rows = {f"seed {seed}: {name}": row for seed, rows in content["seeds"].items() for name, row in rows.items()}
+    failed = [name for name, row in rows.items() if isinstance(row, dict) and "failed" in row]
+    if failed or not content["table"]:
+        sys.exit(f"failed: {', '.join(failed) or 'every seed'}; see {args.folder}/seed*.log")
 
 
 if __name__ == "__main__":
