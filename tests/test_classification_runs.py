@@ -206,7 +206,23 @@ def test_two_runs_are_compared_image_by_image(keys: Keys, tiny_keys: Keys, tmp_p
     assert list(found.rows[0].values)[:3] == ["top1", "top5", "mean_class"]
     gain = 100 * (runs[1].metrics["top1"] - runs[0].metrics["top1"])
     assert found.rows[1].differences["top1"] == pytest.approx(gain)
-    assert f"top-1 {gain:+.2f}" in found.notices[-1] and "McNemar p" in found.notices[-1]
+    assert found.analysis is not None and not found.notices
+    first, second = found.analysis.kinds["images"]
+    for run, mine in zip(runs, (first, second), strict=True):
+        for figure in ("top1", "mean_class", "many", "medium", "few"):
+            measured = run.metrics["groups"][figure] if figure in run.metrics["groups"] else run.metrics[figure]
+            assert mine.figures[figure].value == pytest.approx(measured), figure
+        assert mine.per_class.tolist() == pytest.approx([row["accuracy"] for row in run.metrics["per_class"]])
+        assert mine.calibration["all"].ece == pytest.approx(run.metrics["ece"], abs=1e-5)
+    assert 100 * second.differences["top1"].value == pytest.approx(gain)
+    assert second.mcnemar["all"].second - second.mcnemar["all"].first == round(gain / 100 * 15)
+    assert first.tide is None and not first.fixed and not first.mcnemar
+    out = iifdet.compare([run.folder for run in runs], draws=50, project=tmp_path / "out").folder
+    assert out is not None
+    drawn = {file.stem for file in out.glob("*.png")}
+    assert drawn >= {"difference", "intervals", "reliability", "weight_norms"} and "errors" not in drawn
+    assert "two accuracy" in (out / "classes.csv").read_text()
+    assert "on images classified right" in (out / "report.html").read_text()
     (runs[1].folder / "predictions.json").unlink()
     assert "no intervals" in iifdet.compare([run.folder for run in runs]).notices[-1]
     detector = iifdet.train(**tiny_keys(tmp_path, epochs=1, name="detector"))

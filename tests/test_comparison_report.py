@@ -68,7 +68,7 @@ def test_a_better_run_is_better_beyond_chance_and_equal_runs_are_not(run: Run) -
     worse, better = run("worse", 0.3), run("better", 1.0)
     found = iifdet.compare([worse, better, worse], draws=200)
     assert found.analysis is not None and not found.notices and found.folder is None
-    _, second, again = found.analysis.boxes
+    _, second, again = found.analysis.runs
     for figure, row in (("AP", found.rows[1]), ("tail5", found.rows[1]), ("rare", found.rows[1])):
         change = second.differences[figure]
         assert 100 * second.figures[figure].value == pytest.approx(row.values[figure])
@@ -78,7 +78,7 @@ def test_a_better_run_is_better_beyond_chance_and_equal_runs_are_not(run: Run) -
     assert sum(test.both for test in second.mcnemar.values()) == 2 * second.mcnemar["all"].both  # groups add up to all
     # The same run again: every draw is paired, so no figure ever differs.
     assert {(d.value, d.low, d.high) for d in again.differences.values()} == {(0.0, 0.0, 0.0)}
-    assert again.mcnemar["all"].p == 1 and [r.name for r in found.analysis.boxes] == [
+    assert again.mcnemar["all"].p == 1 and [r.name for r in found.analysis.runs] == [
         "worse (1)",
         "better",
         "worse (3)",

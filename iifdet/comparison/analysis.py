@@ -55,77 +55,95 @@ class Split:
 
     Attributes:
         names: the C class names.
-        category_ids: (C,) the category of each label.
-        truth: COCO ground truth.
-        protocol: ``coco`` or ``lvis``.
+        images: how many there are.
         counts: class counts of the training set, None where they are unknown.
         groups: name -> labels; empty without counts.
     """
 
     names: list[str]
-    category_ids: NDArray[np.int64]
-    truth: CocoDict
-    protocol: str = "coco"
+    images: int
     counts: ClassCounts | None = None
     groups: dict[str, list[int]] = field(default_factory=dict)
 
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class BoxSplit(Split):
+    """Data with boxes.
+
+    Attributes:
+        category_ids: (C,) the category of each label.
+        truth: COCO ground truth.
+        protocol: ``coco`` or ``lvis``.
+    """
+
+    category_ids: NDArray[np.int64]
+    truth: CocoDict
+    protocol: str = "coco"
+
     @classmethod
-    def of(cls, index: Any, counts: ClassCounts | None, thresholds: Sequence[int] = (10, 100)) -> Split:
+    def of(cls, index: Any, counts: ClassCounts | None, thresholds: Sequence[int] = (10, 100)) -> BoxSplit:
         """From a DatasetIndex; its own frequency groups (LVIS) win over thresholds on the counts."""
         federated = getattr(index, "federated", None)
         groups = None if federated is None else federated.groups()
         if groups is None:
             groups = {} if counts is None else frequency_groups(counts, thresholds)
-        ids = np.asarray(index.category_ids, np.int64)
-        return cls(list(index.names), ids, index.to_coco(), "coco" if federated is None else "lvis", counts, groups)
+        return cls(
+            names=list(index.names),
+            images=len(index),
+            counts=counts,
+            groups=groups,
+            category_ids=np.asarray(index.category_ids, np.int64),
+            truth=index.to_coco(),
+            protocol="coco" if federated is None else "lvis",
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunAnalysis:
-    """One run, by boxes or by masks. Fractions, not percent.
+    """One run, by boxes, by masks or by images. Fractions, not percent.
 
     Attributes:
         name: of the run.
         figures: figure -> its interval; ``low`` and ``high`` are NaN without draws.
         differences: figure -> interval of the paired difference to the first run; empty for the first.
-        ap: (C,) AP of each class, NaN without ground truth.
+        per_class: (C,) AP of each class, of classifiers its accuracy; NaN without ground truth.
         class_differences: (C, 3) difference to the first run, low, high; None for the first.
-        fixed: figure -> Fixed AP.
-        tide: what AP50 loses to which errors.
         mcnemar: group (``all`` first) -> test against the first run; empty for the first.
-        calibration: group (``all`` first) -> confidence against precision at IoU .50.
+        calibration: group (``all`` first) -> confidence against precision, of detectors at IoU .50.
+        fixed: figure -> Fixed AP; empty of classifiers.
+        tide: what AP50 loses to which errors; None of classifiers.
     """
 
     name: str
     figures: dict[str, Interval]
     differences: dict[str, Interval]
-    ap: Array
+    per_class: Array
     class_differences: Array | None
-    fixed: dict[str, float]
-    tide: TideErrors
     mcnemar: dict[str, McNemar]
     calibration: dict[str, Reliability]
+    fixed: dict[str, float] = field(default_factory=dict)
+    tide: TideErrors | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """What :func:`analyse` found.
+    """What a closer look found.
 
     Attributes:
         split, options: what it was asked about.
-        boxes: one RunAnalysis a run.
-        masks: the same by the overlap of masks, where every run has them; else empty.
+        kinds: ``boxes`` and, where every run has them, ``masks`` -> one RunAnalysis a run; of classifiers ``images``.
+        measure: what classes are measured by.
     """
 
     split: Split
     options: Options
-    boxes: list[RunAnalysis]
-    masks: list[RunAnalysis] = field(default_factory=list)
+    kinds: dict[str, list[RunAnalysis]]
+    measure: str = "AP"
 
     @property
-    def kinds(self) -> dict[str, list[RunAnalysis]]:
-        """``boxes`` and, where there are some, ``masks``."""
-        return {"boxes": self.boxes, **({"masks": self.masks} if self.masks else {})}
+    def runs(self) -> list[RunAnalysis]:
+        """The runs by their first kind."""
+        return next(iter(self.kinds.values()))
 
     def plain_values(self) -> dict[str, Any]:
         """All of it as plain values, for JSON; NaN becomes None."""
@@ -134,7 +152,7 @@ class Analysis:
 
 
 def analyse(
-    split: Split,
+    split: BoxSplit,
     predictions: Mapping[str, tuple[Array, list[Any] | None]],
     options: Options | None = None,
     unlimited: Mapping[str, Unlimited] | None = None,
@@ -155,10 +173,10 @@ def analyse(
     rows = {name: rows for name, (rows, _) in predictions.items()}
     boxes = _analyse(split, rows, "bbox", options, {name: found.rows for name, found in unlimited.items()})
     if any(masks is None for _, masks in predictions.values()):
-        return Analysis(split, options, boxes)
+        return Analysis(split, options, {"boxes": boxes})
     dicts = {name: _mask_results(rows, masks or []) for name, (rows, masks) in predictions.items()}
     more = {n: _mask_results(found.rows, found.masks) for n, found in unlimited.items() if found.masks is not None}
-    return Analysis(split, options, boxes, _analyse(split, dicts, "segm", options, more))
+    return Analysis(split, options, {"boxes": boxes, "masks": _analyse(split, dicts, "segm", options, more)})
 
 
 def _mask_results(rows: Array, masks: list[Any]) -> list[dict[str, Any]]:
@@ -169,7 +187,7 @@ def _mask_results(rows: Array, masks: list[Any]) -> list[dict[str, Any]]:
 
 
 def _analyse(
-    split: Split,
+    split: BoxSplit,
     results: Mapping[str, Any],
     iou_type: str,
     options: Options,
@@ -200,10 +218,10 @@ def _analyse(
                 compared.get("figures", {}),
                 whole[i].mean(axis=1),
                 compared.get("classes"),
-                {f: float(v[0]) for f, v in _figures(weighted_ap(fixed[i], ones), members).items()},
-                tide_errors(truth, found, iou_type, split.protocol),
                 {} if i == 0 else _mcnemar(records[0], records[i], split, options),
                 _calibration(records[i], split),
+                {f: float(v[0]) for f, v in _figures(weighted_ap(fixed[i], ones), members).items()},
+                tide_errors(truth, found, iou_type, split.protocol),
             )
         )
     return runs
@@ -253,10 +271,10 @@ def _figures(ap: Array, members: Mapping[str, list[int]]) -> dict[str, Array]:
     by_class = ap.mean(axis=2)
     figures = {"AP": by_class, "AP50": ap[:, :, 0], "AP75": ap[:, :, 5]}
     figures |= {name: by_class[:, labels] for name, labels in members.items()}
-    return {name: _present_mean(values) for name, values in figures.items()}
+    return {name: present_mean(values) for name, values in figures.items()}
 
 
-def _present_mean(values: Array) -> Array:
+def present_mean(values: Array) -> Array:
     """(B, K) -> (B,) means over what is not NaN."""
     present = ~np.isnan(values)
     with np.errstate(invalid="ignore"):

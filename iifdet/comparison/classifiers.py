@@ -1,71 +1,152 @@
-"""What stands behind the figures of classifiers' runs: intervals of differences and McNemar's test, image by image."""
+"""What stands behind the figures of classifiers' runs on one split: intervals, tests and calibration, image by image.
+
+The same steps as for detectors: the same draws of images for every run, then McNemar's test and calibration.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iifdet.comparison.analysis import Options
-from iifdet.comparison.runs import Comparison
+from iifdet.comparison.analysis import ALL, Analysis, Options, RunAnalysis, Split, present_mean
 from iifdet.errors import InputError
+from iifdet.evaluation import ClassResult, shots
+from iifdet.evaluation.engine import Array
 from iifdet.evaluation.resampling import image_weights, interval
-from iifdet.evaluation.significance import mcnemar
-
-Right = NDArray[np.bool_]
-
-
-def examine_classifiers(found: Comparison, folders: Sequence[str | Path], options: Options) -> Comparison:
-    """Add a notice for each run: its difference to the first, how sure it is; a notice says where that is unknown."""
-    try:
-        runs = [_read(Path(folder)) for folder in folders]
-        for folder, run in zip(folders, runs, strict=True):
-            if run.keys() != runs[0].keys():
-                raise InputError(f"expected predictions of the same images, got others in {folder}")
-    except InputError as error:
-        return replace(found, notices=[*found.notices, f"no intervals and tests: {error}"])
-    images = sorted(runs[0])
-    labels = np.array([runs[0][i][0] for i in images], dtype=np.int64)
-    right = [np.array([run[i][1] for i in images]) for run in runs]
-    said = [
-        _difference(found.rows[0].name, row.name, labels, right[0], mine, options)
-        for row, mine in zip(found.rows[1:], right[1:], strict=True)
-    ]
-    return replace(found, notices=[*found.notices, *said])
+from iifdet.evaluation.significance import McNemar, mcnemar
+from iifdet.longtail import ClassCounts
 
 
-def _read(folder: Path) -> dict[int, tuple[int, bool]]:
-    """Image id -> its label, and whether the best class is it.
+@dataclass(frozen=True, slots=True, eq=False)
+class Classified:
+    """What a run said of a split.
+
+    Attributes:
+        ids: (N,) of the images, ascending.
+        result: in the same order.
+    """
+
+    ids: NDArray[np.int64]
+    result: ClassResult
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(N,) whether the best class is the image's."""
+        return self.result.rank == 0
+
+
+def read_classified(folder: Path, names: Sequence[str]) -> Classified:
+    """predictions.json of a classifier's run; NLL and Brier score are not in it.
 
     Raises:
-        InputError: there are none, or not a classifier's.
+        InputError: there is none, or not a classifier's of these classes.
     """
     path = folder / "predictions.json"
     try:
         rows: list[Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {int(r["image_id"]): (int(r["label"]), r["classes"][0] == r["label"]) for r in rows}
+        found = sorted((int(r["image_id"]), int(r["label"]), int(r["classes"][0]), float(r["scores"][0])) for r in rows)
     except OSError:
         raise InputError(f"expected {path}, which is not there; run iifdet val again") from None
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"{path}: expected a classifier's predictions, got {type(error).__name__}") from None
+    ids, labels, predicted = (np.array([row[i] for row in found], dtype=np.int64) for i in range(3))
+    if not all(0 <= label < len(names) for label in {*labels.tolist(), *predicted.tolist()}):
+        raise InputError(f"{path}: expected classes below {len(names)}, got others; run iifdet val again")
+    scores, unknown = np.array([row[3] for row in found]), np.full(len(ids), np.nan)
+    rank = (predicted != labels).astype(np.int64)
+    return Classified(ids, ClassResult(list(names), labels, predicted, rank, scores, unknown, unknown))
 
 
-def _difference(first: str, name: str, labels: NDArray[np.int64], base: Right, mine: Right, options: Options) -> str:
-    test = mcnemar(base, mine)
-    text = f"{name} against {first}: {test.second} images right that were wrong, {test.first} the other way round"
-    text += f", McNemar p = {test.p:.2g}"
-    if not options.draws:
-        return text
-    gain = mine.astype(np.float64) - base
-    drawn = np.concatenate([w @ gain / len(gain) for w in image_weights(len(gain), options.draws, options.seed)])
-    top1 = interval(float(gain.mean()), drawn, options.level)
-    per_class = np.stack([gain[labels == c].mean() for c in np.unique(labels)])
-    return (
-        f"{text}; top-1 {100 * top1.value:+.2f}, {100 * options.level:g} % interval {100 * top1.low:+.2f} to "
-        f"{100 * top1.high:+.2f}; {int((per_class > 0).sum())} of {len(per_class)} classes better"
+def class_split(found: Classified, counts: ClassCounts | None, limits: Sequence[int]) -> Split:
+    """The data that a run was evaluated on, as far as its predictions tell."""
+    return Split(found.result.names, len(found.ids), counts, {} if counts is None else shots(counts, limits))
+
+
+def analyse_classifiers(split: Split, found: Mapping[str, Classified], options: Options) -> Analysis:
+    """Look closely at classifiers' runs on one split.
+
+    Args:
+        split: the data.
+        found: name of the run -> what it said.
+        options: how closely.
+
+    Raises:
+        InputError: no images, or runs of different ones.
+    """
+    first = next(iter(found.values()))
+    if not split.images:
+        raise InputError("expected images in the evaluated split, got none")
+    for name, run in found.items():
+        if not (np.array_equal(run.ids, first.ids) and np.array_equal(run.result.labels, first.result.labels)):
+            raise InputError(f"expected predictions of the same images, got others in {name}")
+    draws = _draw(split, found, options)
+    base = next(iter(draws.values()))
+    runs = [_look(split, name, run, draws[name], (first, base), options) for name, run in found.items()]
+    return Analysis(split, options, {"images": runs}, "accuracy")
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """A run as it is (row 0) and under every draw: figure -> (1 + B,), and (1 + B, C) accuracy of each class."""
+
+    figures: dict[str, Array]
+    classes: Array
+
+
+def _draw(split: Split, found: Mapping[str, Classified], options: Options) -> dict[str, _Draws]:
+    parts: dict[str, list[_Draws]] = {name: [] for name in found}
+    weights = [np.ones((1, split.images), np.float32), *image_weights(split.images, options.draws, options.seed)]
+    for some in weights:
+        for name, run in found.items():  # the same weights for every run: differences are paired
+            parts[name].append(_weighted(split, run, some))
+    return {
+        name: _Draws(
+            {f: np.concatenate([part.figures[f] for part in mine]) for f in mine[0].figures},
+            np.concatenate([part.classes for part in mine]),
+        )
+        for name, mine in parts.items()
+    }
+
+
+def _weighted(split: Split, run: Classified, weights: Array) -> _Draws:
+    """Figures when image i counts ``weights[b, i]`` times; a class without an image in a draw is in no mean."""
+    right, labels = weights * run.right, run.result.labels
+    order = labels.argsort(kind="stable")
+    present, starts = np.unique(labels[order], return_index=True)
+    classes = np.full((len(weights), len(split.names)), np.nan)
+    with np.errstate(invalid="ignore"):
+        shares = (np.add.reduceat(values[:, order], starts, axis=1, dtype=np.float64) for values in (right, weights))
+        classes[:, present] = np.divide(*shares)
+    figures = {"top1": right.sum(axis=1, dtype=np.float64) / weights.sum(axis=1), "mean_class": present_mean(classes)}
+    return _Draws(figures | {g: present_mean(classes[:, labels]) for g, labels in split.groups.items()}, classes)
+
+
+def _look(
+    split: Split, name: str, run: Classified, drawn: _Draws, base: tuple[Classified, _Draws], options: Options
+) -> RunAnalysis:
+    """One run, beside the first."""
+    first, before = base
+    level, is_first = options.level, run is first
+    changes = {f: v - before.figures[f] for f, v in drawn.figures.items()}
+    spans = [interval(change[0], change[1:], level) for change in (drawn.classes - before.classes).T]
+    return RunAnalysis(
+        name,
+        {f: interval(v[0], v[1:], level, (0.0, 1.0)) for f, v in drawn.figures.items()},
+        {} if is_first else {f: interval(v[0], v[1:], level) for f, v in changes.items()},
+        drawn.classes[0],
+        None if is_first else np.array([(span.value, span.low, span.high) for span in spans]),
+        {} if is_first else _tests(split, first, run),
+        {ALL: run.result.reliability(), **{g: run.result.reliability(v) for g, v in split.groups.items()}},
     )
+
+
+def _tests(split: Split, first: Classified, second: Classified) -> dict[str, McNemar]:
+    groups = {ALL: np.arange(len(split.names)), **{g: np.asarray(v, int) for g, v in split.groups.items()}}
+    chosen = {name: np.isin(first.result.labels, labels) for name, labels in groups.items()}
+    return {name: mcnemar(first.right[rows], second.right[rows]) for name, rows in chosen.items()}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from iifdet.comparison.analysis import Analysis, Options, Split, analyse
-from iifdet.comparison.classifiers import examine_classifiers
+from iifdet.comparison.analysis import Analysis, BoxSplit, Options, analyse
+from iifdet.comparison.classifiers import analyse_classifiers, class_split, read_classified
 from iifdet.comparison.files import read_metrics, read_predictions, read_settings, short_names
 from iifdet.comparison.runs import Comparison
 from iifdet.errors import InputError
@@ -36,21 +36,36 @@ def examine(
         options: how closely to look.
     """
     paths, options = [Path(folder) for folder in folders], options or Options()
+    metrics = [read_metrics(path) for path in paths]
+    names = [f"{name} ({i})" if repeated else name for i, (name, repeated) in enumerate(_numbered(paths), 1)]
     if "top1" in found.rows[0].values:
-        return examine_classifiers(found, paths, options)
+        return _examine_classifiers(found, paths, names, metrics, options)
     try:
         predictions, fixed = [read_predictions(path) for path in paths], [read_fixed(path) for path in paths]
-        metrics = [read_metrics(path) for path in paths]
         index = index_of(read_settings(paths[0]))
         _check_index(index, metrics)
         counts = _training_counts(metrics[0], index.names)
-        split = Split.of(index, counts, metrics[0].get("group_thresholds", (10, 100)))
-        names = [f"{name} ({i})" if repeated else name for i, (name, repeated) in enumerate(_numbered(paths), 1)]
+        split = BoxSplit.of(index, counts, metrics[0].get("group_thresholds", (10, 100)))
         unlimited = {name: found for name, found in zip(names, fixed, strict=True) if found is not None}
         analysis = analyse(split, dict(zip(names, predictions, strict=True)), options, unlimited)
     except InputError as error:
         return replace(found, notices=[*found.notices, f"no intervals, tests and errors: {error}"])
     said = [*_disagreements(analysis, metrics, paths), *_other_counts(metrics), *_capped(names, predictions, unlimited)]
+    return replace(found, analysis=analysis, notices=[*found.notices, *said])
+
+
+def _examine_classifiers(
+    found: Comparison, paths: list[Path], names: list[str], metrics: list[dict[str, Any]], options: Options
+) -> Comparison:
+    """Predictions of classifiers bring their images' classes along: no data are read."""
+    try:
+        classes = [row["name"] for row in metrics[0]["per_class"]]
+        results = [read_classified(path, classes) for path in paths]
+        split = class_split(results[0], _training_counts(metrics[0], classes), metrics[0]["group_thresholds"])
+        analysis = analyse_classifiers(split, dict(zip(names, results, strict=True)), options)
+    except InputError as error:
+        return replace(found, notices=[*found.notices, f"no intervals and tests: {error}"])
+    said = [*_disagreements(analysis, metrics, paths), *_other_counts(metrics)]
     return replace(found, analysis=analysis, notices=[*found.notices, *said])
 
 
@@ -73,19 +88,21 @@ def _training_counts(metrics: dict[str, Any], names: list[str]) -> ClassCounts |
     rows = metrics.get("per_class") or []
     if [row.get("name") for row in rows] != list(names) or any(row.get("train_images") is None for row in rows):
         return None
-    images, instances = (torch.tensor([row[f"train_{by}"] for row in rows]) for by in ("images", "instances"))
+    images = torch.tensor([row["train_images"] for row in rows])
+    instances = torch.tensor([row.get("train_instances", row["train_images"]) for row in rows])  # one an image
     return ClassCounts(list(names), images, instances, int(images.sum()))
 
 
 def _disagreements(analysis: Analysis, metrics: list[dict[str, Any]], paths: list[Path]) -> list[str]:
     """Predictions that do not give the figures beside them come from another evaluation."""
     said = []
-    for run, measured, path in zip(analysis.boxes, metrics, paths, strict=True):
-        mine, theirs = run.figures["AP"].value, measured.get("AP")
-        if theirs is not None and not np.isclose(mine, theirs, atol=1e-6):
+    for run, measured, path in zip(analysis.runs, metrics, paths, strict=True):
+        figure, mine = next(iter(run.figures.items()))
+        theirs = measured.get(figure)
+        if theirs is not None and not np.isclose(mine.value, theirs, atol=1e-6):
             said.append(
-                f"{path}: predictions.json gives AP {100 * mine:.2f}, metrics.json says {100 * theirs:.2f}; "
-                "run iifdet val again"
+                f"{path}: predictions.json gives {figure} {100 * mine.value:.2f}, metrics.json says "
+                f"{100 * theirs:.2f}; run iifdet val again"
             )
     return said
 

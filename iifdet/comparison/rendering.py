@@ -14,17 +14,18 @@ if TYPE_CHECKING:
     from iifdet.comparison.analysis import Analysis, RunAnalysis
 
 NONE = "–"
+#: The kind of what was found in classifiers' runs.
+IMAGES = "images"
 
 
 def analysis_tables(analysis: Analysis) -> list[Table]:
-    """Intervals, McNemar's test, TIDE, Fixed AP and calibration; for boxes, then for masks."""
+    """Intervals, McNemar's test, TIDE, Fixed AP and calibration; for boxes, then masks; of classifiers for images."""
     tables: list[Table] = []
     for kind, runs in analysis.kinds.items():
         tables += [
             *([_intervals(analysis, kind, runs)] if analysis.options.draws else []),
             *([_tests(analysis, kind, runs)] if len(runs) > 1 else []),
-            _errors(kind, runs),
-            _fixed(analysis, kind, runs),
+            *([_errors(kind, runs), _fixed(kind, runs)] if kind != IMAGES else []),
             _calibration(kind, runs),
         ]
     return tables
@@ -34,7 +35,7 @@ def _intervals(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
     options = analysis.options
     caption = (
         f"{kind}: percent [{options.level:.0%} interval from {options.draws} draws of "
-        f"{len(analysis.split.truth['images'])} images]; Δ: paired difference to {runs[0].name}, * where 0 is outside"
+        f"{analysis.split.images} images]; Δ: paired difference to {runs[0].name}, * where 0 is outside"
     )
     header = [
         "figure",
@@ -52,19 +53,19 @@ def _intervals(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
 
 
 def _tests(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
-    options = analysis.options
-    caption = (
-        f"{kind}: McNemar's test against {runs[0].name} on boxes found with score ≥ {options.score:g} at IoU "
-        f"{options.iou:g}; p by images allows for boxes of one image that are found together"
-    )
-    header = ["run", "classes", "both", f"only {runs[0].name}", "only this", "neither", "p", "p by images"]
+    options, images = analysis.options, kind == IMAGES
+    found = f"boxes found with score ≥ {options.score:g} at IoU {options.iou:g}"
+    found += "; p by images allows for boxes of one image that are found together"
+    caption = f"{kind}: McNemar's test against {runs[0].name} on {'images classified right' if images else found}"
+    header = ["run", "classes", "both", f"only {runs[0].name}", "only this", "neither", "p"]
+    header += [] if images else ["p by images"]
     rows = [
         [
             run.name,
             group,
             *(str(n) for n in (test.both, test.first, test.second, test.neither)),
             _p(test.p) + (" exact" if test.exact else ""),
-            _p(test.p_clustered),
+            *([] if images else [_p(test.p_clustered)]),
         ]
         for run in runs[1:]
         for group, test in run.mcnemar.items()
@@ -74,11 +75,12 @@ def _tests(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
 
 def _errors(kind: str, runs: list[RunAnalysis]) -> Table:
     caption = f"{kind}: AP50 in percent, and what it would gain without an error (TIDE); FP: ΔAP_FP"
-    rows = [[run.name, _percent(run.tide.ap50), *(_percent(run.tide.delta[error]) for error in ERRORS)] for run in runs]
+    found = [(run.name, run.tide) for run in runs if run.tide is not None]
+    rows = [[name, _percent(tide.ap50), *(_percent(tide.delta[error]) for error in ERRORS)] for name, tide in found]
     return Table(caption, ["run", "AP50", *ERRORS], rows, 1, f"{kind}-tide")
 
 
-def _fixed(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
+def _fixed(kind: str, runs: list[RunAnalysis]) -> Table:
     caption = (
         f"{kind}: Fixed AP in percent (the best {FIXED:,} of a class, no limit on an image); "
         "gains that vanish here were gains in ranking across classes"
@@ -100,7 +102,8 @@ def _fixed(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
 
 
 def _calibration(kind: str, runs: list[RunAnalysis]) -> Table:
-    caption = f"{kind}: expected calibration error in percent at IoU 0.5 (detections in brackets)"
+    of = "(images in brackets)" if kind == IMAGES else "at IoU 0.5 (detections in brackets)"
+    caption = f"{kind}: expected calibration error in percent {of}"
     groups = list(runs[0].calibration)
     rows = [
         [run.name, *(f"{_percent(r.ece)} ({int(r.count.sum()):,})" for r in run.calibration.values())] for run in runs

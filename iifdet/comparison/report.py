@@ -29,10 +29,10 @@ figure { margin: 1.5em 0 } figcaption { color: #444 }
 
 #: Picture -> what to see in it.
 CAPTIONS = {
-    "difference": "Difference in AP of each class, with intervals; most frequent class first.",
+    "difference": "Difference of each class to the first run, with intervals; most frequent class first.",
     "intervals": "Figures with bootstrap intervals over images.",
     "errors": "What AP50 would gain without each kind of error (TIDE); FP is ΔAP_FP.",
-    "reliability": "Precision over confidence at IoU 0.5, for all classes and by frequency group.",
+    "reliability": "Precision over confidence (of boxes at IoU 0.5), for all classes and by frequency group.",
     "norms": "Norms of the classifier's rows relative to their mean, as stored: without an adjustment of the logits.",
 }
 
@@ -90,7 +90,7 @@ def figure_rows(found: Comparison) -> list[dict[str, Any]]:
 
 
 def class_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """One row a class: training counts, AP of each run in percent, differences to the first with their intervals."""
+    """One row a class: training counts, AP or accuracy of each run in percent, differences to the first, intervals."""
     split, rows = analysis.split, []
     for c, name in enumerate(split.names):
         row: dict[str, Any] = {"class": c, "name": name}
@@ -98,13 +98,13 @@ def class_rows(analysis: Analysis) -> list[dict[str, Any]]:
             row |= {"train_images": int(split.counts.images[c]), "train_instances": int(split.counts.instances[c])}
         for kind, runs in analysis.kinds.items():
             for run in runs:
-                row |= _class_values(run, c, f"{run.name} {'mask ' if kind == 'masks' else ''}")
+                row |= _class_values(run, c, f"{run.name} {'mask ' if kind == 'masks' else ''}", analysis.measure)
         rows.append(row)
     return rows
 
 
-def _class_values(run: RunAnalysis, c: int, prefix: str) -> dict[str, Any]:
-    values = {f"{prefix}AP": run.ap[c]}
+def _class_values(run: RunAnalysis, c: int, prefix: str, measure: str) -> dict[str, Any]:
+    values = {f"{prefix}{measure}": run.per_class[c]}
     if run.class_differences is not None:
         names = ("difference", "difference_low", "difference_high")
         values |= {f"{prefix}{n}": v for n, v in zip(names, run.class_differences[c], strict=True)}
@@ -136,13 +136,15 @@ def draw_pictures(found: Comparison, folder: Path, norms: Sequence[Any] = ()) ->
         for i, run in enumerate(runs[1:], start=2):
             name = f"{prefix}difference{'' if len(runs) == 2 else f'_{i}'}"
             look = {"counts": split.counts, "groups": split.groups, "level": analysis.options.level, "by": found.by}
-            title = f"{run.name} − {runs[0].name} ({kind})"
-            draw(name, plots.plot_differences, run.class_differences, split.names, title=title, **look)
+            look |= {"title": f"{run.name} − {runs[0].name} ({kind})", "measure": analysis.measure}
+            draw(name, plots.plot_differences, run.class_differences, split.names, **look)
         spans = {r.name: {f: (s.value, s.low, s.high) for f, s in r.figures.items()} for r in runs}
         draw(f"{prefix}intervals", plots.plot_intervals, spans, level=analysis.options.level)
-        draw(f"{prefix}errors", plots.plot_errors, {r.name: r.tide.delta for r in runs})
+        errors = {r.name: r.tide.delta for r in runs if r.tide is not None}
+        if errors:
+            draw(f"{prefix}errors", plots.plot_errors, errors)
         draw(f"{prefix}reliability", plots.plot_reliabilities, {r.name: r.calibration for r in runs})
-    known = {r.name: values for r, values in zip(analysis.boxes, norms, strict=False) if values is not None}
+    known = {r.name: values for r, values in zip(analysis.runs, norms, strict=False) if values is not None}
     if known and split.counts is not None:
         draw("weight_norms", plots.plot_weight_norms, known, split.counts, by=found.by)
     return drawn

@@ -47,8 +47,9 @@ def plot_differences(
     title: str = "second run − first run",
     level: float = 0.95,
     by: str = "image",
+    measure: str = "AP",
 ) -> None:
-    """Difference in AP of each class between two runs, over its frequency rank in training.
+    """Difference in AP or accuracy of each class between two runs, over its frequency rank in training.
 
     Args:
         differences: (C, 3) difference, and the interval's low and high end; NaN where a class has no ground truth.
@@ -59,6 +60,7 @@ def plot_differences(
         title: which run minus which.
         level: what the intervals hold.
         by: ``"image"`` or ``"instance"``: the counts that rank the classes.
+        measure: what the difference is in.
     """
     table = 100 * as_array(differences).reshape(-1, 3)
     ranks = np.arange(len(table)) if counts is None else by_frequency(counts, by)
@@ -67,7 +69,12 @@ def plot_differences(
     figure = new_figure(min(14.0, max(9.0, 2 + 0.3 * len(order))) if named else 14.0, 6)
     ax = figure.subplots()
     xlabel = "classes" if counts is None else f"classes, by number of training {by}s"
-    tidy(ax, title=_difference_title(title, table[order], level), ylabel="difference in AP (points)", xlabel=xlabel)
+    tidy(
+        ax,
+        title=_difference_title(title, table[order], level),
+        ylabel=f"difference in {measure} (points)",
+        xlabel=xlabel,
+    )
     if len(order) == 0:
         say_nothing_to_show(ax, "no class has ground truth")
         save(figure, path)
@@ -159,8 +166,13 @@ def plot_intervals(runs: Mapping[str, Mapping[str, Sequence[float]]], path: str 
     figure = new_figure(9, max(3.5, 1.6 + len(figures) * (0.25 + spread * len(runs))))
     ax = figure.subplots()
     first = next(iter(runs.values()), {})
-    lead = ", ".join(f"{name} {number(100 * values.get('AP', [np.nan])[0], 1)}" for name, values in runs.items())
-    tidy(ax, title=f"AP {lead}" if first else "", xlabel=f"percent, with {level:.0%} intervals", grid="x")
+    lead = ", ".join(f"{name} {number(100 * next(iter(v.values()), [np.nan])[0], 1)}" for name, v in runs.items())
+    tidy(
+        ax,
+        title=f"{next(iter(first))} {lead}" if first else "",
+        xlabel=f"percent, with {level:.0%} intervals",
+        grid="x",
+    )
     if not figures:
         say_nothing_to_show(ax, "no figures")
     for i, (name, values) in enumerate(runs.items()):

@@ -107,8 +107,8 @@ def test_val_keeps_them_and_its_figures_as_they_were(busy: str, tmp_path: Path) 
     capped, unlimited = (iifdet.compare([run.folder], draws=0) for run in (plain, full))
     assert [n for n in capped.notices if "fixed_ap=true" in n] and not unlimited.notices
     assert capped.analysis is not None and unlimited.analysis is not None
-    assert capped.analysis.boxes[0].figures["AP50"].value == unlimited.analysis.boxes[0].figures["AP50"].value
-    assert unlimited.analysis.boxes[0].fixed["AP"] >= capped.analysis.boxes[0].fixed["AP"]
+    assert capped.analysis.runs[0].figures["AP50"].value == unlimited.analysis.runs[0].figures["AP50"].value
+    assert unlimited.analysis.runs[0].fixed["AP"] >= capped.analysis.runs[0].fixed["AP"]
 
 
 def test_masks_beyond_the_limit_are_kept_and_counted(data_with_masks: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_masks_beyond_the_limit_are_kept_and_counted(data_with_masks: Path, tmp_
     assert all(one == other or coco_mask.iou([one], [other], [0]).item() > 0.99 for one, other in pairs)
     one, other = (iifdet.compare([run.folder], draws=0).analysis for run in (plain, full))
     assert one is not None and other is not None
-    assert other.masks[0].fixed["AP"] >= one.masks[0].fixed["AP"]
+    assert other.kinds["masks"][0].fixed["AP"] >= one.kinds["masks"][0].fixed["AP"]
     assert other.masks[0].figures["AP"].value == pytest.approx(one.masks[0].figures["AP"].value, abs=1e-3)
 
 
