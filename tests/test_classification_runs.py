@@ -87,6 +87,24 @@ def test_selecting_on_test_is_written_down(keys: Keys) -> None:
     assert [row["train_images"] for row in run.metrics["per_class"]] == list(COUNTS)
 
 
+def test_a_trusted_list_may_name_images_elsewhere(keys: Keys, data: str, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for split in ("train", "test"):
+        files = sorted((Path(data).parent / split).rglob("*.png"))
+        lines = [f"{file} {file.parent.name.removeprefix('class')}" for file in files]
+        (tmp_path / "set" / f"{split}.txt").write_text("\n".join(lines))
+    lists = {"task": "classify", "format": "list", "path": "set", "train": "train.txt", "test": "test.txt"}
+    (tmp_path / "lists.yaml").write_text(yaml.safe_dump(lists))
+    given = keys(data=str(tmp_path / "lists.yaml"), epochs=1)
+    with pytest.raises(InputError, match="allow_outside=true"):
+        iifdet.train(**given)
+    run = iifdet.train(**given, allow_outside=True)
+    check = {"weights": run.folder / "weights" / "last.pt", "project": tmp_path, "device": "cpu", "plots": False}
+    with pytest.raises(InputError, match="allow_outside=true"):  # a checkpoint trusts no list
+        iifdet.val(**check)
+    assert iifdet.val(**check, allow_outside=True).metrics["top1"] == run.metrics["top1"]
+
+
 @pytest.mark.parametrize("cache", ["device", False])
 def test_a_resumed_run_comes_to_the_same_bits(keys: Keys, cache: Any) -> None:
     whole = iifdet.train(**keys(cache=cache, ema=0.9, name="whole"))

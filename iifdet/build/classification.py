@@ -56,6 +56,7 @@ def _read(config: DataKeys, split: str) -> ClassIndex:
         fraction=config.fraction,
         classes=config.classes,
         seed=config.seed,
+        allow_outside=config.allow_outside,
     )
 
 
