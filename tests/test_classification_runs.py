@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,36 @@ def test_a_trusted_list_may_name_images_elsewhere(keys: Keys, data: str, tmp_pat
     with pytest.raises(InputError, match="allow_outside=true"):  # a checkpoint trusts no list
         iifdet.val(**check)
     assert iifdet.val(**check, allow_outside=True).metrics["top1"] == run.metrics["top1"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_too_many_images_that_cannot_be_read_end_the_run_in_one_line(
+    keys: Keys, data: str, tmp_path: Path, split: str, workers: int
+) -> None:
+    copied = Path(shutil.copytree(Path(data).parent, tmp_path / "copy"))
+    for file in list((copied / split).rglob("*.png"))[::3]:
+        file.write_bytes(file.read_bytes()[:60])
+    given = keys(data=str(copied / "data.yaml"), cache=False, epochs=1, workers=workers, select_on="test")
+    with pytest.raises(InputError, match=r"at most 5\.0% images that cannot be read, .* or raise max_bad$") as caught:
+        iifdet.train(**given)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+def test_as_many_as_max_bad_lets_be_are_replaced_and_each_is_said(
+    keys: Keys, data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copied = Path(shutil.copytree(Path(data).parent, tmp_path / "copy"))
+    for file in ("train/class0/3.png", "test/class1/2.png"):
+        (copied / file).write_bytes(b"no image")
+    given = keys(data=str(copied / "data.yaml"), cache=False, max_bad=0.1, select_on="test")
+    with caplog.at_level("WARNING", "iifdet"):
+        run = iifdet.train(**given)
+    assert run.metrics["images"] == 15
+    assert [line.partition(" one used")[0] for line in caplog.messages if "unreadable" in line] == [
+        "unreadable image, next",
+        "unreadable image, grey",
+    ], "once each, in two epochs"
 
 
 @pytest.mark.parametrize("cache", ["device", False])

@@ -117,7 +117,7 @@ def classification_train_batches(
         sampler = EpochSampler(len(index), config.seed, draw=draw, rank=world.rank, world_size=world.size, batch=batch)
         data = ResidentImages.of(index, device, config.imgsz)
         return ResidentTraining(data, sampler, batch, small_augment(config), config.mixup, config.channels_last)
-    dataset = ClassDataset(index, train_transform(config), config.seed, grey=False)
+    dataset = ClassDataset(index, train_transform(config), config.seed, grey=False, max_bad=config.max_bad)
     loader = make_class_loader(
         dataset,
         batch,
@@ -162,7 +162,8 @@ def classification_val_batches(
     batch = getattr(inference, "val_batch", None) or inference.batch
     if cache == "device" and device is not None:
         return ResidentSplit(ResidentImages.of(index, device, config.imgsz), batch, world.rank, world.size)
-    dataset = ClassDataset(index, Middle(config.imgsz, whole=config.imgsz <= SMALL), config.seed, grey=True)
+    view = Middle(config.imgsz, whole=config.imgsz <= SMALL)
+    dataset = ClassDataset(index, view, config.seed, grey=True, max_bad=config.max_bad)
     shares: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     return make_class_loader(dataset, batch, inference.workers, shuffle=False, **shares)
 
