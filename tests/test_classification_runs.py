@@ -129,7 +129,9 @@ def test_as_many_as_max_bad_lets_be_are_replaced_and_each_is_said(
     given = keys(data=str(copied / "data.yaml"), cache=False, max_bad=0.1, select_on="test")
     with caplog.at_level("WARNING", "iifdet"):
         run = iifdet.train(**given)
-    assert run.metrics["images"] == 15
+    assert run.metrics["images"] == 15 and run.metrics["notices"] == [
+        "1 of 15 images could not be read: grey ones were scored in their place; iifdet check names them"
+    ]
     assert [line.partition(" one used")[0] for line in caplog.messages if "unreadable" in line] == [
         "unreadable image, next",
         "unreadable image, grey",

@@ -76,6 +76,7 @@ class DetectionDataset(Dataset[Sample]):
         self.masks = masks
         self.unreadable = unreadable or ("next" if transform.training else "grey")
         self._bad = BadImages(index.root, len(index), max_bad, "cannot be read as annotated")
+        self._grey: set[int] = set()
         if self.unreadable not in UNREADABLE:
             raise InputError(f"unreadable: expected next or grey, got '{unreadable}'")
         if masks and index.segments is None:
@@ -136,12 +137,14 @@ class DetectionDataset(Dataset[Sample]):
         """The image of this row, or what stands in for it."""
         for step in range(len(self)):
             candidate = (row + step) % len(self)
+            self._grey.discard(candidate)
             try:
                 return candidate, self._pixels(candidate)
             except ImageError as error:
                 said = f"unreadable image, {self.unreadable} one used: {error}"
                 self._bad.say(candidate, self.index.files[candidate], said)
             if self.unreadable == "grey":
+                self._grey.add(candidate)
                 height, width = self.index.sizes[candidate].tolist()
                 return candidate, np.full((height, width, 3), PAD, dtype=np.uint8)
         raise InputError(
@@ -184,6 +187,7 @@ class DetectionDataset(Dataset[Sample]):
             size=(height, width),
             scale=(scale[0] * cached[0], scale[1] * cached[1]),
             offset=offset,
+            readable=row not in self._grey,
         )
 
 

@@ -129,15 +129,18 @@ class ClassDataset(Dataset[ClassSample]):
         return len(self.index)
 
     def __getitem__(self, key: SampleKey) -> ClassSample:
-        row, pixels = self._read(key.row)
+        row, found = self._read(key.row)
+        pixels = np.full((64, 64, 3), 114, dtype=np.uint8) if found is None else found
         height, width = pixels.shape[:2]
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         seed = sample_seed(self.seed, key.epoch, key.row, key.repeat)
         image = self.transform(image, seed)
-        info = ImageInfo(int(self.index.ids[row]), row, self.index.file(row), (height, width))
+        place = int(self.index.ids[row]), row, self.index.file(row)
+        info = ImageInfo(*place, (height, width), readable=found is not None)
         return ClassSample(image, int(self.index.labels[row]), info, seed)
 
-    def _read(self, row: int) -> tuple[int, np.ndarray]:
+    def _read(self, row: int) -> tuple[int, np.ndarray | None]:
+        """The row that was really read and its image; None for a grey one."""
         for step in range(len(self)):
             place = (row + step) % len(self)
             try:
@@ -146,7 +149,7 @@ class ClassDataset(Dataset[ClassSample]):
                 said = f"unreadable image, {'grey' if self.grey else 'next'} one used: {error}"
                 self._bad.say(place, self.index.file(place), said)
             if self.grey:
-                return place, np.full((64, 64, 3), 114, dtype=np.uint8)
+                return place, None
         raise InputError(
             f"{self.index.root}: expected images, got {len(self)} of which not one can be read; see iifdet check"
         )
