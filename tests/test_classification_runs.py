@@ -251,10 +251,14 @@ def test_two_runs_are_compared_image_by_image(keys: Keys, tiny_keys: Keys, tmp_p
         ({"mosaic": 1.0}, "mosaic: belongs to detectors"),
         ({"cache": "ram"}, "cache: expected false or device"),
         ({"select_on": "val"}, "select_on: expected one of holdout, test"),
-        ({"auto_augment": "imagenet"}, "auto_augment: expected one of none, cifar10"),
+        ({"auto_augment": "imagenet"}, "auto_augment: expected one of none, cifar10, got 'imagenet'; use one of these"),
         ({"batch": "auto"}, "batch: auto measures detectors"),
         ({"data": "demo"}, "task: classify"),
-        ({"imgsz": 64}, "imgsz: expected 32"),
+        (
+            {"auto_augment": "cifar10", "imgsz": 96, "cache": False},
+            "auto_augment: .*'cifar10'; use one of these",
+        ),
+        ({"imgsz": 64}, "imgsz: expected 32 .* got 64; use cache=false, or imgsz=32"),
         ({"model_args.head": "round"}, "head: expected one of"),
     ],
 )

@@ -137,7 +137,8 @@ def small_augment(config: TrainConfig) -> SmallAugment:
     try:
         return SmallAugment(config.crop_padding, config.flip, config.auto_augment, config.cutout)
     except ValueError as error:
-        raise InputError(str(error)) from error
+        advice = f"photographs, with others, are imgsz above {SMALL} with cache=false"
+        raise InputError(f"{error}; use one of these ({advice})") from error
 
 
 def train_transform(config: TrainConfig) -> Transform:
@@ -147,7 +148,7 @@ def train_transform(config: TrainConfig) -> Transform:
     try:
         return PhotoTransform(config.imgsz, config.flip, config.auto_augment)
     except ValueError as error:
-        raise InputError(str(error)) from error
+        raise InputError(f"{error}; use one of these, or imgsz up to {SMALL}") from error
 
 
 def classification_val_batches(

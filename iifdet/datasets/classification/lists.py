@@ -20,10 +20,11 @@ _MOST_CLASSES = 1_000_000
 
 @dataclass(frozen=True)
 class Listed:
-    """The lines of one list: (path, label) each."""
+    """The lines of one list: (path, label) each, and the line's number."""
 
     files: list[str]
     labels: list[int]
+    lines: list[int]
 
 
 def read_lists(description: ClassDescription, split: str) -> ClassIndex:
@@ -61,20 +62,40 @@ def read_lists(description: ClassDescription, split: str) -> ClassIndex:
 def _read(store: Store, description: ClassDescription, split: str) -> Listed:
     place = description.split(split)
     assert place.labels is not None
-    text = read_text(store, place.labels, f"{description.name} {split}", description.hint)
-    files, labels = [], []
+    text = read_text(store, place.labels, f"{description.name} {split}", place.hint)
+    files, labels, lines = [], [], []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{place.labels}:{number}"
         path, _, label = line.strip().rpartition(" ")
         if not path.strip() or not (label.isascii() and label.isdecimal()) or int(label) >= _MOST_CLASSES:
-            raise InputError(f"{where}: expected 'path label' with a label from 0, got {line.strip()[:80]!r}")
+            raise InputError(
+                f"{where}: expected 'path label' with a label from 0, got {line.strip()[:80]!r}; write a space and the "
+                "class's number behind the path"
+            )
         files.append(inside(path.strip(), place.images, where, description.allow_outside))
         labels.append(int(label))
+        lines.append(number)
     if not files:
-        raise InputError(f"{description.name} {split}: expected lines 'path label' in {place.labels}, found none")
-    return Listed(files, labels)
+        raise InputError(
+            f"{description.name} {split}: expected lines 'path label' in {place.labels}, found none; write one an "
+            f"image, or name another list as '{split}'"
+        )
+    return Listed(files, labels, lines)
+
+
+def largest_label(description: ClassDescription) -> str:
+    """Which line of the train list says that there are so many classes, for who finds some without images."""
+    store = open_store(description.root, description.hint)
+    train = _read(store, description, "train")
+    row = int(np.argmax(train.labels))
+    label, where = train.labels[row], f"{description.split('train').labels}:{train.lines[row]}"
+    others = [split for split in description.splits if split != "train"]
+    most = max((max(_read(store, description, split).labels) for split in others), default=label)
+    if most < label:
+        return f"{where} has label {label}, beyond {most}, the largest of {' and '.join(others)}; correct it"
+    return f"{where} has label {label}, which makes {label + 1} classes; number them from 0 without gaps"
 
 
 def _folder_names(train: Listed, classes: int) -> list[str]:
