@@ -375,6 +375,37 @@ def test_classes_of_a_list_go_by_frequency_when_asked(tmp_path: Path) -> None:
         assert sorted_.names == ["ant", "bee", "cow"] and sorted_.counts().images.tolist() == list(counts)
 
 
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["train/n0144", "train/n0145"], ["n0144", "n0145"]),
+        (["d/a/abbey", "d/a/arch/outdoor", "d/h/hangar/outdoor"], ["abbey", "arch/outdoor", "hangar/outdoor"]),
+        (["a/apartment/outdoor", "a/arch/outdoor"], ["apartment/outdoor", "arch/outdoor"]),
+        (["a/b/x", "a/bc/x", "bc/x"], ["a/b/x", "a/bc/x", "bc/x"]),
+        (["c/cat/x", "cat/x"], ["c/cat/x", "cat/x"]),
+        (["one", "two", "one"], ["0", "1", "2"]),
+        ([".", "."], ["0", "1"]),
+    ],
+)
+def test_classes_of_a_list_are_called_like_their_folders_with_parents_where_these_repeat(
+    folders: list[str], names: list[str], tmp_path: Path
+) -> None:
+    for label, folder in enumerate(folders):
+        write_picture(tmp_path / folder / f"{label}.png", label)
+    lines = [f"{folder}/{label}.png {label}" for label, folder in enumerate(folders)]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    index = load_class_index({"task": "classify", "format": "list", "path": str(tmp_path), "train": "train.txt"})
+    assert index.names == names
+
+
+def test_a_class_in_several_folders_makes_all_names_numbers(tmp_path: Path) -> None:
+    content = write_lists(tmp_path)
+    write_picture(tmp_path / "more" / "0.png", 1)
+    with (tmp_path / "train.txt").open("a") as file:
+        file.write("more/0.png 0\n")
+    assert load_class_index(content).names == load_class_index(content, "test").names == ["0", "1", "2"]
+
+
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30), max_size=8))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_no_list_file_ends_in_anything_but_an_index_or_an_input_error(tmp_path: Path, lines: list[str]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import posixpath
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -32,7 +33,8 @@ def read_lists(description: ClassDescription, split: str) -> ClassIndex:
 
     Labels are numbers from 0. With ``order: frequency`` class 0 is the one with the most training images, whatever the
     files number it. Names, where the description gives none, are those of the images' folders where each class has one
-    of its own in the train list (ImageNet's ``n01440764``), else the files' numbers.
+    of its own in the train list (ImageNet's ``n01440764``; with their parents where they repeat, Places'
+    ``hangar/outdoor``), else the files' numbers.
 
     Labels outside the description's names, or those of the train list, and missing images are problems.
 
@@ -99,9 +101,24 @@ def largest_label(description: ClassDescription) -> str:
 
 
 def _folder_names(train: Listed, classes: int) -> list[str]:
-    """Names of the folders, where every class has exactly one and no two share it; else numbers."""
-    pairs = {(label, PurePosixPath(file).parent.name) for file, label in zip(train.files, train.labels, strict=True)}
-    labels, folders = Counter(label for label, _ in pairs), Counter(folder for _, folder in pairs)
-    if len(pairs) == len(labels) == len(folders) == classes:
-        return [folder for _, folder in sorted(pairs)]
+    """Names of the folders, or where classes share one, their paths; numbers where a class has several folders."""
+    files = {(label, posixpath.dirname(file)) for file, label in zip(train.files, train.labels, strict=True)}
+    folders = sorted((label, PurePosixPath(folder)) for label, folder in files)
+    levels = zip(*(folder.parent.parts for _, folder in folders), strict=False)
+    common = len(list(takewhile(lambda level: len(set(level)) == 1, levels)))
+    below = [(label, folder.parts[common:]) for label, folder in folders]
+    for wanted in (_last, _without_letter, tuple):
+        named = {(label, "/".join(wanted(parts))) for label, parts in below}
+        if len(named) == len(dict(named)) == len({name for _, name in named}) == classes:
+            return [name for _, name in sorted(named)]
     return [str(label) for label in range(classes)]
+
+
+def _last(parts: tuple[str, ...]) -> tuple[str, ...]:
+    return parts[-1:]
+
+
+def _without_letter(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Places sorts its folders into those of the alphabet: ``a/apartment_building/outdoor``."""
+    letter = len(parts) > 1 and len(parts[0]) == 1 and parts[1].startswith(parts[0])
+    return parts[1:] if letter else parts
