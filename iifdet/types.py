@@ -92,6 +92,7 @@ class ImageInfo:
         size: (height, width) of the original, EXIF orientation applied.
         scale: (sx, sy).
         offset: (dx, dy) in pixels of the tensor.
+        readable: False where a grey image stands for a file that cannot be read.
     """
 
     image_id: int
@@ -100,6 +101,7 @@ class ImageInfo:
     size: tuple[int, int]
     scale: tuple[float, float] = (1.0, 1.0)
     offset: tuple[float, float] = (0.0, 0.0)
+    readable: bool = True
 
     def to_original(self, boxes: Tensor) -> Tensor:
         """Map (N, 4) xyxy boxes from tensor pixels to original pixels, clipped to the original image."""

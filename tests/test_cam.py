@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 import time
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from explaining_models import enliven
 
 import iifdet
@@ -66,6 +68,23 @@ def run(tmp_path: Path) -> Callable[..., Any]:
         return iifdet.cam(**{"conf": 0.0005, "device": "cpu", "project": str(tmp_path), "plots": False, **keys})
 
     return go
+
+
+def test_a_trusted_annotation_file_may_name_images_elsewhere(files: Paths, tmp_path: Path) -> None:
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    document = {
+        "images": [{"id": 1, "width": 64, "height": 48, "file_name": files["image"]}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [9, 9, 30, 30]}],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(NAMES, start=1)],
+    }
+    (tmp_path / "set" / "val.json").write_text(json.dumps(document))
+    val = {"images": "images", "annotations": "val.json"}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"format": "coco", "path": "set", "val": val}))
+    keys: dict[str, Any] = {"weights": files["a"], "data": str(tmp_path / "data.yaml"), "gt": 1, "device": "cpu"}
+    with pytest.raises(InputError, match="allow_outside=true"):
+        iifdet.cam(**keys, project=tmp_path)
+    found = iifdet.cam(**keys, project=tmp_path, plots=False, allow_outside=True)
+    assert [sheet.file for sheet in found.sheets] == [files["image"]]
 
 
 def test_a_sheet_and_maps_in_the_image_s_pixels_for_each_image(files: Paths, tmp_path: Path) -> None:

@@ -161,6 +161,18 @@ def test_without_a_source_the_data_s_images_come_class_by_class(files: dict[str,
     assert len(class_pictures(files["data"], "train")) == 10
 
 
+def test_a_trusted_list_may_name_images_elsewhere(files: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "test.txt").write_text("".join(f"{files['photo']} {label}\n" for label in range(3)))
+    data = {"task": "classify", "format": "list", "path": str(tmp_path / "set"), "test": "test.txt"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data))
+    keys: dict[str, Any] = {"weights": files["weights"][0], "data": str(tmp_path / "mine.yaml"), "plots": False}
+    with pytest.raises(InputError, match="allow_outside=true"):
+        iifdet.cam(**keys, project=str(tmp_path))
+    found = iifdet.cam(**keys, project=str(tmp_path), limit=1, allow_outside=True)
+    assert [sheet.file for sheet in found.sheets] == [files["photo"]]
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,56 @@ def test_selecting_on_test_is_written_down(keys: Keys) -> None:
     run = iifdet.train(**keys(select_on="test", epochs=1))
     assert json.loads((run.folder / "metrics.json").read_text())["best"]["chosen_on"] == "test"
     assert [row["train_images"] for row in run.metrics["per_class"]] == list(COUNTS)
+
+
+def test_a_trusted_list_may_name_images_elsewhere(keys: Keys, data: str, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for split in ("train", "test"):
+        files = sorted((Path(data).parent / split).rglob("*.png"))
+        lines = [f"{file} {file.parent.name.removeprefix('class')}" for file in files]
+        (tmp_path / "set" / f"{split}.txt").write_text("\n".join(lines))
+    lists = {"task": "classify", "format": "list", "path": "set", "train": "train.txt", "test": "test.txt"}
+    (tmp_path / "lists.yaml").write_text(yaml.safe_dump(lists))
+    given = keys(data=str(tmp_path / "lists.yaml"), epochs=1)
+    with pytest.raises(InputError, match="allow_outside=true"):
+        iifdet.train(**given)
+    run = iifdet.train(**given, allow_outside=True)
+    check = {"weights": run.folder / "weights" / "last.pt", "project": tmp_path, "device": "cpu", "plots": False}
+    with pytest.raises(InputError, match="allow_outside=true"):  # a checkpoint trusts no list
+        iifdet.val(**check)
+    assert iifdet.val(**check, allow_outside=True).metrics["top1"] == run.metrics["top1"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_too_many_images_that_cannot_be_read_end_the_run_in_one_line(
+    keys: Keys, data: str, tmp_path: Path, split: str, workers: int
+) -> None:
+    copied = Path(shutil.copytree(Path(data).parent, tmp_path / "copy"))
+    for file in list((copied / split).rglob("*.png"))[::3]:
+        file.write_bytes(file.read_bytes()[:60])
+    given = keys(data=str(copied / "data.yaml"), cache=False, epochs=1, workers=workers, select_on="test")
+    with pytest.raises(InputError, match=r"at most 5\.0% images that cannot be read, .* or raise max_bad$") as caught:
+        iifdet.train(**given)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+def test_as_many_as_max_bad_lets_be_are_replaced_and_each_is_said(
+    keys: Keys, data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copied = Path(shutil.copytree(Path(data).parent, tmp_path / "copy"))
+    for file in ("train/class0/3.png", "test/class1/2.png"):
+        (copied / file).write_bytes(b"no image")
+    given = keys(data=str(copied / "data.yaml"), cache=False, max_bad=0.1, select_on="test")
+    with caplog.at_level("WARNING", "iifdet"):
+        run = iifdet.train(**given)
+    assert run.metrics["images"] == 15 and run.metrics["notices"] == [
+        "1 of 15 images could not be read: grey ones were scored in their place; iifdet check names them"
+    ]
+    assert [line.partition(" one used")[0] for line in caplog.messages if "unreadable" in line] == [
+        "unreadable image, next",
+        "unreadable image, grey",
+    ], "once each, in two epochs"
 
 
 @pytest.mark.parametrize("cache", ["device", False])
@@ -236,10 +287,14 @@ def test_two_runs_are_compared_image_by_image(keys: Keys, tiny_keys: Keys, tmp_p
         ({"mosaic": 1.0}, "mosaic: belongs to detectors"),
         ({"cache": "ram"}, "cache: expected false or device"),
         ({"select_on": "val"}, "select_on: expected one of holdout, test"),
-        ({"auto_augment": "imagenet"}, "auto_augment: expected one of none, cifar10"),
+        ({"auto_augment": "imagenet"}, "auto_augment: expected one of none, cifar10, got 'imagenet'; use one of these"),
         ({"batch": "auto"}, "batch: auto measures detectors"),
         ({"data": "demo"}, "task: classify"),
-        ({"imgsz": 64}, "imgsz: expected 32"),
+        (
+            {"auto_augment": "cifar10", "imgsz": 96, "cache": False},
+            "auto_augment: .*'cifar10'; use one of these",
+        ),
+        ({"imgsz": 64}, "imgsz: expected 32 .* got 64; use cache=false, or imgsz=32"),
         ({"model_args.head": "round"}, "head: expected one of"),
     ],
 )

@@ -179,6 +179,20 @@ def test_images_of_another_size_than_annotated_end_an_evaluation(
         iifdet.val(weights=finished.folder / "weights" / "last.pt", data=tiny_copy / "data.yaml", project=tmp_path)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_grey_images_in_an_evaluation_are_counted_beside_its_figures(
+    finished: RunResult, tiny_copy: Path, tmp_path: Path, workers: int
+) -> None:
+    keys = {"weights": finished.folder / "weights" / "last.pt", "data": tiny_copy / "data.yaml", "project": tmp_path}
+    file, *others = sorted((tiny_copy / "val").iterdir())
+    file.write_bytes(file.read_bytes()[:60])
+    notices = iifdet.val(**keys, max_bad=1, workers=workers).metrics["notices"]
+    assert notices == [
+        f"1 of {1 + len(others)} images could not be read: grey ones were scored in their place; "
+        "iifdet check names them"
+    ]
+
+
 def test_one_broken_image_of_many_is_replaced_and_said(
     tiny_keys: Keys, tiny_copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

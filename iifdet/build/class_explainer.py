@@ -40,10 +40,13 @@ def prepare_for_classes(
     return tensor, View(info, side, Layout(side, side))
 
 
-def class_pictures(data: str, split: str) -> list[tuple[str, Callable[[], NDArray[np.uint8]]]]:
+def class_pictures(
+    data: str, split: str, allow_outside: bool = False
+) -> list[tuple[str, Callable[[], NDArray[np.uint8]]]]:
     """Images of a split, ``test`` where there is no ``val``, each class in turn: the first of each, then the second."""
     splits = find_class_description(data).splits
-    index = load_class_index(data, "test" if split == "val" and "val" not in splits else split, strict=False)
+    split = "test" if split == "val" and "val" not in splits else split
+    index = load_class_index(data, split, allow_outside=allow_outside, strict=False)
     turn = np.zeros(len(index), dtype=np.int64)
     for label in range(len(index.names)):
         rows = np.flatnonzero(index.labels == label)

@@ -56,6 +56,7 @@ def _read(config: DataKeys, split: str) -> ClassIndex:
         fraction=config.fraction,
         classes=config.classes,
         seed=config.seed,
+        allow_outside=config.allow_outside,
     )
 
 
@@ -121,7 +122,7 @@ def classification_train_batches(
         sampler = EpochSampler(len(index), config.seed, draw=draw, rank=world.rank, world_size=world.size, batch=batch)
         data = ResidentImages.of(index, device, config.imgsz)
         return ResidentTraining(data, sampler, batch, small_augment(config), config.mixup, config.channels_last)
-    dataset = ClassDataset(index, train_transform(config), config.seed, grey=False)
+    dataset = ClassDataset(index, train_transform(config), config.seed, grey=False, max_bad=config.max_bad)
     loader = make_class_loader(
         dataset,
         batch,
@@ -141,7 +142,8 @@ def small_augment(config: TrainConfig) -> SmallAugment:
     try:
         return SmallAugment(config.crop_padding, config.flip, config.auto_augment, config.cutout)
     except ValueError as error:
-        raise InputError(str(error)) from error
+        advice = f"photographs, with others, are imgsz above {SMALL} with cache=false"
+        raise InputError(f"{error}; use one of these ({advice})") from error
 
 
 def train_transform(config: TrainConfig) -> Transform:
@@ -151,7 +153,7 @@ def train_transform(config: TrainConfig) -> Transform:
     try:
         return PhotoTransform(config.imgsz, config.flip, config.auto_augment)
     except ValueError as error:
-        raise InputError(str(error)) from error
+        raise InputError(f"{error}; use one of these, or imgsz up to {SMALL}") from error
 
 
 def classification_val_batches(
@@ -166,7 +168,8 @@ def classification_val_batches(
     batch = getattr(inference, "val_batch", None) or inference.batch
     if cache == "device" and device is not None:
         return ResidentSplit(ResidentImages.of(index, device, config.imgsz), batch, world.rank, world.size)
-    dataset = ClassDataset(index, Middle(config.imgsz, whole=config.imgsz <= SMALL), config.seed, grey=True)
+    view = Middle(config.imgsz, whole=config.imgsz <= SMALL)
+    dataset = ClassDataset(index, view, config.seed, grey=True, max_bad=config.max_bad)
     shares: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     return make_class_loader(dataset, batch, inference.workers, shuffle=False, **shares)
 

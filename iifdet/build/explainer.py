@@ -86,7 +86,10 @@ def _classification(config: CamConfig, keys: dict[str, Any], recipe: dict[str, A
         for model, title in zip(models, _titles(config.weights), strict=True)
     ]
     label = _label(config.category, models[0].names)
-    pictures = _sources(config.source) if config.source else class_pictures(str(data), config.split)
+    if config.source:
+        pictures = _sources(config.source)
+    else:
+        pictures = class_pictures(str(data), config.split, config.allow_outside)
     tasks = [CamTask(file, read, lambda view: label) for file, read in _first(pictures, config.limit)]
     options = {key: getattr(config, key) for key in ("method", "layer", "scalar")} | {"curve_steps": config.curves}
     return CamJob(columns, tasks, options, config.plots, explain_class, draw_class_sheet)
@@ -115,7 +118,7 @@ def _index(config: CamConfig, recipe: dict[str, Any]) -> DatasetIndex | None:
             return None
         raise InputError("source: expected images to look at, got none; give source=photo.jpg, a folder, or data=")
     chosen = {k: recipe[k] for k in SELECTION if k in recipe} if config.data in (None, recipe.get("data")) else {}
-    return load_index(data, config.split, max_bad=1.0, segments=False, **chosen)
+    return load_index(data, config.split, max_bad=1.0, segments=False, allow_outside=config.allow_outside, **chosen)
 
 
 def _column(

@@ -40,8 +40,8 @@ class Classifier(AdjustedModel):
         mean, std: of the channels of images in [0, 1]; subtracted and divided by inside.
         head: ``linear``, ``cosine`` or ``cosine_learned``.
         scale: of a cosine head; None for its default.
-        trainable_stages: how many of the network's stages, counted from the last, are trained; None for all. Batch
-            norm of the others keeps collecting statistics in train mode.
+        trainable_stages: how many of the network's stages, counted from the last, are trained; None for all. In a run
+            batch norm of the others keeps its statistics; only ``frozen_bn=train`` lets it go on collecting.
         class_loss: name in CLASS_LOSSES.
 
     Raises:

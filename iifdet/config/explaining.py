@@ -29,6 +29,7 @@ class CamConfig(BaseModel):
     source: Annotated[list[str], BeforeValidator(_list)] = []  # file, folder, glob, .txt list, URL; else images of data
     data: str | None = None  # where ground truths and the class names of foreign weights come from
     split: Literal["train", "val", "test"] = "val"
+    allow_outside: bool = False  # the data's lists and annotation files may name files outside its folders
     limit: Annotated[int, Field(ge=0)] = 16  # at most so many images; 0 is all
 
     method: Literal["gradcam", "gradcam++", "layercam", "eigencam"] = "gradcam"

@@ -90,11 +90,18 @@ def _digest(*parts: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """A file that shows the same picture as an earlier one; ``how`` says what was found equal."""
+    """A file that shows the same picture as an earlier one.
+
+    Attributes:
+        file, first: the two; the same one where a list names a file twice.
+        how: what was found equal.
+        rows: their places in their lists.
+    """
 
     file: str
     first: str
     how: str
+    rows: tuple[int, int]
 
 
 def find_repetitions(firsts: Iterable[str], files: Iterable[str], contents: Mapping[str, Content]) -> list[Repetition]:
@@ -106,31 +113,34 @@ def find_repetitions(firsts: Iterable[str], files: Iterable[str], contents: Mapp
     Example:
         >>> same = {"a.png": Content(file_digest=b"1"), "b.png": Content(file_digest=b"1")}
         >>> find_repetitions(["a.png"], ["b.png"], same)
-        [Repetition(file='b.png', first='a.png', how='equal bytes')]
+        [Repetition(file='b.png', first='a.png', how='equal bytes', rows=(0, 0))]
     """
-    known: dict[tuple[str, bytes], str] = {}
-    for file in firsts:
+    firsts = list(firsts)
+    known: dict[tuple[str, bytes], int] = {}
+    for row, file in enumerate(firsts):
         for key in _keys(contents[file]):
-            known.setdefault(key, file)
+            known.setdefault(key, row)
     found = []
-    for file in files:
+    for row, file in enumerate(files):
         hit = next((key for key in _keys(contents[file]) if key in known), None)
         if hit is not None:
-            found.append(Repetition(file, known[hit], hit[0]))
+            found.append(Repetition(file, firsts[known[hit]], hit[0], (row, known[hit])))
     return found
 
 
 def find_repetitions_within(files: Iterable[str], contents: Mapping[str, Content]) -> list[Repetition]:
     """Each file that shows the same picture as an earlier one of the list, with the first of its kind."""
-    known: dict[tuple[str, bytes], str] = {}
+    files = list(files)
+    known: dict[tuple[str, bytes], int] = {}
     found = []
-    for file in files:
+    for row, file in enumerate(files):
         keys = _keys(contents[file])
         hit = next((key for key in keys if key in known), None)
+        first = row if hit is None else known[hit]
         if hit is not None:
-            found.append(Repetition(file, known[hit], hit[0]))
+            found.append(Repetition(file, files[first], hit[0], (row, first)))
         for key in keys:
-            known.setdefault(key, file if hit is None else known[hit])
+            known.setdefault(key, first)
     return found
 
 

@@ -34,6 +34,7 @@ from iifdet.datasets.places import (
     parse_split,
     parse_voc_split,
     resolve,
+    split_hint,
     text_of,
 )
 from iifdet.errors import InputError, suggest
@@ -202,7 +203,7 @@ def parse_description(content: Mapping[Any, Any], *, name: str, folder: Path) ->
 
 
 def _split(value: Any, key: str, format_: str, root: Path, name: str, hint: str) -> Split:
-    where = f"{name}: {key}"
+    where, hint = f"{name}: {key}", split_hint(hint, key)
     if format_ == "voc":
         return parse_voc_split(value, root, where, key, hint)
     split = parse_split(value, root, where, hint)

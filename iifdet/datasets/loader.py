@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from copy import copy
 from typing import Any, NamedTuple, cast
@@ -12,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
+from iifdet.datasets.bad_images import BadImages
 from iifdet.datasets.caching import make_cache
 from iifdet.datasets.images import ImageError, read_image
 from iifdet.datasets.index import DatasetIndex
@@ -27,8 +27,6 @@ from iifdet.datasets.transforms import EvalTransform, sample_seed
 from iifdet.datasets.workers import worker_loader
 from iifdet.errors import InputError
 from iifdet.types import Batch, ImageInfo, Target
-
-logger = logging.getLogger("iifdet")
 
 #: What an unreadable image becomes: the ``next`` readable one, or a ``grey`` one of the recorded size.
 UNREADABLE = ("next", "grey")
@@ -77,8 +75,8 @@ class DetectionDataset(Dataset[Sample]):
         self.mixing = mixing or Mixing()
         self.masks = masks
         self.unreadable = unreadable or ("next" if transform.training else "grey")
-        self.max_bad = max_bad
-        self._said: set[int] = set()
+        self._bad = BadImages(index.root, len(index), max_bad, "cannot be read as annotated")
+        self._grey: set[int] = set()
         if self.unreadable not in UNREADABLE:
             raise InputError(f"unreadable: expected next or grey, got '{unreadable}'")
         if masks and index.segments is None:
@@ -130,7 +128,8 @@ class DetectionDataset(Dataset[Sample]):
             # The annotations were made on the pixels as stored, without the EXIF turn.
             image = read_image(file, orient=False)
         if image.shape[:2] != (height, width):
-            self._say(row, f"{file}: expected {height}x{width} pixels as annotated, got {image.shape[:2]}; resized")
+            said = f"{file}: expected {height}x{width} pixels as annotated, got {image.shape[:2]}; resized"
+            self._bad.say(row, file, said)
             image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
         return image
 
@@ -138,11 +137,14 @@ class DetectionDataset(Dataset[Sample]):
         """The image of this row, or what stands in for it."""
         for step in range(len(self)):
             candidate = (row + step) % len(self)
+            self._grey.discard(candidate)
             try:
                 return candidate, self._pixels(candidate)
             except ImageError as error:
-                self._say(candidate, f"unreadable image, {self.unreadable} one used: {error}")
+                said = f"unreadable image, {self.unreadable} one used: {error}"
+                self._bad.say(candidate, self.index.files[candidate], said)
             if self.unreadable == "grey":
+                self._grey.add(candidate)
                 height, width = self.index.sizes[candidate].tolist()
                 return candidate, np.full((height, width, 3), PAD, dtype=np.uint8)
         raise InputError(
@@ -153,20 +155,6 @@ class DetectionDataset(Dataset[Sample]):
         """The image as a cache keeps it: at the size that it has inside the tensor."""
         none = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
         return EvalTransform(self._shapes[row], self.transform.resize)(self.read(row), *none).image
-
-    def _say(self, row: int, text: str) -> None:
-        """Log once an image (and worker), and give up when there are too many of them."""
-        if row in self._said:
-            return
-        self._said.add(row)
-        logger.warning(text)
-        worker = get_worker_info()
-        share = len(self._said) * (1 if worker is None else worker.num_workers) / len(self)  # workers see a part each
-        if share > self.max_bad:
-            raise InputError(
-                f"{self.index.root}: expected at most {self.max_bad:.1%} images that cannot be read as annotated, got "
-                f"about {share:.1%}, the last one {self.index.files[row]}; see iifdet check, or raise max_bad"
-            )
 
     def _targets(self, row: int, image: Image) -> tuple[Boxes, NDArray[np.int64], Masks | None]:
         """Boxes, labels and masks in pixels of ``image``, which a cache may have resized; without crowds."""
@@ -199,6 +187,7 @@ class DetectionDataset(Dataset[Sample]):
             size=(height, width),
             scale=(scale[0] * cached[0], scale[1] * cached[1]),
             offset=offset,
+            readable=row not in self._grey,
         )
 
 

@@ -55,6 +55,16 @@ class Split:
     hint: str = CHECK_PATH
 
 
+def split_hint(hint: str, key: str) -> str:
+    """What an error about a missing part of a split says last: the description's next step, or which keys to check.
+
+    Example:
+        >>> split_hint(CHECK_PATH, "train"), split_hint("get it from here", "train")
+        ("check 'train' and 'path'", 'get it from here')
+    """
+    return f"check '{key}' and 'path'" if hint == CHECK_PATH else hint
+
+
 def expand(text: str, where: str) -> str:
     """Expand ``${VAR}``, ``${VAR:-default}`` and a leading ``~``.
 

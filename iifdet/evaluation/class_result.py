@@ -38,6 +38,7 @@ class ClassResult:
         confidence: (N,) score of the predicted class in [0, 1].
         nll, brier: (N,) the negative log-likelihood and the Brier score, sum over classes.
         data_digest: what the split's index says, hashed; None for a part of the split.
+        notices: what a reader should know before trusting the figures.
     """
 
     names: list[str]
@@ -48,6 +49,7 @@ class ClassResult:
     nll: Array
     brier: Array
     data_digest: str | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def gt_images(self) -> Labels:
@@ -114,7 +116,7 @@ class ClassResult:
             "per_class": self.per_class(counts, weights),
             "images": len(self.labels),
             "data_digest": self.data_digest,
-            "notices": [] if counts else [NO_COUNTS],
+            "notices": [*self.notices, *([] if counts else [NO_COUNTS])],
         }
 
     def per_class(self, counts: ClassCounts | None = None, weights: Tensor | None = None) -> list[dict[str, Any]]:

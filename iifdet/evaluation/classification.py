@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iifdet.evaluation.class_result import ClassResult
-from iifdet.evaluation.coverage import find_gap
+from iifdet.evaluation.coverage import count_unread, find_gap, unread_notices
 from iifdet.types import Batch
 
 #: Classes of an image that predictions.json holds.
@@ -40,6 +40,7 @@ class Part:
         labels, rank: (B,) true classes, and how many classes stand before them.
         best, scores: (B, k) the classes with the highest scores, best first, and those in [0, 1].
         nll, brier: (B,).
+        unread: how many of them are grey ones in place of files that cannot be read.
     """
 
     ids: NDArray[np.int64] | None
@@ -49,6 +50,7 @@ class Part:
     scores: NDArray[np.float64]
     nll: NDArray[np.float64]
     brier: NDArray[np.float64]
+    unread: int = 0
 
 
 class ClassificationEvaluator:
@@ -92,7 +94,8 @@ class ClassificationEvaluator:
         ids = np.array([info.image_id for info in batch.infos], dtype=np.int64) if batch.infos else None
         if ids is not None and len(ids) != len(labels):
             raise ValueError(f"evaluation: expected an info for each of {len(labels)} images, got {len(ids)}")
-        self.parts.append(_part(logits.detach().float(), labels.to(logits.device), self.activation, ids))
+        part = _part(logits.detach().float(), labels.to(logits.device), self.activation, ids)
+        self.parts.append(replace(part, unread=count_unread(batch.infos)))
 
     def compute(self, partial: bool = False) -> ClassResult:
         """Score what was collected.
@@ -114,6 +117,7 @@ class ClassificationEvaluator:
             nll=self._joined("nll", np.float64),
             brier=self._joined("brier", np.float64),
             data_digest=self.index.digest() if len(ids) == len(self._known) else None,
+            notices=unread_notices(sum(part.unread for part in self.parts), len(ids)),
         )
 
     @staticmethod

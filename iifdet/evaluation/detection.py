@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iifdet.evaluation import curves
-from iifdet.evaluation.coverage import find_gap
+from iifdet.evaluation.coverage import count_unread, find_gap, unread_notices
 from iifdet.evaluation.engine import Array, CocoDict, Results, check_choice, evaluate
 from iifdet.evaluation.fixed import BestOfClasses, Unlimited
 from iifdet.evaluation.masks import RLE, encode_masks, mask_truth, with_rectangles
@@ -53,12 +53,14 @@ class Part:
         rows: (n, 7) of each image, see :meth:`DetectionEvaluator.rows`.
         rles: one a row, where masks are scored.
         best: what Fixed AP looks at; it may hold that of earlier batches too.
+        unread: how many images are grey ones in place of files that cannot be read.
     """
 
     seen: list[int] = field(default_factory=list)
     rows: list[Array] = field(default_factory=list)
     rles: list[RLE] = field(default_factory=list)
     best: BestOfClasses | None = None
+    unread: int = 0
 
 
 class DetectionEvaluator:
@@ -128,7 +130,7 @@ class DetectionEvaluator:
         boxes = torch.cat([d["boxes"].reshape(-1, 4) for d in detections]).detach().float().cpu().split(sizes)
         labels = torch.cat([d["labels"] for d in detections]).detach().cpu().split(sizes)
         scores = torch.cat([d["scores"] for d in detections]).detach().float().cpu().split(sizes)
-        part = Part()
+        part = Part(unread=count_unread(batch.infos))
         for info, box, label, score, found in zip(batch.infos, boxes, labels, scores, detections, strict=True):
             order = score.argsort(descending=True, stable=True)
             order = order if self.fixed else order[: self.max_per_image]
@@ -186,7 +188,8 @@ class DetectionEvaluator:
         gt = self.ground_truth()
         whole = len(gt["images"]) == len(self._known)
         digest = self.index.digest() if whole else None  # a subset is other data
-        result = replace(self._score(gt, self.rows(), "bbox", digest), notices=self.notices)
+        unread = unread_notices(sum(part.unread for part in self.parts), len(gt["images"]))
+        result = replace(self._score(gt, self.rows(), "bbox", digest), notices=(*self.notices, *unread))
         if not self.masks:
             return result
         return replace(result, masks=self._score(with_rectangles(gt), self.predictions(), "segm", digest))

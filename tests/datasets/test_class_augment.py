@@ -172,6 +172,12 @@ def test_another_size_is_refused() -> None:
         ResidentImages.of(index(), torch.device("cpu"), 32)
 
 
+def test_no_size_makes_oblong_images_resident() -> None:
+    oblong = ArrayImages(np.zeros((2, 9, 12, 3), np.uint8), ["0", "1"])
+    with pytest.raises(InputError, match=r"imgsz: expected 9x12 .* got 32; use cache=false$"):
+        ResidentImages.of(ClassIndex.of(["a"], oblong, [0, 0]), torch.device("cpu"), 32)
+
+
 def test_photos_are_augmented_by_their_seed_alone() -> None:
     transform, image = PhotoTransform(64, policy="imagenet"), pictures(1, 96)[0]
     torch.manual_seed(0)

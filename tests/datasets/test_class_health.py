@@ -90,6 +90,22 @@ def test_the_same_image_again_is_found_by_its_content(write: Any, tmp_path: Path
     assert detail.startswith("equal bytes: ") and detail.endswith("is ant, this is bee")
 
 
+def test_a_file_that_is_listed_twice_with_two_labels_is_in_two_classes(tmp_path: Path) -> None:
+    content = write_lists(tmp_path)
+    with (tmp_path / "train.txt").open("a") as file:
+        file.write("train/ant/000.png 1\ntrain/bee/001.png 1\ntrain/bee/002.png 0\n")
+    shutil.copy(tmp_path / "train" / "bee" / "002.png", tmp_path / "train" / "cow" / "like.png")
+    with (tmp_path / "train.txt").open("a") as file:
+        file.write("train/cow/like.png 2\n")
+    found = find_faults(read_splits({**content, "names": NAMES}))
+    assert [(f.reason, f.detail.partition(" is ")[2]) for f in found] == [
+        ("same image in two classes", "ant, this is bee"),
+        ("same image twice in a split", ""),
+        ("same image in two classes", "bee, this is ant"),
+        ("same image in two classes", "bee, this is cow"),
+    ]
+
+
 def test_pixels_of_cifar_files_are_compared(tmp_path: Path) -> None:
     content = write_cifar(tmp_path)
     assert faults(content) == []

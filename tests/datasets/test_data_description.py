@@ -127,7 +127,7 @@ NEXT_STEP = r"; get it from https://example\.org/set and lay it out as set/train
 def test_a_missing_file_s_error_says_where_to_get_it(tmp_path: Path, content: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=NEXT_STEP):
         load_index({**content, **LAYOUT, "path": str(tmp_path)})
-    with pytest.raises(InputError, match=r"check 'path'$"):
+    with pytest.raises(InputError, match=r"check 'train' and 'path'$"):
         load_index({**content, "path": str(tmp_path)})
 
 

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from iifdet.datasets.description import SPLITS, find_file, next_step, parse_names, read_yaml, task_of
-from iifdet.datasets.places import CHECK_PATH, expand, resolve, text_of
+from iifdet.datasets.places import CHECK_PATH, expand, resolve, split_hint, text_of
 from iifdet.errors import InputError, suggest
 
 FORMATS = ("folder", "list", "cifar10", "cifar100", "inaturalist")
@@ -41,10 +41,12 @@ class ClassSplit:
     Attributes:
         images: folder of the store that the images lie in; ``train`` or ``test`` of the CIFAR files.
         labels: file of the store that says which image is of which class, None where folders or CIFAR's files do.
+        hint: the next step where something of it is missing.
     """
 
     images: str
     labels: str | None = None
+    hint: str = CHECK_PATH
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,11 @@ def parse_class_description(content: Mapping[Any, Any], *, name: str, folder: Pa
         root = resolve(text_of(content.get("path"), f"{name}: path"), folder, name)
     except InputError as error:
         raise InputError(str(error) if hint == CHECK_PATH else f"{error}; {hint}") from error
-    splits = {key: _split(content[key], format_, f"{name}: {key}") for key in SPLITS if key in content}
+    splits = {
+        key: replace(_split(content[key], format_, f"{name}: {key}"), hint=split_hint(hint, key))
+        for key in SPLITS
+        if key in content
+    }
     if not splits:
         raise InputError(f"{name}: expected a train, val or test key, got none; say where the images lie")
     order = _one_of(content, "order", ORDERS, "file", name)

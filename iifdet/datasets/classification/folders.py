@@ -44,11 +44,12 @@ def read_folders(description: ClassDescription, split: str) -> ClassIndex:
 
 def _files(store: Store, description: ClassDescription, split: str) -> dict[str, list[str]]:
     """Class folder -> its image files."""
-    top = PurePosixPath(description.split(split).images)
+    place = description.split(split)
+    top = PurePosixPath(place.images)
     try:
         listed, folders = store.files(str(top)), store.folders(str(top))
     except InputError as error:
-        raise InputError(f"{description.name} {split}: {error}; {description.hint}") from error
+        raise InputError(f"{description.name} {split}: {error}; {place.hint}") from error
     found: dict[str, list[str]] = {name: [] for name in folders if not _hidden(name)}
     for file in listed:
         inside = PurePosixPath(file).relative_to(top).parts
@@ -57,7 +58,7 @@ def _files(store: Store, description: ClassDescription, split: str) -> dict[str,
     if not any(found.values()):
         raise InputError(
             f"{description.name} {split}: expected folders of images in {store.path / top}, one a class, found none; "
-            f"{description.hint}"
+            f"{place.hint}"
         )
     return found
 

@@ -90,9 +90,8 @@ def _images(split: ClassSplitToCheck, contents: Mapping[str, Content]) -> Iterat
         fault = contents[file].fault
         if fault is not None:
             yield Finding("error", split.name, file, words.UNREADABLE, fault)
-    label = dict(zip(files, index.labels.tolist(), strict=True))
     for again in find_repetitions_within(files, contents):
-        ours, theirs = (index.names[label[file]] for file in (again.file, again.first))
+        ours, theirs = (index.names[index.labels[row]] for row in again.rows)
         reason = words.TWICE if ours == theirs else words.TWO_CLASSES
         classes = "" if ours == theirs else f" is {theirs}, this is {ours}"
         yield Finding("warning", split.name, again.file, reason, f"{again.how}: {again.first}{classes}")

@@ -74,15 +74,16 @@ def read_inaturalist(description: ClassDescription, split: str) -> ClassIndex:
 def _read(store: Store, description: ClassDescription, split: str) -> _Content:
     place = description.split(split)
     assert place.labels is not None
-    text = read_text(store, place.labels, f"{description.name} {split}", description.hint)
+    text = read_text(store, place.labels, f"{description.name} {split}", place.hint)
     try:
         content = msgspec.json.decode(text, type=_Content)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InputError(
-            f"{place.labels}: expected iNaturalist's images, annotations and categories, got {error}"
+            f"{place.labels}: expected iNaturalist's images, annotations and categories, got {error}; correct the "
+            "file, or get it anew"
         ) from error
     if not content.images:
-        raise InputError(f"{description.name} {split}: expected images in {place.labels}, found none")
+        raise InputError(f"{description.name} {split}: expected images in {place.labels}, found none; get it anew")
     return content
 
 

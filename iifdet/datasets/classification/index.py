@@ -211,7 +211,10 @@ class ClassIndex:
             image = self._read_or_refuse(row)
             if image.shape != first.shape:
                 expected, got = ("x".join(map(str, i.shape[:2])) for i in (first, image))
-                raise InputError(f"{self.file(row)}: expected {expected} pixels as in the first image, got {got}")
+                raise InputError(
+                    f"{self.file(row)}: expected {expected} pixels as in the first image, got {got}; use cache=false, "
+                    "which resizes them (photographs also want imgsz=224 and a model such as se_resnet50)"
+                )
             array[row] = image
 
         with ThreadPoolExecutor(THREADS) as pool:
@@ -229,4 +232,7 @@ class ClassIndex:
         try:
             return self.read(row)
         except ImageError as error:
-            raise InputError(f"images: expected readable files, got {error}; repair or remove it") from error
+            raise InputError(
+                f"images: expected readable files, got {error}; repair or remove it, or use cache=false, which lets "
+                "max_bad of them be"
+            ) from error

@@ -14,7 +14,7 @@ from iifdet.datasets.classification.description import ClassDescription, find_cl
 from iifdet.datasets.classification.folders import read_folders
 from iifdet.datasets.classification.inaturalist import read_inaturalist
 from iifdet.datasets.classification.index import ClassIndex
-from iifdet.datasets.classification.lists import read_lists
+from iifdet.datasets.classification.lists import largest_label, read_lists
 from iifdet.datasets.classification.profiles import cut_long_tail
 from iifdet.datasets.reading import summarize
 from iifdet.datasets.select import class_numbers
@@ -107,7 +107,9 @@ def _refuse_empty_classes(index: ClassIndex, description: ClassDescription) -> N
     if len(empty):
         c = int(empty[0])
         more = f" and {len(empty) - 1} other classes" if len(empty) > 1 else ""
+        unnamed = description.format == "list" and description.names is None
+        advice = largest_label(description) if unnamed else "add images, or give names without it"
         raise InputError(
             f"{description.name} train: expected images of every class, got none of class {c} '{index.names[c]}'{more}"
-            "; add images, or give names without it"
+            f"; {advice}"
         )

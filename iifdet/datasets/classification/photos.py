@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from iifdet.datasets.bad_images import BadImages
 from iifdet.datasets.classification.augment import NUMBERS, SmallAugment, mix
 from iifdet.datasets.classification.index import ClassIndex
 from iifdet.datasets.images import ImageError
@@ -20,9 +20,8 @@ from iifdet.datasets.samplers import EpochSampler, SampleKey
 from iifdet.datasets.sampling import Draw
 from iifdet.datasets.transforms import sample_seed
 from iifdet.datasets.workers import worker_loader
+from iifdet.errors import InputError
 from iifdet.types import Batch, ImageInfo, MixedLabels
-
-log = logging.getLogger("iifdet")
 
 #: (3, H, W) uint8 and a seed -> (3, S, S) uint8.
 Transform = Callable[[Tensor, int], Tensor]
@@ -115,33 +114,45 @@ class ClassSample(NamedTuple):
 
 
 class ClassDataset(Dataset[ClassSample]):
-    """A split as samples; an image that cannot be read gives way to the next one, or is grey in validation."""
+    """A split as samples; an image that cannot be read gives way to the next one, or is grey in validation.
 
-    def __init__(self, index: ClassIndex, transform: Transform, seed: int, grey: bool) -> None:
+    Args:
+        max_bad: largest share of images that may be unreadable, before an InputError ends it; workers judge by their
+            own parts.
+    """
+
+    def __init__(self, index: ClassIndex, transform: Transform, seed: int, grey: bool, max_bad: float = 1.0) -> None:
         self.index, self.transform, self.seed, self.grey = index, transform, seed, grey
+        self._bad = BadImages(index.root, len(index), max_bad)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, key: SampleKey) -> ClassSample:
-        row, pixels = self._read(key.row)
+        row, found = self._read(key.row)
+        pixels = np.full((64, 64, 3), 114, dtype=np.uint8) if found is None else found
         height, width = pixels.shape[:2]
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         seed = sample_seed(self.seed, key.epoch, key.row, key.repeat)
         image = self.transform(image, seed)
-        info = ImageInfo(int(self.index.ids[row]), row, self.index.file(row), (height, width))
+        place = int(self.index.ids[row]), row, self.index.file(row)
+        info = ImageInfo(*place, (height, width), readable=found is not None)
         return ClassSample(image, int(self.index.labels[row]), info, seed)
 
-    def _read(self, row: int) -> tuple[int, np.ndarray]:
+    def _read(self, row: int) -> tuple[int, np.ndarray | None]:
+        """The row that was really read and its image; None for a grey one."""
         for step in range(len(self)):
             place = (row + step) % len(self)
             try:
                 return place, self.index.read(place)
             except ImageError as error:
-                log.warning("unreadable image, %s one used: %s", "grey" if self.grey else "next", error)
+                said = f"unreadable image, {'grey' if self.grey else 'next'} one used: {error}"
+                self._bad.say(place, self.index.file(place), said)
             if self.grey:
-                return place, np.full((64, 64, 3), 114, dtype=np.uint8)
-        raise ImageError(f"{self.index.root}: not one of {len(self)} images can be read")
+                return place, None
+        raise InputError(
+            f"{self.index.root}: expected images, got {len(self)} of which not one can be read; see iifdet check"
+        )
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,10 @@ class ResidentImages:
         assert array is not None
         if array.shape[1:3] != (size, size):
             height, width = array.shape[1:3]
+            own, advice = (str(height), f", or imgsz={height}") if height == width else (f"{height}x{width}", "")
             raise InputError(
-                f"imgsz: expected {height} as the images are with cache=device, which resizes none, got {size} "
-                f"(images are {height}x{width}); use cache=false, or imgsz={height}"
+                f"imgsz: expected {own} as the images are with cache=device, which resizes none, got {size}; "
+                f"use cache=false{advice}"
             )
         pixels = torch.from_numpy(array).to(device).permute(0, 3, 1, 2).contiguous()
         return cls(pixels, torch.from_numpy(index.labels).to(device))

@@ -62,7 +62,7 @@ class FolderStore:
     def files(self, prefix: str) -> list[str]:
         top = self.path / prefix
         if not top.is_dir():
-            raise InputError(f"images: expected the folder {top}, which does not exist")
+            raise InputError(f"expected the folder {top}, which does not exist")
         names = []
         for folder, below, files in os.walk(top, followlinks=True):
             below.sort()
@@ -74,7 +74,7 @@ class FolderStore:
         try:
             return sorted(entry.name for entry in os.scandir(self.path / prefix) if entry.is_dir())
         except OSError as error:
-            raise InputError(f"images: expected the folder {self.path / prefix}, got {error.strerror}") from error
+            raise InputError(f"expected the folder {self.path / prefix}, got {error.strerror}") from error
 
     def missing(self, names: Sequence[str]) -> list[int]:
         found = existing(os.path.join(self.path, name) for name in names)
@@ -106,7 +106,7 @@ class ZipStore:
         start = _start(prefix)
         names = [name for name in self._names if name.startswith(start)]
         if start and not names:
-            raise InputError(f"images: expected the folder {prefix} in {self.path}, which is not there")
+            raise InputError(f"expected the folder {prefix} in {self.path}, which is not there")
         return names
 
     def folders(self, prefix: str) -> list[str]:
@@ -137,7 +137,10 @@ class ZipStore:
                 opened = os.getpid(), zipfile.ZipFile(self.path)
             except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
                 reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-                raise InputError(f"{self.path}: expected a zip file, got one that does not open ({reason})") from error
+                raise InputError(
+                    f"{self.path}: expected a zip file, got one that does not open ({reason}); get it anew, or unpack "
+                    "it and give the folder"
+                ) from error
             self._opened = opened
         return opened[1]
 
