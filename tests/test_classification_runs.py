@@ -186,6 +186,13 @@ def test_pictures_are_drawn(keys: Keys) -> None:
     assert {"labels.png", "train_batch0.jpg", "val_batch0_pred.jpg", "confusion_matrix.png", "results.png"} <= drawn
 
 
+def test_the_line_of_an_epoch_says_the_accuracy(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "iifdet"):
+        run = iifdet.train(**keys(epochs=1, verbose=True))
+    row = next(csv.DictReader((run.folder / "results.csv").open()))
+    assert f"top1 {float(row['top1']):.3f}, mean_class {float(row['mean_class']):.3f}, " in caplog.text
+
+
 def test_a_study_knows_the_figures_of_classifiers(keys: Keys) -> None:
     config = resolve(TrainConfig, keys(holdout=0.2))
     train, val = (build.build_index(config, split, "classify") for split in ("train", "val"))
