@@ -17,7 +17,7 @@ import yaml
 import iifdet
 from iifdet import build
 from iifdet.build.classification import refuse_boxes, train_transform
-from iifdet.build.tuning import blank_metrics
+from iifdet.build.tuning import blank_metrics, build_study
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import TrainConfig, resolve
 from iifdet.errors import InputError
@@ -199,6 +199,15 @@ def test_a_study_knows_the_figures_of_classifiers(keys: Keys) -> None:
     assert len(train) + len(val) == sum(COUNTS)
     metrics = blank_metrics(config, train.counts(), val, "classify")
     assert metrics["mean_class"] == pytest.approx(1 / 3)
+
+
+def test_a_study_maximises_the_mean_class_accuracy_unless_told_otherwise(keys: Keys) -> None:
+    study = {
+        k: v for k, v in keys(space="optimizer", split="holdout:0.25").items() if k not in ("lr", "workers", "name")
+    }
+    assert [o.text for o in build_study(study, iifdet.train).objectives] == ["mean_class"]
+    (other,) = build_study({**study, "objective": "-1*nll", "study": "other"}, iifdet.train).objectives
+    assert other.weights == {"nll": -1.0}
 
 
 def test_export_refuses_a_classifier_in_one_line(keys: Keys) -> None:

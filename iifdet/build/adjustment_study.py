@@ -107,7 +107,6 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
     """
     study, base = read_study(keys)
     recipe, base = _recipe_of(base), dict(base)
-    objectives = parse_objectives(study)
     space, content = read_space(study.space or "tune/post_process")
     own = {k: recipe[k] for k in (*OF_RECIPE, *ALSO) if k in recipe}
     split = study if "split" in keys or not recipe.get("holdout") else _same_holdout(study, recipe)
@@ -116,6 +115,7 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
     val_keys = {"verbose": False, "plots": False, **own, **base, "holdout": share, "split": "val"}
     config = resolve(ValConfig, val_keys)
     model = _load(config)
+    objectives = parse_objectives(study, _task(model))
     space = fit_space(space, model)
     _check_space(space, val_keys)
     choose_pruner(study, space, objectives)

@@ -14,18 +14,21 @@ from iifdet.tuning import Objective, Space, parse_objective, parse_space
 
 #: Keys that all trials of a study share: without them their figures could not be compared, or they are the study's own.
 SHARED = ("data", "classes", "single_cls", "holdout", "fraction", "group_limits", "engine")
+#: task -> what a study maximises where nothing else is asked for: what picks the best epoch of a training.
+OBJECTIVES = {"detect": "AP", "classify": "mean_class"}
 OWN = ("project", "name", "exist_ok", "resume", "plots", "verbose", "tensorboard", "device", "workers", "tuned")
 
 
-def parse_objectives(study: StudyKeys) -> tuple[Objective, ...]:
+def parse_objectives(study: StudyKeys, task: str) -> tuple[Objective, ...]:
     """What is maximised.
 
     Raises:
         InputError: not a metric or sum, or one of them twice.
     """
-    objectives = tuple(parse_objective(text) for text in study.objective)
+    texts = study.objective or [OBJECTIVES[task]]
+    objectives = tuple(parse_objective(text) for text in texts)
     if len({o.text for o in objectives}) < len(objectives):
-        raise InputError(f"objective: expected different ones, got {', '.join(study.objective)}")
+        raise InputError(f"objective: expected different ones, got {', '.join(texts)}")
     return objectives
 
 
