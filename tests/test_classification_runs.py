@@ -16,6 +16,7 @@ import yaml
 
 import iifdet
 from iifdet import build
+from iifdet.build.adjustment_study import build_adjustment_study
 from iifdet.build.classification import refuse_boxes, train_transform
 from iifdet.build.tuning import blank_metrics, build_study
 from iifdet.checkpoint import read_checkpoint
@@ -208,6 +209,36 @@ def test_a_study_maximises_the_mean_class_accuracy_unless_told_otherwise(keys: K
     assert [o.text for o in build_study(study, iifdet.train).objectives] == ["mean_class"]
     (other,) = build_study({**study, "objective": "-1*nll", "study": "other"}, iifdet.train).objectives
     assert other.weights == {"nll": -1.0}
+
+
+def test_adjustments_are_searched_on_the_images_that_the_run_left_out(
+    keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = iifdet.train(**keys(select_share=0.25, imbalance=6, group_limits=[5, 16]))
+    weights, project = str(run.folder / "weights" / "last.pt"), keys()["project"]
+    study = {"post_process": True, "weights": weights, "project": project, "threads": 1, "device": "cpu"}
+    result = iifdet.tune(**study, study="s", trials=3)
+    assert result.objectives == ("mean_class",) and result.counts["complete"] == 3
+    assert result.tuned_on == "9 training images held out (holdout:0.25)" and "was trained on" not in caplog.text
+    found, look = (
+        result.best[0],
+        {"weights": weights, "plots": False, "workers": 0, "device": "cpu", "project": project},
+    )
+    held = iifdet.val(**look, holdout=0.25, imbalance=6, **found.params)
+    assert found.values["mean_class"] == held.metrics["mean_class"] and found.figures["few"] == held.summary["few"]
+    assert list(result.val) == [
+        "no adjustment",
+        "IIF smooth, the paper's",
+        "IIF smooth with mean 1",
+        f"trial {found.number}",
+    ]
+    for name, how in (("no adjustment", {"adjust": "none"}), ("IIF smooth, the paper's", {"adjust": "iif"})):
+        summary = iifdet.val(**look, **how).summary
+        assert result.val[name] == pytest.approx({k: summary[k] for k in result.val[name]}, rel=1e-4)
+    best = resolve(TrainConfig, {"model": str(result.folder / "best.yaml")})
+    assert best.model == "se_resnet20" and best.imbalance == 6 and best.adjust == found.params["adjust"]
+    build_adjustment_study({**study, "study": "seen", "split": "holdout:0.4"})
+    assert "was trained on the images" in caplog.text
 
 
 def test_export_refuses_a_classifier_in_one_line(keys: Keys) -> None:

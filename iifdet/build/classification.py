@@ -80,7 +80,7 @@ def classification_splits(config: TrainConfig) -> Splits:
     splits = find_class_description(config.data).splits
     if config.holdout:
         return Splits(*_parts(config), chosen_on="holdout", reported="holdout")
-    chosen = config.select_on or ("val" if "val" in splits else "holdout")
+    chosen = _chosen(config)
     report = "test" if "test" in splits else "val"
     train, final = classification_index(config, "train"), classification_index(config, report)
     if chosen == "holdout":
@@ -93,6 +93,15 @@ def classification_splits(config: TrainConfig) -> Splits:
     if chosen == report:
         return Splits(train, final, None, chosen, report)
     return Splits(train, classification_index(config, chosen), final, chosen, report)
+
+
+def _chosen(config: TrainConfig) -> str:
+    return config.select_on or ("val" if "val" in find_class_description(config.data).splits else "holdout")
+
+
+def share_left_out(config: TrainConfig) -> float:
+    """The share of the training images that a run with these keys does not learn from."""
+    return config.holdout or (config.select_share if _chosen(config) == "holdout" else 0.0)
 
 
 def refuse_boxes(config: TrainConfig) -> None:
