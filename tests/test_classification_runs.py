@@ -265,6 +265,15 @@ def test_two_runs_are_compared_image_by_image(keys: Keys, tiny_keys: Keys, tmp_p
     ("change", "said"),
     [
         ({"mosaic": 1.0}, "mosaic: belongs to detectors"),
+        *[({key: 0.05}, f"{key}: belongs to detectors") for key in ("hsv_h", "hsv_s", "hsv_v", "translate", "scale")],
+        ({"degrees": 10}, "degrees: belongs to detectors"),
+        ({"shear": 2}, "shear: belongs to detectors"),
+        ({"conf": 0.5}, "conf: belongs to detectors"),
+        ({"imgsz": 96, "cache": False, "auto_augment": "none"}, "cutout: expected 0 with imgsz=96, .* give cutout=0"),
+        (
+            {"imgsz": 96, "cache": False, "auto_augment": "none", "cutout": 0, "crop_padding": 8},
+            "crop_padding: expected 0 with imgsz=96",
+        ),
         ({"cache": "ram"}, "cache: expected false or device"),
         ({"select_on": "val"}, "select_on: expected one of holdout, test"),
         ({"auto_augment": "imagenet"}, "auto_augment: expected one of none, cifar10"),
@@ -281,6 +290,20 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=said):
         iifdet.train(**given)
     assert not (Path(given["project"]) / "run").exists()
+
+
+def test_keys_of_small_images_that_say_nothing_stand_beside_photographs(keys: Keys) -> None:
+    for padding in (0, 4):
+        refuse_boxes(resolve(TrainConfig, keys(imgsz=96, cache=False, cutout=0, crop_padding=padding)))
+    refuse_boxes(resolve(TrainConfig, keys(imgsz=96, cache="device", cutout=8)))
+
+
+def test_val_refuses_keys_of_detectors(keys: Keys) -> None:
+    weights, project = str(iifdet.train(**keys(epochs=1)).folder / "weights" / "last.pt"), Path(keys()["project"])
+    for change in ({"conf": 0.5}, {"iou": 0.5}, {"rect": True}, {"engine": "pycocotools"}):
+        with pytest.raises(InputError, match=f"^{next(iter(change))}: belongs to detectors, got it with a classifier"):
+            iifdet.val(weights=weights, project=project, name="val", device="cpu", **change)
+    assert not (project / "val").exists()
 
 
 def test_keys_of_classifiers_are_refused_beside_a_detector(tiny_keys: Keys, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from iifdet.build.adjustment import set_adjustment
 from iifdet.build.adjustment_tasks import ADJUSTMENT_TASKS
-from iifdet.build.data import build_evaluator, build_index, build_val_batches
+from iifdet.build.data import build_evaluator, build_index, build_val_batches, refuse_keys_in_val
 from iifdet.build.loop import pick_device
 from iifdet.build.model import is_foreign, load_model, postprocess_options
 from iifdet.build.study_keys import parse_objectives, read_space
@@ -108,6 +108,7 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
     (recipe, kind), base = _about(base), dict(base)
     objectives, task = parse_objectives(study, kind), ADJUSTMENT_TASKS[kind]
     space, content = read_space(study.space or "tune/post_process")
+    refuse_keys_in_val(base, kind)
     own = {k: recipe[k] for k in task.of_recipe if k in recipe}
     left_out = task.left_out({**recipe, **{k: base[k] for k in task.of_recipe if k in base}})
     split = study if "split" in keys or not left_out else _same_holdout(study, left_out)

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from iifdet.build.class_predictor import refuse_box_keys
 from iifdet.build.classification import (
+    NOT_IN_VAL,
     classification_evaluator,
     classification_index,
     classification_split_name,
@@ -50,6 +52,7 @@ class TaskData:
     train_batches: Callable[..., Any]
     val_batches: Callable[..., Any]
     evaluator: Callable[..., Any]
+    not_in_val: tuple[str, ...] = ()
 
 
 TASKS = {
@@ -70,6 +73,7 @@ TASKS = {
         classification_train_batches,
         classification_val_batches,
         classification_evaluator,
+        NOT_IN_VAL,
     ),
 }
 
@@ -82,6 +86,15 @@ def build_index(config: DataKeys, split: str, task: str = "detect") -> Any:
 def split_name(config: DataKeys, split: str, task: str = "detect") -> str:
     """What a split is called in the data: a classifier's ``val`` may be its test split, ``holdout`` makes another."""
     return TASKS[task].split_name(config, split)
+
+
+def refuse_keys_in_val(keys: dict[str, Any], task: str) -> None:
+    """Refuse keys of ``val`` that mean nothing to the task's models.
+
+    Raises:
+        InputError: one is given.
+    """
+    refuse_box_keys(keys, TASKS[task].not_in_val)
 
 
 def training_counts(config: DataKeys, task: str) -> ClassCounts | None:
