@@ -15,7 +15,7 @@ import torch
 import yaml
 
 import iifdet
-from iifdet import build
+from iifdet import build, class_pictures
 from iifdet.build.adjustment_study import build_adjustment_study
 from iifdet.build.classification import refuse_boxes, train_transform
 from iifdet.build.tuning import blank_metrics, build_study
@@ -181,9 +181,15 @@ def test_every_strategy_trains(keys: Keys, change: dict[str, Any]) -> None:
     assert run.metrics["top1"] is not None
 
 
-def test_pictures_are_drawn(keys: Keys) -> None:
+def test_pictures_are_drawn(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions, write = [], class_pictures.plots.add_caption
+    monkeypatch.setattr(
+        class_pictures.plots, "add_caption", lambda i, lines: (captions.append(lines), write(i, lines))[1]
+    )
     run = iifdet.train(**keys(epochs=1, plots=True))
     drawn = {file.name for file in run.folder.glob("*.*")}
+    alone = [lines[0][0] for lines in captions if len(lines) == 1]  # not the two of mixup, and not predictions
+    assert alone == ["class0", "class1", "class2"] * 5, "the classes of an ordered split take turns"
     assert {"labels.png", "train_batch0.jpg", "val_batch0_pred.jpg", "confusion_matrix.png", "results.png"} <= drawn
 
 
