@@ -217,6 +217,15 @@ def test_a_study_maximises_the_mean_class_accuracy_unless_told_otherwise(keys: K
     assert other.weights == {"nll": -1.0}
 
 
+def test_a_space_of_keys_that_a_classifier_ignores_is_refused_before_the_first_training(
+    keys: Keys, tmp_path: Path
+) -> None:
+    (tmp_path / "space.yaml").write_text("hsv_h: {type: float, low: 0.0, high: 0.1}")
+    study = {k: v for k, v in keys(space=str(tmp_path / "space.yaml")).items() if k not in ("workers", "name")}
+    with pytest.raises(InputError, match=r"^space: hsv_h=0\.0: hsv_h: belongs to detectors"):
+        build_study(study, iifdet.train)
+
+
 def test_adjustments_are_searched_on_the_images_that_the_run_left_out(
     keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -19,6 +19,7 @@ from iifdet.build.classification import (
     classification_train_batches,
     classification_val_batches,
     describe_classification,
+    refuse_boxes,
 )
 from iifdet.build.detection import (
     describe_detection,
@@ -28,6 +29,7 @@ from iifdet.build.detection import (
     detection_splits,
     detection_train_batches,
     detection_val_batches,
+    refuse_labels,
 )
 from iifdet.build.splits import Splits
 from iifdet.config import DataKeys, InferenceKeys, TrainConfig
@@ -52,6 +54,7 @@ class TaskData:
     train_batches: Callable[..., Any]
     val_batches: Callable[..., Any]
     evaluator: Callable[..., Any]
+    refuse: Callable[[TrainConfig], None]
     not_in_val: tuple[str, ...] = ()
 
 
@@ -64,6 +67,7 @@ TASKS = {
         detection_train_batches,
         detection_val_batches,
         detection_evaluator,
+        refuse_labels,
     ),
     "classify": TaskData(
         classification_index,
@@ -73,6 +77,7 @@ TASKS = {
         classification_train_batches,
         classification_val_batches,
         classification_evaluator,
+        refuse_boxes,
         NOT_IN_VAL,
     ),
 }
@@ -86,6 +91,15 @@ def build_index(config: DataKeys, split: str, task: str = "detect") -> Any:
 def split_name(config: DataKeys, split: str, task: str = "detect") -> str:
     """What a split is called in the data: a classifier's ``val`` may be its test split, ``holdout`` makes another."""
     return TASKS[task].split_name(config, split)
+
+
+def refuse_keys_in_training(config: TrainConfig, task: str) -> None:
+    """Refuse keys that the task's models would ignore.
+
+    Raises:
+        InputError: one is given.
+    """
+    TASKS[task].refuse(config)
 
 
 def refuse_keys_in_val(keys: dict[str, Any], task: str) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from iifdet.build.data import refuse_keys_in_training
 from iifdet.config import TrainConfig, read_yaml, resolve
 from iifdet.config.tuning import StudyKeys
 from iifdet.errors import InputError, suggest
+from iifdet.models import MODELS
 from iifdet.resources import resource_names, resource_path
 from iifdet.tuning import Objective, Space, parse_objective, parse_space
 
@@ -67,6 +69,8 @@ def check_space(space: Space, base: Mapping[str, Any]) -> None:
     for parameter in space.parameters:
         for value in parameter.edges():
             try:
-                resolve(TrainConfig, {**base, **space.fixed, parameter.name: value})
+                config = resolve(TrainConfig, {**base, **space.fixed, parameter.name: value})
+                if config.model in MODELS:
+                    refuse_keys_in_training(config, MODELS[config.model].task)
             except InputError as error:
                 raise InputError(f"space: {parameter.name}={value}: {error}") from error
