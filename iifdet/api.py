@@ -79,9 +79,11 @@ def val(**keys: Any) -> RunResult:
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
     recipe, architecture = build.read_about(keys["weights"])
     cfg = resolve(ValConfig, {**keys_of_recipe(recipe), **keys})
+    task = build.task_of_model(architecture or cfg.model)
+    build.refuse_keys_in_val(keys, task)
     device = build.pick_device(cfg.device, distributed.launched())
     with distributed.joined(device) as world:
-        return run_val(cfg, build.task_of_model(architecture or cfg.model), device, world)
+        return run_val(cfg, task, device, world)
 
 
 # -- predict -----------------------------------------------------------------------------------------------------------

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import insort
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from iifdet import plots
@@ -23,9 +26,43 @@ MOST_IMAGES, MIN_SIDE = 32, 160
 MOST_CLASSES = 4000
 
 
-def keep_drawn(logits: Tensor, model: Classifier) -> Tensor:
-    """What :func:`draw_batch` needs of a batch's outputs: scores of the first images."""
-    return model.scores(logits[:MOST_IMAGES]).cpu()
+class Drawn(NamedTuple):
+    """An image that may be drawn: the t-th of its class that was seen."""
+
+    turn: int
+    label: int
+    image: Tensor
+    scores: Tensor
+
+
+class ClassesInTurn:
+    """Of all batches of a split the images to draw: the first of each class, then the second, …
+
+    A split may be in the order of its classes, so that its first batch shows one of them.
+    """
+
+    def __init__(self, model: Classifier) -> None:
+        self.model = model
+        self.seen: Counter[int] = Counter()
+        self.kept: list[Drawn] = []
+
+    def add(self, batch: Batch, logits: Tensor) -> None:
+        """Look at a batch and its (B, C) adjusted logits; what is kept are copies."""
+        labels: Any = batch.targets
+        for row, label in enumerate(labels.tolist()):
+            turn, self.seen[label] = self.seen[label], self.seen[label] + 1
+            if len(self.kept) == MOST_IMAGES and (turn, label) > self.kept[-1][:2]:
+                continue
+            drawn = Drawn(turn, label, batch.images[row].cpu().clone(), self.model.scores(logits[row]).cpu())
+            insort(self.kept, drawn, key=lambda d: d[:2])
+            del self.kept[MOST_IMAGES:]
+
+    def shown(self) -> tuple[Batch, Tensor] | None:
+        """The images as a batch, and their (N, C) scores; None where there are none."""
+        if not self.kept:
+            return None
+        labels = torch.tensor([d.label for d in self.kept])
+        return Batch([d.image for d in self.kept], labels), torch.stack([d.scores for d in self.kept])
 
 
 def draw_batch(batch: Batch, names: Sequence[str], path: Path, scores: Tensor | None = None) -> None:

@@ -187,9 +187,10 @@ def _verb_help(verb: str) -> str:
 
 
 def _print_metrics(result: Any) -> None:
-    figures = result.summary.items()
-    if figures:
-        print("  ".join(f"{name} {'-' if value is None else format(100 * value, '.1f')}" for name, value in figures))
+    from iifdet.figures import describe_figures
+
+    if result.summary:
+        print(describe_figures(result.summary))
     print(f"pictures and tables: {result.folder}")
 
 

@@ -59,6 +59,23 @@ def keep_drawn(detections: Sequence[Detection], model: Detector) -> list[Detecti
     return kept
 
 
+class FirstBatch:
+    """Of all batches of a split the first one, to draw."""
+
+    def __init__(self, model: Detector) -> None:
+        self.model = model
+        self.kept: tuple[Batch, list[Detection]] | None = None
+
+    def add(self, batch: Batch, detections: Sequence[Detection]) -> None:
+        """Look at a batch and its detections."""
+        if self.kept is None:
+            self.kept = (batch, keep_drawn(detections, self.model))
+
+    def shown(self) -> tuple[Batch, list[Detection]] | None:
+        """The batch, and what :func:`draw_batch` needs of its detections; None where there was none."""
+        return self.kept
+
+
 def class_norms(model: AdjustedModel) -> Tensor:
     """(C,) Euclidean norm of each class's row, the mean over anchors and layers: no bias, and no adjustment of it."""
     rows = [r.weight.detach().flatten(1).norm(dim=1).double().cpu() for r in model.classifier_rows()]
@@ -93,18 +110,18 @@ def draw_model(folder: Path, model: AdjustedModel) -> None:
 
 @dataclass(frozen=True)
 class TaskPictures:
-    """What a task draws: a batch, an evaluation result, the model; and what to keep of a batch's outputs for that."""
+    """What a task draws: a batch, an evaluation result, the model; ``choose`` picks the batch out of a split."""
 
     batch: Callable[..., None]
     result: Callable[..., None]
-    keep: Callable[..., Any]
+    choose: Callable[..., Any]
     model: Callable[..., None]
 
 
 PICTURES = {
-    "detect": TaskPictures(draw_batch, draw_result, keep_drawn, draw_model),
+    "detect": TaskPictures(draw_batch, draw_result, FirstBatch, draw_model),
     "classify": TaskPictures(
-        class_pictures.draw_batch, class_pictures.draw_result, class_pictures.keep_drawn, draw_model
+        class_pictures.draw_batch, class_pictures.draw_result, class_pictures.ClassesInTurn, draw_model
     ),
 }
 

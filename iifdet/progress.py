@@ -20,6 +20,8 @@ log = logging.getLogger("iifdet")
 
 #: Seconds between two lines of one epoch where there is no terminal.
 QUIET_SECONDS = 60.0
+#: Figures that the line of an epoch holds, of detectors and of classifiers.
+TOLD = ("AP", "mask_AP", "AP50", "tail10", "top1", "mean_class")
 
 
 def memory_gb() -> float:
@@ -58,9 +60,7 @@ class ProgressReport(Callback):
     def on_epoch_end(self, state: TrainState, row: Mapping[str, Any]) -> None:
         self.said = time.monotonic()
         parts = [f"epoch {row['epoch']}/{self.epochs}", f"loss {row['loss']:.3f}", f"lr {row['lr']:.2g}"]
-        parts += [
-            f"{k} {row[k]:.3f}" for k in ("AP", "mask_AP", "AP50", "tail10", "accuracy") if row.get(k) is not None
-        ]
+        parts += [f"{name} {row[name]:.3f}" for name in TOLD if row.get(name) is not None]
         log.info("%s", ", ".join([*parts, f"{row['images_per_s']:.1f} images/s", f"{row['seconds']:.0f} s"]))
 
     def on_end(self, state: TrainState) -> None:

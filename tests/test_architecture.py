@@ -20,6 +20,7 @@ LAYERS: dict[str, int] = {
     "errors": 0,
     "types": 1,
     "tables": 1,
+    "figures": 1,
     "resources": 1,
     "files": 1,
     "boxes": 2,

@@ -60,13 +60,37 @@ def test_labels_and_blended_labels_are_named(tmp_path: Path, monkeypatch: pytest
         assert [[text for text, _ in lines] for lines in seen] == [["ant 70%", "bee 30%"], ["bee 70%", "ant 30%"]]
 
 
-def test_little_is_kept_of_a_batch_and_large_images_are_not_enlarged(tmp_path: Path) -> None:
+def shown_of(labels: torch.Tensor, size: int = 32, loss: str = "ce") -> tuple[Batch, torch.Tensor]:
+    """What is drawn of a split whose image n has the shade n, in batches; its logits are 0, and n for class 0."""
     model = CLASSIFIERS["se_resnet20"](3)
-    kept = PICTURES["classify"].keep(torch.randn(100, 3), model)
-    assert kept.shape == (32, 3)
-    torch.testing.assert_close(kept.sum(dim=1), torch.ones(32))
-    model.set_class_loss("bce")
-    torch.testing.assert_close(PICTURES["classify"].keep(torch.zeros(1, 3), model), torch.full((1, 3), 0.5))
+    model.set_class_loss(loss)
+    choice = PICTURES["classify"].choose(model)
+    assert choice.shown() is None
+    for rows in torch.arange(len(labels)).split(size):
+        images = rows.byte()[:, None, None, None].expand(-1, 3, 4, 4)
+        logits = torch.nn.functional.pad(rows.float()[:, None], (0, 2))
+        choice.add(Batch(images, labels[rows]), logits)  # type: ignore[arg-type]
+    return choice.shown()  # type: ignore[no-any-return]
+
+
+def test_the_classes_of_an_ordered_split_take_turns() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 40 + [2] * 3)
+    batch, scores = shown_of(labels)
+    turns = [0, 40, 80, 1, 41, 81, 2, 42, 82]
+    rows = turns + [start + i for i in range(3, 15) for start in (0, 40)][: 32 - len(turns)]
+    assert [int(image[0, 0, 0]) for image in batch.images] == rows
+    assert batch.targets.tolist() == labels[rows].tolist()  # type: ignore[union-attr]
+    torch.testing.assert_close(scores[:, 0], torch.stack([torch.tensor([float(r), 0, 0]).softmax(0)[0] for r in rows]))
+    again, same = shown_of(labels, size=83)
+    assert torch.equal(torch.stack(list(again.images)), torch.stack(list(batch.images))) and torch.equal(same, scores)
+
+
+def test_little_is_kept_of_a_split_and_large_images_are_not_enlarged(tmp_path: Path) -> None:
+    batch, scores = shown_of(torch.arange(100) % 3)
+    assert len(batch) == 32 and scores.shape == (32, 3)
+    torch.testing.assert_close(scores.sum(dim=1), torch.ones(32))
+    assert batch.images[0].untyped_storage().nbytes() == 48, "a copy, which holds no batch"  # type: ignore[union-attr]
+    torch.testing.assert_close(shown_of(torch.zeros(1, dtype=torch.int64), loss="bce")[1], torch.full((1, 3), 0.5))
     draw_batch(batch_of(1, 300), NAMES, tmp_path / "large.png")
     assert cv2.imread(str(tmp_path / "large.png")).shape[1] == 300
 

@@ -16,9 +16,10 @@ import torch
 import yaml
 
 import iifdet
-from iifdet import build
+from iifdet import build, class_pictures
+from iifdet.build.adjustment_study import build_adjustment_study
 from iifdet.build.classification import refuse_boxes, train_transform
-from iifdet.build.tuning import blank_metrics
+from iifdet.build.tuning import blank_metrics, build_study
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import TrainConfig, resolve
 from iifdet.errors import InputError
@@ -231,10 +232,23 @@ def test_every_strategy_trains(keys: Keys, change: dict[str, Any]) -> None:
     assert run.metrics["top1"] is not None
 
 
-def test_pictures_are_drawn(keys: Keys) -> None:
+def test_pictures_are_drawn(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions, write = [], class_pictures.plots.add_caption
+    monkeypatch.setattr(
+        class_pictures.plots, "add_caption", lambda i, lines: (captions.append(lines), write(i, lines))[1]
+    )
     run = iifdet.train(**keys(epochs=1, plots=True))
     drawn = {file.name for file in run.folder.glob("*.*")}
+    alone = [lines[0][0] for lines in captions if len(lines) == 1]  # not the two of mixup, and not predictions
+    assert alone == ["class0", "class1", "class2"] * 5, "the classes of an ordered split take turns"
     assert {"labels.png", "train_batch0.jpg", "val_batch0_pred.jpg", "confusion_matrix.png", "results.png"} <= drawn
+
+
+def test_the_line_of_an_epoch_says_the_accuracy(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "iifdet"):
+        run = iifdet.train(**keys(epochs=1, verbose=True))
+    row = next(csv.DictReader((run.folder / "results.csv").open()))
+    assert f"top1 {float(row['top1']):.3f}, mean_class {float(row['mean_class']):.3f}, " in caplog.text
 
 
 def test_a_study_knows_the_figures_of_classifiers(keys: Keys) -> None:
@@ -243,6 +257,54 @@ def test_a_study_knows_the_figures_of_classifiers(keys: Keys) -> None:
     assert len(train) + len(val) == sum(COUNTS)
     metrics = blank_metrics(config, train.counts(), val, "classify")
     assert metrics["mean_class"] == pytest.approx(1 / 3)
+
+
+def test_a_study_maximises_the_mean_class_accuracy_unless_told_otherwise(keys: Keys) -> None:
+    study = {
+        k: v for k, v in keys(space="optimizer", split="holdout:0.25").items() if k not in ("lr", "workers", "name")
+    }
+    assert [o.text for o in build_study(study, iifdet.train).objectives] == ["mean_class"]
+    (other,) = build_study({**study, "objective": "-1*nll", "study": "other"}, iifdet.train).objectives
+    assert other.weights == {"nll": -1.0}
+
+
+def test_a_space_of_keys_that_a_classifier_ignores_is_refused_before_the_first_training(
+    keys: Keys, tmp_path: Path
+) -> None:
+    (tmp_path / "space.yaml").write_text("hsv_h: {type: float, low: 0.0, high: 0.1}")
+    study = {k: v for k, v in keys(space=str(tmp_path / "space.yaml")).items() if k not in ("workers", "name")}
+    with pytest.raises(InputError, match=r"^space: hsv_h=0\.0: hsv_h: belongs to detectors"):
+        build_study(study, iifdet.train)
+
+
+def test_adjustments_are_searched_on_the_images_that_the_run_left_out(
+    keys: Keys, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = iifdet.train(**keys(select_share=0.25, imbalance=6, group_limits=[5, 16]))
+    weights, project = str(run.folder / "weights" / "last.pt"), keys()["project"]
+    study = {"post_process": True, "weights": weights, "project": project, "threads": 1, "device": "cpu"}
+    result = iifdet.tune(**study, study="s", trials=3)
+    assert result.objectives == ("mean_class",) and result.counts["complete"] == 3
+    assert result.tuned_on == "9 training images held out (holdout:0.25)" and "was trained on" not in caplog.text
+    found, look = (
+        result.best[0],
+        {"weights": weights, "plots": False, "workers": 0, "device": "cpu", "project": project},
+    )
+    held = iifdet.val(**look, holdout=0.25, imbalance=6, **found.params)
+    assert found.values["mean_class"] == held.metrics["mean_class"] and found.figures["few"] == held.summary["few"]
+    assert list(result.val) == [
+        "no adjustment",
+        "IIF smooth, the paper's",
+        "IIF smooth with mean 1",
+        f"trial {found.number}",
+    ]
+    for name, how in (("no adjustment", {"adjust": "none"}), ("IIF smooth, the paper's", {"adjust": "iif"})):
+        summary = iifdet.val(**look, **how).summary
+        assert result.val[name] == pytest.approx({k: summary[k] for k in result.val[name]}, rel=1e-4)
+    best = resolve(TrainConfig, {"model": str(result.folder / "best.yaml")})
+    assert best.model == "se_resnet20" and best.imbalance == 6 and best.adjust == found.params["adjust"]
+    build_adjustment_study({**study, "study": "seen", "split": "holdout:0.4"})
+    assert "was trained on the images" in caplog.text
 
 
 def test_export_refuses_a_classifier_in_one_line(keys: Keys) -> None:
@@ -285,6 +347,15 @@ def test_two_runs_are_compared_image_by_image(keys: Keys, tiny_keys: Keys, tmp_p
     ("change", "said"),
     [
         ({"mosaic": 1.0}, "mosaic: belongs to detectors"),
+        *[({key: 0.05}, f"{key}: belongs to detectors") for key in ("hsv_h", "hsv_s", "hsv_v", "translate", "scale")],
+        ({"degrees": 10}, "degrees: belongs to detectors"),
+        ({"shear": 2}, "shear: belongs to detectors"),
+        ({"conf": 0.5}, "conf: belongs to detectors"),
+        ({"imgsz": 96, "cache": False, "auto_augment": "none"}, "cutout: expected 0 with imgsz=96, .* give cutout=0"),
+        (
+            {"imgsz": 96, "cache": False, "auto_augment": "none", "cutout": 0, "crop_padding": 8},
+            "crop_padding: expected 0 with imgsz=96",
+        ),
         ({"cache": "ram"}, "cache: expected false or device"),
         ({"select_on": "val"}, "select_on: expected one of holdout, test"),
         ({"auto_augment": "imagenet"}, "auto_augment: expected one of none, cifar10, got 'imagenet'; use one of these"),
@@ -305,6 +376,20 @@ def test_what_makes_no_sense_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=said):
         iifdet.train(**given)
     assert not (Path(given["project"]) / "run").exists()
+
+
+def test_keys_of_small_images_that_say_nothing_stand_beside_photographs(keys: Keys) -> None:
+    for padding in (0, 4):
+        refuse_boxes(resolve(TrainConfig, keys(imgsz=96, cache=False, cutout=0, crop_padding=padding)))
+    refuse_boxes(resolve(TrainConfig, keys(imgsz=96, cache="device", cutout=8)))
+
+
+def test_val_refuses_keys_of_detectors(keys: Keys) -> None:
+    weights, project = str(iifdet.train(**keys(epochs=1)).folder / "weights" / "last.pt"), Path(keys()["project"])
+    for change in ({"conf": 0.5}, {"iou": 0.5}, {"rect": True}, {"engine": "pycocotools"}):
+        with pytest.raises(InputError, match=f"^{next(iter(change))}: belongs to detectors, got it with a classifier"):
+            iifdet.val(weights=weights, project=project, name="val", device="cpu", **change)
+    assert not (project / "val").exists()
 
 
 def test_keys_of_classifiers_are_refused_beside_a_detector(tiny_keys: Keys, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from iifdet import api
 from iifdet.cli import main, parse
 from iifdet.errors import InputError
+from iifdet.running import RunResult
 
 Keys = Callable[..., dict[str, Any]]
 
@@ -225,6 +226,15 @@ def test_train_and_val_end_with_0_and_print_the_figures(
     common = ["--project", str(tmp_path), "--name", "check", "--plots", "false", "--workers=0"]
     assert main(["val", "--weights", str(last), *common]) == 0
     assert "AP50" in capsys.readouterr().out and (tmp_path / "check" / "metrics.json").is_file()
+
+
+def test_likelihoods_are_printed_as_they_are_and_shares_in_percent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {"top1": 0.375, "few": None, "nll": 25.9576, "brier": 0.8, "ece": 0.125}
+    monkeypatch.setitem(api.VERBS, "val", lambda **_: RunResult(Path("run"), {}, figures))
+    assert main(["val"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "top1 37.5  few -  nll 25.958  brier 0.800  ece 12.5"
 
 
 def test_help_and_version_end_with_0(capsys: pytest.CaptureFixture[str]) -> None:

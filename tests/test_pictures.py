@@ -35,6 +35,16 @@ def using(**options: Any) -> Any:
     return SimpleNamespace(options=PostprocessOptions(**options))
 
 
+def kept_of(batch: Batch, found: Any, **options: Any) -> Any:
+    """What is kept of the detections of a split's first batch."""
+    choice = PICTURES["detect"].choose(using(**options))
+    for _ in range(2):
+        choice.add(batch, found)
+    first, kept = choice.shown()
+    assert first is batch
+    return kept
+
+
 def coloured(path: Path) -> tuple[bool, bool, bool]:
     """Whether the L, the corner that it leaves out of its box, and the square are tinted."""
     picture = cv2.imread(str(path)).astype(int)
@@ -46,17 +56,17 @@ def test_masks_of_targets_and_of_sure_detections_are_drawn(tmp_path: Path) -> No
     detect = PICTURES["detect"]
     detect.batch(batch, ["a", "b"], tmp_path / "truth.png")
     assert coloured(tmp_path / "truth.png") == (True, False, True)
-    kept = detect.keep(found, using())
+    kept = kept_of(batch, found)
     detect.batch(batch, ["a", "b"], tmp_path / "found.png", kept)
     assert coloured(tmp_path / "found.png") == (True, False, False)
-    detect.batch(batch, ["a", "b"], tmp_path / "strict.png", detect.keep(found, using(mask_threshold=0.7)))
+    detect.batch(batch, ["a", "b"], tmp_path / "strict.png", kept_of(batch, found, mask_threshold=0.7))
     assert coloured(tmp_path / "strict.png") == (False, False, False)
 
 
 def test_little_is_kept_of_a_batch_until_it_is_drawn(tmp_path: Path) -> None:
     batch, found = scene()
-    kept = PICTURES["detect"].keep(found * 20, using())
-    assert len(kept) == 16 and kept[0]["masks"].dtype == torch.uint8 and len(kept[0]["masks"]) == 1
     many = Batch(batch.images.repeat(20, 1, 1, 1), batch.targets * 20)
+    kept = kept_of(many, found * 20)
+    assert len(kept) == 16 and kept[0]["masks"].dtype == torch.uint8 and len(kept[0]["masks"]) == 1
     draw_batch(many, ["a", "b"], tmp_path / "many.png", kept)
     assert (tmp_path / "many.png").is_file()

@@ -74,6 +74,15 @@ def results(counts: ClassCounts, path: Path) -> None:
     plots.plot_results(rows, path)
 
 
+def class_results(counts: ClassCounts, path: Path) -> None:
+    groups = {"many": 0.9, "medium": 0.5, "few": None}
+    rows = [
+        {"epoch": e, "loss": 3 / e, "lr": 0.1, "top1": 0.8, "top5": 1.0, "mean_class": 0.4, **groups, "nll": 25.9}
+        for e in range(1, len(counts) + 1)
+    ]
+    plots.plot_results(rows, path, "held-out training images")
+
+
 def pr_curve(counts: ClassCounts, path: Path) -> None:
     recall = torch.linspace(0, 1, 101)
     ap50 = torch.linspace(0.1, 0.9, len(counts))
@@ -143,6 +152,7 @@ CHARTS: list[Callable[[ClassCounts, Path], None]] = [
     labels,
     weight_curves,
     results,
+    class_results,
     pr_curve,
     confusion,
     class_confusion,
@@ -165,6 +175,32 @@ def test_chart_shows_something_and_warns_of_nothing_at_any_number_of_classes(
     chart(long_tail(num_classes), tmp_path / "new" / "chart.png")
     assert time.process_time() - start < 3
     assert_shows_something(tmp_path / "new" / "chart.png")
+
+
+def panels(monkeypatch: pytest.MonkeyPatch, path: Path, *args: Any) -> dict[str, tuple[str, list[str]]]:
+    """Title of each panel of results.png -> what its y axis says, and which curves it has."""
+    seen: list[Any] = []
+    monkeypatch.setattr("iifdet.plots.results.save", lambda figure, _: seen.append(figure))
+    plots.plot_results(args[0], path, *args[1:])
+    return {
+        ax.get_title(loc="left"): (ax.get_ylabel(), [str(line.get_label()) for line in ax.get_lines()])
+        for ax in seen[0].axes
+    }
+
+
+def test_results_of_a_classifier_are_accuracy_and_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {"top1": 0.8, "top5": 1.0, "mean_class": 0.4, "many": 0.9, "medium": 0.5, "few": 0.1, "nll": 9.0}
+    rows = [{"epoch": e, "loss": 1.0, "lr": 0.1, **figures} for e in (1, 2)]
+    _, _, accuracy, groups = panels(monkeypatch, tmp_path, rows).items()
+    assert accuracy == ("accuracy: top1 ends at 0.800, best 0.800 (epoch 1)", ("", ["top1", "mean_class"]))
+    assert groups == ("groups: many ends at 0.900, best 0.900 (epoch 1)", ("", ["many", "medium", "few"]))
+    said = [said for said, _ in panels(monkeypatch, tmp_path, rows, "held-out training images").values()]
+    assert said == ["", "", *["on held-out training images"] * 2]
+
+
+def test_results_of_a_detector_are_ap_and_tails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"epoch": 1, "loss": 1.0, "lr": 0.1, "AP": 0.2, "mask_AP": 0.1, "tail5": 0.1, "rare": 0.1}]
+    assert [curves for _, curves in panels(monkeypatch, tmp_path, rows).values()][2:] == [["AP", "mask_AP"], ["tail5"]]
 
 
 NONE = ClassCounts([], torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64), num_images=0)

@@ -11,6 +11,7 @@ from iifdet.build.data import (
     build_train_batches,
     build_val_batches,
     describe_index,
+    refuse_keys_in_val,
     split_name,
     training_counts,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "placed",
     "postprocess_options",
     "read_about",
+    "refuse_keys_in_val",
     "set_adjustment",
     "settle_batch",
     "settle_options",

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from iifdet.build.adjustment import set_adjustment
-from iifdet.build.data import build_evaluator, build_index, build_val_batches
+from iifdet.build.adjustment_tasks import ADJUSTMENT_TASKS
+from iifdet.build.data import build_evaluator, build_index, build_val_batches, refuse_keys_in_val
 from iifdet.build.loop import pick_device
 from iifdet.build.model import is_foreign, load_model, postprocess_options
 from iifdet.build.study_keys import parse_objectives, read_space
@@ -31,7 +32,6 @@ from iifdet.build.tuning import (
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import ValConfig, WeightKeys, resolve, validate
 from iifdet.config.tuning import StudyKeys, parse_split, read_study
-from iifdet.datasets import DatasetIndex
 from iifdet.detectors import Detector
 from iifdet.errors import InputError, suggest
 from iifdet.models import MODELS
@@ -40,7 +40,6 @@ from iifdet.training import AMP_TYPES
 from iifdet.tuning import (
     Found,
     Objective,
-    RawCache,
     Report,
     Space,
     StudyPlan,
@@ -57,45 +56,45 @@ log = logging.getLogger("iifdet")
 
 #: What may be searched.
 SEARCHED = {"adjust", *WeightKeys.model_fields}
-#: What the model's own run says about images, classes and detections.
-OF_RECIPE = ("data", "imgsz", "resize", "rect", "classes", "single_cls", "seed", "conf", "iou", "max_det", "nms")
-ALSO = ("multi_label", "group_limits")
 #: What val figures are compared with: the paper's choice, and no adjustment.
 REFERENCES: dict[str, dict[str, Any]] = {
     "no adjustment": {"adjust": "none"},
     "IIF smooth, the paper's": {"adjust": "iif"},
     "IIF smooth with mean 1": {"adjust": "iif", "temperature": "mean"},
 }
-FIGURES = ("AP", "AP50", "tail5", "tail10", "tail20", "rare", "common", "frequent")
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Scores adjustments of a model on raw predictions; the same numbers as ``iifdet val`` gives.
+    """Scores adjustments of a model on raw outputs; the same numbers as ``iifdet val`` gives.
 
     Attributes:
+        task: of the model.
         keys: those of ``val``, without an adjustment.
-        cache: file of the raw predictions.
+        cache: file of the raw outputs.
         objectives: what the study maximises.
     """
 
+    task: str
     keys: dict[str, Any]
     cache: Path
     objectives: tuple[Objective, ...]
 
     def __call__(self, keys: dict[str, Any], report: Report) -> tuple[list[float], dict[str, Any]]:
-        figures = self.figures(keys, RawCache.load(self.cache))
-        return values_of(self.objectives, figures), {name: figures[name] for name in FIGURES}
+        task = ADJUSTMENT_TASKS[self.task]
+        figures = self.figures(keys, task.cache.load(self.cache))
+        return values_of(self.objectives, figures), {name: figures[name] for name in task.figures}
 
-    def figures(self, keys: Mapping[str, Any], cache: RawCache) -> dict[str, float | None]:
+    def figures(self, keys: Mapping[str, Any], cache: Any) -> dict[str, float | None]:
         """All numbers of an evaluation under one adjustment, by name."""
         config = validate(ValConfig, {**self.keys, **keys})
         model = _load(config)
         set_adjustment(model, config, config.adjust or "none", model.counts, strategy="post_process")
-        evaluator = build_evaluator(config, build_index(config, config.split), _task(model))
+        index = build_index(config, config.split, self.task)
+        evaluator = build_evaluator(config, index, self.task, activation=model.class_activation)
         with torch.inference_mode():
             for raw, batch in cache.batches(config.batch):
-                evaluator.update(model.postprocess(model.adjusted(raw))[0], batch)
+                evaluator.update(ADJUSTMENT_TASKS[self.task].outputs(model, raw), batch)
         return flatten(evaluator.compute().metrics(model.counts, groups=config.group_limits))
 
 
@@ -106,11 +105,13 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
         InputError: bad keys, weights, space, objective, data or storage, before the network runs.
     """
     study, base = read_study(keys)
-    recipe, base = _recipe_of(base), dict(base)
-    objectives = parse_objectives(study)
+    (recipe, kind), base = _about(base), dict(base)
+    objectives, task = parse_objectives(study, kind), ADJUSTMENT_TASKS[kind]
     space, content = read_space(study.space or "tune/post_process")
-    own = {k: recipe[k] for k in (*OF_RECIPE, *ALSO) if k in recipe}
-    split = study if "split" in keys or not recipe.get("holdout") else _same_holdout(study, recipe)
+    refuse_keys_in_val(base, kind)
+    own = {k: recipe[k] for k in task.of_recipe if k in recipe}
+    left_out = task.left_out({**recipe, **{k: base[k] for k in task.of_recipe if k in base}})
+    split = study if "split" in keys or not left_out else _same_holdout(study, left_out)
     share = parse_split(split)
     name, weights = base.pop("name", None), Path(str(base["weights"]))
     val_keys = {"verbose": False, "plots": False, **own, **base, "holdout": share, "split": "val"}
@@ -120,16 +121,17 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
     _check_space(space, val_keys)
     choose_pruner(study, space, objectives)
     slots = [replace(slot, device="cpu") for slot in build_slots(study)]
-    index = build_index(config, "val")
+    index = build_index(config, "val", kind)
     if list(index.names) != list(model.names):
         raise InputError(f"data: expected the checkpoint's {len(model.names)} classes, got others in {config.data}")
-    check_objectives(objectives, flatten(blank_metrics(config, model.counts, index, _task(model))))
-    _say_what_was_seen(recipe, config, share)
+    check_objectives(objectives, flatten(blank_metrics(config, model.counts, index, kind)))
+    if share and not (left_out == share and all(recipe.get(k) == getattr(config, k) for k in task.same_images)):
+        _say_what_was_seen(share)
     folder, name, storage = open_study_storage(study, name)
     cache = folder / "raw.pt"
-    judge = Judge(config.model_dump(mode="json"), cache, objectives)
+    judge = Judge(kind, config.model_dump(mode="json"), cache, objectives)
     if not cache.is_file():
-        _collect(model, config, index, study).save(cache)
+        _collect(model, config, index, study, kind).save(cache)
     on = "val" if not share else split.split
 
     def make_recipe(found: Found) -> dict[str, Any]:
@@ -163,11 +165,13 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
     )
 
 
-def _recipe_of(base: Mapping[str, Any]) -> dict[str, Any]:
+def _about(base: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The keys that a checkpoint was trained with, and its model's task."""
     weights = base.get("weights")
     if not weights or is_foreign(weights):
         raise InputError(f"weights: expected a checkpoint for post_process, got {weights}; give weights=<its last.pt>")
-    return dict(read_checkpoint(weights)["recipe"] or {})
+    content = read_checkpoint(weights)
+    return dict(content["recipe"] or {}), MODELS[content["model"]["name"]].task
 
 
 def _digest(file: Path) -> str:
@@ -176,34 +180,27 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _same_holdout(study: StudyKeys, recipe: Mapping[str, Any]) -> StudyKeys:
+def _same_holdout(study: StudyKeys, share: float) -> StudyKeys:
     """The images that the model's own run held out."""
-    return study if study.on_val else study.model_copy(update={"split": f"holdout:{recipe['holdout']}"})
+    return study if study.on_val else study.model_copy(update={"split": f"holdout:{share}"})
 
 
-def _say_what_was_seen(recipe: Mapping[str, Any], config: ValConfig, share: float) -> None:
-    same = all(recipe.get(k) == getattr(config, k) for k in ("data", "seed", "classes", "single_cls"))
-    if share and not (recipe.get("holdout") == share and same):
-        log.warning(
-            "the model was trained on the images that adjustments are judged on: its scores of them are surer than on "
-            "new ones; train it with holdout=%g for a fair choice",
-            share,
-        )
+def _say_what_was_seen(share: float) -> None:
+    log.warning(
+        "the model was trained on the images that adjustments are judged on: its scores of them are surer than on "
+        "new ones; train it with holdout=%g for a fair choice",
+        share,
+    )
 
 
 def _load(config: ValConfig) -> Any:
     assert config.weights is not None
     model = load_model(config.weights)
-    if not isinstance(model, Detector):
-        raise InputError(f"weights: expected a detector, got {config.weights}; of a classifier use iifdet val adjust=…")
     if model.counts is None:
         raise InputError(f"weights: expected training counts in the checkpoint, got none in {config.weights}")
-    model.options = postprocess_options(config, model.options)
+    if isinstance(model, Detector):
+        model.options = postprocess_options(config, model.options)
     return model
-
-
-def _task(model: Any) -> str:
-    return MODELS[model.spec["name"]].task
 
 
 def _check_space(space: Space, keys: Mapping[str, Any]) -> None:
@@ -218,11 +215,11 @@ def _check_space(space: Space, keys: Mapping[str, Any]) -> None:
                 raise InputError(f"space: {parameter.name}={value}: {error}") from error
 
 
-def _collect(model: Any, config: ValConfig, index: DatasetIndex, study: StudyKeys) -> RawCache:
+def _collect(model: Any, config: ValConfig, index: Any, study: StudyKeys, task: str) -> Any:
     where = pick_device(study.device[0] if study.device else None)
-    batches = build_val_batches(config, config, index, _task(model))
+    batches = build_val_batches(config, config, index, task)
     log.info("running %s once over %d images", config.weights, len(index))
-    return RawCache.collect(model.to(where), batches, where, AMP_TYPES[config.amp])
+    return ADJUSTMENT_TASKS[task].cache.collect(model.to(where), batches, where, AMP_TYPES[config.amp])
 
 
 def _reporter(
@@ -239,10 +236,10 @@ def _reporter(
             if list(known) == list(wanted):
                 return replace(result, apply=apply, val=known)
         on_val = validate(ValConfig, {**config.model_dump(), "holdout": 0.0, "split": "val"})
-        cache = _collect(model, on_val, build_index(on_val, "val"), study)
+        cache = _collect(model, on_val, build_index(on_val, "val", judge.task), study, judge.task)
         final = replace(judge, keys=on_val.model_dump(mode="json"))
         figures = {name: final.figures(keys, cache) for name, keys in wanted.items()}
-        val = {name: {k: found[k] for k in FIGURES} for name, found in figures.items()}
+        val = {name: {k: found[k] for k in ADJUSTMENT_TASKS[judge.task].figures} for name, found in figures.items()}
         RunDir(result.folder).write_json("val.json", val)
         return replace(result, apply=apply, val=val)
 

@@ -27,15 +27,23 @@ from iifdet.evaluation import ClassificationEvaluator
 
 #: Images up to this side are cropped out of a border and looked at as a whole; larger ones are photographs.
 SMALL = 64
-#: Keys that mean boxes, with the values that mean nothing.
-ABOUT_BOXES: dict[str, Any] = {
-    "mosaic": 0.0,
-    "copy_paste": 0.0,
-    "rect": False,
-    "single_cls": False,
-    "anchors": None,
-    "multi_scale": None,
-}
+#: Keys that mean boxes, of ``val`` and of training, and those of an augmentation that images with one label do not get.
+NOT_IN_VAL = (
+    "single_cls",
+    "resize",
+    "rect",
+    "conf",
+    "iou",
+    "max_det",
+    "nms",
+    "multi_label",
+    "mask_threshold",
+    "engine",
+)
+ABOUT_BOXES = (*NOT_IN_VAL, "anchors", "multi_scale", "mosaic", "copy_paste")
+OTHER_AUGMENTATION = ("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear")
+#: Keys of training that act on small images alone; 0 is off.
+ABOUT_SMALL = ("crop_padding", "cutout")
 
 
 def classification_index(config: DataKeys, split: str) -> ClassIndex:
@@ -81,7 +89,7 @@ def classification_splits(config: TrainConfig) -> Splits:
     splits = find_class_description(config.data).splits
     if config.holdout:
         return Splits(*_parts(config), chosen_on="holdout", reported="holdout")
-    chosen = config.select_on or ("val" if "val" in splits else "holdout")
+    chosen = _chosen(config)
     report = "test" if "test" in splits else "val"
     train, final = classification_index(config, "train"), classification_index(config, report)
     if chosen == "holdout":
@@ -96,15 +104,36 @@ def classification_splits(config: TrainConfig) -> Splits:
     return Splits(train, classification_index(config, chosen), final, chosen, report)
 
 
+def _chosen(config: TrainConfig) -> str:
+    return config.select_on or ("val" if "val" in find_class_description(config.data).splits else "holdout")
+
+
+def share_left_out(config: TrainConfig) -> float:
+    """The share of the training images that a run with these keys does not learn from."""
+    return config.holdout or (config.select_share if _chosen(config) == "holdout" else 0.0)
+
+
 def refuse_boxes(config: TrainConfig) -> None:
-    """Refuse keys about boxes, which an image with one label does not have."""
-    for key, nothing in ABOUT_BOXES.items():
-        if getattr(config, key) != nothing:
+    """Refuse keys about boxes, which an image with one label does not have, and those that this size has no use for."""
+    for key in (*ABOUT_BOXES, *OTHER_AUGMENTATION):
+        if getattr(config, key) != TrainConfig.model_fields[key].default:
             raise InputError(f"{key}: belongs to detectors, got it with model={config.model}; drop it")
+    if config.imgsz > SMALL and config.cache != "device":
+        _refuse_keys_of_small_images(config)
     if config.augment != "default":
         raise InputError(f"augment: expected default with model={config.model}, got {config.augment}; see auto_augment")
     if config.cache not in (False, "device"):
         raise InputError(f"cache: expected false or device with model={config.model}, got {config.cache}")
+
+
+def _refuse_keys_of_small_images(config: TrainConfig) -> None:
+    for key in ABOUT_SMALL:
+        value = getattr(config, key)
+        if value not in (0, TrainConfig.model_fields[key].default):
+            raise InputError(
+                f"{key}: expected 0 with imgsz={config.imgsz}, since it acts on images up to {SMALL} px alone, "
+                f"got {value}; give {key}=0"
+            )
 
 
 def describe_classification(index: ClassIndex) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from iifdet.build.class_predictor import refuse_box_keys
 from iifdet.build.classification import (
+    NOT_IN_VAL,
     classification_evaluator,
     classification_index,
     classification_split_name,
@@ -17,6 +19,7 @@ from iifdet.build.classification import (
     classification_train_batches,
     classification_val_batches,
     describe_classification,
+    refuse_boxes,
 )
 from iifdet.build.detection import (
     describe_detection,
@@ -26,6 +29,7 @@ from iifdet.build.detection import (
     detection_splits,
     detection_train_batches,
     detection_val_batches,
+    refuse_labels,
 )
 from iifdet.build.splits import Splits
 from iifdet.config import DataKeys, InferenceKeys, TrainConfig
@@ -50,6 +54,8 @@ class TaskData:
     train_batches: Callable[..., Any]
     val_batches: Callable[..., Any]
     evaluator: Callable[..., Any]
+    refuse: Callable[[TrainConfig], None]
+    not_in_val: tuple[str, ...] = ()
 
 
 TASKS = {
@@ -61,6 +67,7 @@ TASKS = {
         detection_train_batches,
         detection_val_batches,
         detection_evaluator,
+        refuse_labels,
     ),
     "classify": TaskData(
         classification_index,
@@ -70,6 +77,8 @@ TASKS = {
         classification_train_batches,
         classification_val_batches,
         classification_evaluator,
+        refuse_boxes,
+        NOT_IN_VAL,
     ),
 }
 
@@ -82,6 +91,24 @@ def build_index(config: DataKeys, split: str, task: str = "detect") -> Any:
 def split_name(config: DataKeys, split: str, task: str = "detect") -> str:
     """What a split is called in the data: a classifier's ``val`` may be its test split, ``holdout`` makes another."""
     return TASKS[task].split_name(config, split)
+
+
+def refuse_keys_in_training(config: TrainConfig, task: str) -> None:
+    """Refuse keys that the task's models would ignore.
+
+    Raises:
+        InputError: one is given.
+    """
+    TASKS[task].refuse(config)
+
+
+def refuse_keys_in_val(keys: dict[str, Any], task: str) -> None:
+    """Refuse keys of ``val`` that mean nothing to the task's models.
+
+    Raises:
+        InputError: one is given.
+    """
+    refuse_box_keys(keys, TASKS[task].not_in_val)
 
 
 def training_counts(config: DataKeys, task: str) -> ClassCounts | None:

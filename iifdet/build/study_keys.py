@@ -6,26 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from iifdet.build.data import refuse_keys_in_training
 from iifdet.config import TrainConfig, read_yaml, resolve
 from iifdet.config.tuning import StudyKeys
 from iifdet.errors import InputError, suggest
+from iifdet.models import MODELS
 from iifdet.resources import resource_names, resource_path
 from iifdet.tuning import Objective, Space, parse_objective, parse_space
 
 #: Keys that all trials of a study share: without them their figures could not be compared, or they are the study's own.
 SHARED = ("data", "classes", "single_cls", "holdout", "fraction", "group_limits", "engine")
+#: task -> what a study maximises where nothing else is asked for: what picks the best epoch of a training.
+OBJECTIVES = {"detect": "AP", "classify": "mean_class"}
 OWN = ("project", "name", "exist_ok", "resume", "plots", "verbose", "tensorboard", "device", "workers", "tuned")
 
 
-def parse_objectives(study: StudyKeys) -> tuple[Objective, ...]:
+def parse_objectives(study: StudyKeys, task: str) -> tuple[Objective, ...]:
     """What is maximised.
 
     Raises:
         InputError: not a metric or sum, or one of them twice.
     """
-    objectives = tuple(parse_objective(text) for text in study.objective)
+    texts = study.objective or [OBJECTIVES[task]]
+    objectives = tuple(parse_objective(text) for text in texts)
     if len({o.text for o in objectives}) < len(objectives):
-        raise InputError(f"objective: expected different ones, got {', '.join(study.objective)}")
+        raise InputError(f"objective: expected different ones, got {', '.join(texts)}")
     return objectives
 
 
@@ -64,6 +69,8 @@ def check_space(space: Space, base: Mapping[str, Any]) -> None:
     for parameter in space.parameters:
         for value in parameter.edges():
             try:
-                resolve(TrainConfig, {**base, **space.fixed, parameter.name: value})
+                config = resolve(TrainConfig, {**base, **space.fixed, parameter.name: value})
+                if config.model in MODELS:
+                    refuse_keys_in_training(config, MODELS[config.model].task)
             except InputError as error:
                 raise InputError(f"space: {parameter.name}={value}: {error}") from error

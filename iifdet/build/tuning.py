@@ -56,14 +56,15 @@ def build_study(keys: Mapping[str, Any], train: Callable[..., Any]) -> StudyPlan
     """
     study, base = read_study(keys)
     base["seed"] = study.seed
-    share, objectives = parse_split(study), parse_objectives(study)
+    share = parse_split(study)
     space, content = read_space(study.space)
     check_space(space, base)
     config = resolve(TrainConfig, {**base, **space.fixed, "holdout": share})
     space = fit_space(space, _build_edges(config, {**base, **space.fixed}, space))
+    task = MODELS[config.model].task
+    objectives = parse_objectives(study, task)
     pruner = choose_pruner(study, space, objectives)
     slots = build_slots(study)
-    task = MODELS[config.model].task
     index, val_index = build_index(config, "train", task), build_index(config, "val", task)
     check_objectives(objectives, flatten(blank_metrics(config, index.counts(), val_index, task)))
     about = describe(study, base, content, objectives)

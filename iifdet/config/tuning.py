@@ -15,6 +15,8 @@ from iifdet.errors import InputError, suggest
 
 def _objective(value: Any) -> Any:
     """One objective or several; a mapping of metrics to weights is a sum."""
+    if value is None:
+        return None
     items = value if isinstance(value, list) else [value]
     if not items or not all(isinstance(item, str | dict) for item in items):
         raise ValueError("expected a metric such as AP, a sum such as 0.7*AP + 0.3*tail10, or a list of these")
@@ -27,6 +29,9 @@ def _devices(value: Any) -> Any:
     return [part.strip() for part in str(value).split(",")]
 
 
+Objectives = Annotated[list[str] | None, BeforeValidator(_objective)]
+
+
 class StudyKeys(BaseModel):
     """Keys of the study itself. The seed is that of its sampler and of every training."""
 
@@ -35,7 +40,7 @@ class StudyKeys(BaseModel):
     study: str | None = None  # the name; the same one again joins or goes on
     space: str | None = None  # what is searched: a YAML file, or a name in cfg/tune
     trials: Annotated[int, Field(ge=1)] = 50  # in all, by all processes and calls together
-    objective: Annotated[list[str], BeforeValidator(_objective)] = ["AP"]  # maximised; several give a Pareto front
+    objective: Objectives = None  # maximised; several give a Pareto front; None: AP, of classifiers mean_class
     sampler: Literal["tpe", "cmaes", "random", "grid", "nsga2"] = "tpe"
     pruner: Annotated[Literal["median", "hyperband", "none"], Choice] | None = None  # None: median where there is one
     post_process: bool = False  # search the adjustment of a finished model alone: weights=<its last.pt>

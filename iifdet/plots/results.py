@@ -13,28 +13,40 @@ from iifdet.plots.figure import COLOURS, LINE_STYLES, new_figure, number, save, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Panels = dict[str, Callable[[str], bool]]
+
 #: Title of a panel -> whether a column, by its name without prefix such as ``metrics/``, belongs there.
-PANELS: dict[str, Callable[[str], bool]] = {
+TRAINING: Panels = {
     "loss": lambda name: "loss" in name,
     "learning rate": lambda name: name.startswith("lr"),
-    "AP": lambda name: name.startswith(("ap", "map", "mask", "top", "acc")),
+}
+#: The panels of accuracies, of detectors and of classifiers.
+DETECTION: Panels = {
+    "AP": lambda name: name.startswith(("ap", "map", "mask")),
     "tail": lambda name: name.startswith("tail"),
+}
+CLASSIFICATION: Panels = {
+    "accuracy": lambda name: name in ("top1", "mean_class"),
+    "groups": lambda name: name in ("many", "medium", "few"),
 }
 
 
-def plot_results(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """One panel each for loss parts, learning rate, AP and tails, over the epochs.
+def plot_results(rows: Sequence[Mapping[str, Any]], path: str | Path, measured_on: str = "") -> None:
+    """One panel each for loss parts, learning rate, AP and tails, over the epochs; of classifiers accuracy and groups.
 
     Args:
         rows: the rows of results.csv, values as numbers or text; what is missing or no number is left out.
         path: the picture.
+        measured_on: images that the accuracies are of, where the run's own figures are of others.
     """
     columns = {key: np.array([_to_float(row.get(key)) for row in rows]) for key in _keys(rows)}
     epochs = columns.get("epoch", np.arange(len(rows), dtype=float))
+    accuracies = CLASSIFICATION if any(_short(key) == "top1" for key in columns) else DETECTION
     figure = new_figure(12, 7.5)
-    for ax, (panel, belongs) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
+    for ax, (panel, belongs) in zip(figure.subplots(2, 2).flat, (TRAINING | accuracies).items(), strict=True):
         curves = {k: v for k, v in columns.items() if belongs(_short(k).lower()) and np.isfinite(v).any()}
-        tidy(ax, title=_panel_title(panel, curves, epochs), xlabel="epoch", grid="both")
+        where = f"on {measured_on}" if measured_on and panel in accuracies else ""
+        tidy(ax, title=_panel_title(panel, curves, epochs), xlabel="epoch", ylabel=where, grid="both")
         _draw_panel(ax, epochs, curves)
     save(figure, path)
 
@@ -78,7 +90,7 @@ def _panel_title(panel: str, curves: Mapping[str, np.ndarray], epochs: np.ndarra
     finite = np.flatnonzero(np.isfinite(values))
     name = panel if key == panel else f"{panel}: {key}"
     text = f"{name} ends at {values[finite[-1]]:.4g}"
-    if panel in ("AP", "tail"):
+    if panel not in TRAINING:
         best = finite[np.argmax(values[finite])]
         text = f"{name} ends at {number(values[finite[-1]])}, best {number(values[best])} (epoch {epochs[best]:g})"
     return text

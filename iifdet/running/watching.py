@@ -34,20 +34,20 @@ class Validation:
         self.world = world
         self.cfg, self.run, self.model, self.task = cfg, run, model, task
         self.batches, self.evaluator, self.device = batches, evaluator, device
-        self.first: tuple[Any, Any] | None = None
+        self.shown: Any = None
         self.metrics: dict[str, Any] = {}
         self.summary: dict[str, float | None] = {}
         self.result: Any = None
 
     def __call__(self, model: Any, before_batch: Callable[[], None] = lambda: None) -> tuple[dict[str, Any], float]:
-        self.first = None
+        self.shown = self._choose_shown()
         self.result = run_validation(
             model,
             self.batches,
             self.evaluator,
             self.device,
             AMP_TYPES[self.cfg.amp],
-            self._keep_first,
+            None if self.shown is None else self.shown.add,
             self.world,
             before_batch,
         )
@@ -61,11 +61,13 @@ class Validation:
         metrics["class_activation"] = model.class_activation
         return metrics, self.evaluator.summary(metrics), self.evaluator.fitness(self.result)
 
-    def _keep_first(self, batch: Any, outputs: Any) -> None:
-        if self.first is None and self.cfg.plots and self.world.is_main:
-            from iifdet import pictures
+    def _choose_shown(self) -> Any:
+        """What chooses the images to draw, where any are drawn."""
+        if not (self.cfg.plots and self.world.is_main):
+            return None
+        from iifdet import pictures
 
-            self.first = (batch, pictures.PICTURES[self.task].keep(outputs, self.model))
+        return pictures.PICTURES[self.task].choose(self.model)
 
     def leave(self, split: str, state: Any = None, chosen_on: str = "val") -> dict[str, Any]:
         """Write metrics.json, per_class.csv, predictions.json and the pictures of the last validation.
@@ -99,8 +101,9 @@ class Validation:
         draw = pictures.PICTURES[self.task]
         pictures.quietly(draw.result, folder, self.result, self.evaluator, self.model.counts, self.metrics)
         pictures.quietly(draw.model, folder, self.model)
-        if self.first is not None:
-            batch, outputs = self.first
+        shown = None if self.shown is None else self.shown.shown()
+        if shown is not None:
+            batch, outputs = shown
             pictures.quietly(self._draw_labels, draw.batch, batch, folder / "val_batch0_labels.jpg")
             pictures.quietly(draw.batch, batch, names, folder / "val_batch0_pred.jpg", outputs)
 

@@ -1,11 +1,12 @@
 """The study: Optuna proposes keys, each trial runs in a process of its own, and nothing is lost or counted twice.
 
 machine -> locking -> storage; space, objective -> sampling; machine -> heartbeat -> queue -> worker; process -> jobs;
-queue -> results -> reporting; raw_cache; all of these -> study.
+queue -> results -> reporting; raw_cache, logit_cache; all of these -> study.
 """
 
 from iifdet.tuning.heartbeat import Watch
 from iifdet.tuning.jobs import EpochReports, TrainJob, values_of
+from iifdet.tuning.logit_cache import LogitCache
 from iifdet.tuning.objective import Objective, check_objectives, flatten, parse_objective
 from iifdet.tuning.process import Job, Outcome, Pruned, Report, TrialProcess, fork_server
 from iifdet.tuning.queue import Lineage, Queue, lineages
@@ -24,6 +25,7 @@ __all__ = [
     "Found",
     "Job",
     "Lineage",
+    "LogitCache",
     "Objective",
     "Outcome",
     "Parameter",

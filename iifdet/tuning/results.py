@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from iifdet.figures import describe_figures
 from iifdet.tuning.queue import Lineage
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -76,7 +77,7 @@ class StudyResult:
         trained, full = self.epochs
         if self.counts.get("pruned") and full:
             lines.append(f"pruning: {trained} of {full} epochs trained, {1 - trained / full:.0%} saved")
-        lines += [f"val, {name}: {_percents(figures)}" for name, figures in self.val.items()]
+        lines += [f"val, {name}: {describe_figures(figures)}" for name, figures in self.val.items()]
         if not self.succeeded:
             return [*lines, "no trial completed"]
         return [*lines, f"found on {self.tuned_on}", *([f"use it: {self.apply}"] if self.apply else [])]
@@ -90,10 +91,6 @@ def _best_line(found: Found) -> str:
     values = ", ".join(f"{name} {value:.4f}" for name, value in found.values.items())
     params = " ".join(f"{k}={_short(v)}" for k, v in found.params.items())
     return f"trial {found.number}: {values} with {params}"
-
-
-def _percents(figures: Mapping[str, Any]) -> str:
-    return "  ".join(f"{k} {'-' if v is None else format(100 * v, '.1f')}" for k, v in figures.items())
 
 
 def _short(value: Any) -> str:
