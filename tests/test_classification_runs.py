@@ -103,6 +103,15 @@ def test_steps_that_a_short_run_never_reaches_are_said(caplog: pytest.LogCapture
     assert not caplog.text
 
 
+@pytest.mark.parametrize(
+    ("change", "said"), [({}, "held-out training images"), ({"select_on": "test"}, ""), ({"holdout": 0.2}, "")]
+)
+def test_curves_say_which_images_they_are_of_where_the_report_is_of_others(
+    change: dict[str, Any], said: str, keys: Keys
+) -> None:
+    assert build.build_splits(resolve(TrainConfig, keys(**change)), "classify").watched == said
+
+
 def test_selecting_on_test_is_written_down(keys: Keys) -> None:
     run = iifdet.train(**keys(select_on="test", epochs=1))
     assert json.loads((run.folder / "metrics.json").read_text())["best"]["chosen_on"] == "test"

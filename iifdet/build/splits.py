@@ -28,3 +28,10 @@ class Splits:
     chosen_on: str = "val"
     reported: str = "val"
     counts: ClassCounts | None = None
+
+    @property
+    def watched(self) -> str:
+        """Images that the figures of the epochs are of, in words, where the run reports others; else nothing."""
+        if self.final is None:
+            return ""
+        return "held-out training images" if self.chosen_on == "holdout" else self.chosen_on

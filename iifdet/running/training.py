@@ -108,7 +108,7 @@ def run_training(
         if cfg.plots and world.is_main:
             from iifdet import pictures, plots
 
-            pictures.quietly(plots.plot_results, state.rows, run.path / "results.png")
+            pictures.quietly(plots.plot_results, state.rows, run.path / "results.png", splits.watched)
     log.info("results in %s", run.path)
     return RunResult(run.path, metrics, reporter.summary)
 
