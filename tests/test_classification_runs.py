@@ -371,7 +371,7 @@ def test_two_runs_are_compared_image_by_image(keys: Keys, tiny_keys: Keys, tmp_p
         ({"batch": "auto"}, "batch: auto measures detectors"),
         ({"data": "demo"}, "task: classify"),
         (
-            {"auto_augment": "cifar10", "imgsz": 96, "cache": False},
+            {"auto_augment": "cifar10", "cutout": 0, "imgsz": 96, "cache": False},
             "auto_augment: .*'cifar10'; use one of these",
         ),
         ({"imgsz": 64}, "imgsz: expected 32 .* got 64; use cache=false, or imgsz=32"),
