@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iifdet.build.class_predictor import class_view, image_side
+from iifdet.build.class_predictor import image_side
+from iifdet.build.classification import class_view, known_split
 from iifdet.classifiers import Classifier
-from iifdet.datasets.classification import find_class_description, load_class_index
+from iifdet.datasets.classification import load_class_index
 from iifdet.datasets.classification.photos import Middle
 from iifdet.datasets.loader import channels_first
 from iifdet.detectors.layout import Layout
@@ -44,9 +45,7 @@ def class_pictures(
     data: str, split: str, allow_outside: bool = False
 ) -> list[tuple[str, Callable[[], NDArray[np.uint8]]]]:
     """Images of a split, ``test`` where there is no ``val``, each class in turn: the first of each, then the second."""
-    splits = find_class_description(data).splits
-    split = "test" if split == "val" and "val" not in splits else split
-    index = load_class_index(data, split, allow_outside=allow_outside, strict=False)
+    index = load_class_index(data, known_split(data, split), allow_outside=allow_outside, strict=False)
     turn = np.zeros(len(index), dtype=np.int64)
     for label in range(len(index.names)):
         rows = np.flatnonzero(index.labels == label)

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from iifdet.build.classification import SMALL
+from iifdet.build.classification import ALWAYS_BOXES
 from iifdet.classifiers import Classifier
 from iifdet.classifiers.cifar import CifarResNet
-from iifdet.datasets.classification.photos import Middle
 from iifdet.errors import InputError
 
-#: Keys that mean boxes.
-ABOUT_BOXES = (
-    "conf",
-    "iou",
-    "max_det",
-    "nms",
-    "multi_label",
-    "rect",
-    "resize",
-    "mask_threshold",
-    "mask_format",
-    "fuse",
-)
+#: Keys of ``predict`` that mean boxes.
+ABOUT_BOXES = (*ALWAYS_BOXES, "mask_format", "fuse")
 
 
 def refuse_box_keys(keys: dict[str, Any], refused: tuple[str, ...] = ABOUT_BOXES) -> None:
@@ -41,8 +29,3 @@ def image_side(model: Classifier, keys: dict[str, Any]) -> int:
     if "imgsz" in keys:
         return int(keys["imgsz"])
     return int(model.recipe.get("imgsz", 32 if isinstance(model.network, CifarResNet) else 224))
-
-
-def class_view(side: int) -> Middle:
-    """How a classifier looks at pictures, as in validation."""
-    return Middle(side, whole=side <= SMALL)

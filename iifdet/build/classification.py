@@ -27,19 +27,10 @@ from iifdet.evaluation import ClassificationEvaluator
 
 #: Images up to this side are cropped out of a border and looked at as a whole; larger ones are photographs.
 SMALL = 64
-#: Keys that mean boxes, of ``val`` and of training, and those of an augmentation that images with one label do not get.
-NOT_IN_VAL = (
-    "single_cls",
-    "resize",
-    "rect",
-    "conf",
-    "iou",
-    "max_det",
-    "nms",
-    "multi_label",
-    "mask_threshold",
-    "engine",
-)
+#: Keys that mean boxes, of every verb, of ``val`` and of training, and those of an augmentation that images with one
+#: label do not get.
+ALWAYS_BOXES = ("conf", "iou", "max_det", "nms", "multi_label", "rect", "resize", "mask_threshold")
+NOT_IN_VAL = (*ALWAYS_BOXES, "single_cls", "engine")
 ABOUT_BOXES = (*NOT_IN_VAL, "anchors", "multi_scale", "mosaic", "copy_paste")
 OTHER_AUGMENTATION = ("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear")
 #: Keys of training that act on small images alone; 0 is off.
@@ -53,7 +44,7 @@ def classification_index(config: DataKeys, split: str) -> ClassIndex:
     """
     if config.holdout and split in ("train", "val"):
         return _parts(config)[split == "val"]
-    return _read(config, _known(config, split))
+    return _read(config, known_split(config.data, split))
 
 
 def _read(config: DataKeys, split: str) -> ClassIndex:
@@ -75,11 +66,12 @@ def _parts(config: DataKeys) -> tuple[ClassIndex, ClassIndex]:
 
 def classification_split_name(config: DataKeys, split: str) -> str:
     """What a split is called in the data."""
-    return "holdout" if config.holdout and split == "val" else _known(config, split)
+    return "holdout" if config.holdout and split == "val" else known_split(config.data, split)
 
 
-def _known(config: DataKeys, split: str) -> str:
-    splits = find_class_description(config.data).splits
+def known_split(data: str, split: str) -> str:
+    """``test`` for the ``val`` of data that have a test split and no val split."""
+    splits = find_class_description(data).splits
     return "test" if split == "val" and "val" not in splits and "test" in splits else split
 
 
@@ -185,6 +177,11 @@ def train_transform(config: TrainConfig) -> Transform:
         raise InputError(f"{error}; use one of these, or imgsz up to {SMALL}") from error
 
 
+def class_view(side: int) -> Middle:
+    """How a classifier looks at pictures, in validation and in prediction."""
+    return Middle(side, whole=side <= SMALL)
+
+
 def classification_val_batches(
     config: DataKeys,
     inference: InferenceKeys,
@@ -197,8 +194,7 @@ def classification_val_batches(
     batch = getattr(inference, "val_batch", None) or inference.batch
     if cache == "device" and device is not None:
         return ResidentSplit(ResidentImages.of(index, device, config.imgsz), batch, world.rank, world.size)
-    view = Middle(config.imgsz, whole=config.imgsz <= SMALL)
-    dataset = ClassDataset(index, view, config.seed, grey=True, max_bad=config.max_bad)
+    dataset = ClassDataset(index, class_view(config.imgsz), config.seed, grey=True, max_bad=config.max_bad)
     shares: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     return make_class_loader(dataset, batch, inference.workers, shuffle=False, **shares)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from iifdet.build.class_predictor import class_view, image_side, refuse_box_keys
+from iifdet.build.class_predictor import image_side, refuse_box_keys
+from iifdet.build.classification import class_view
 from iifdet.build.detection import check_rect
 from iifdet.build.finished import adjust_finished, borrow, check_exported, habits, load_finished, settled
 from iifdet.build.loop import pick_device

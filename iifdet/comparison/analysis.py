@@ -27,6 +27,8 @@ from iifdet.longtail import ClassCounts
 
 TAILS = (5, 10, 20)
 ALL = "all"
+#: The kind of what is found in classifiers' runs.
+IMAGES = "images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,9 +298,20 @@ def _compare(
 
 def _mcnemar(first: MatchRecords, second: MatchRecords, split: Split, options: Options) -> dict[str, McNemar]:
     a, b = (found_boxes(records, options.score, options.iou) for records in (first, second))
-    groups = {ALL: np.arange(first.num_classes), **{n: np.asarray(v, int) for n, v in split.groups.items()}}
-    chosen = {name: np.isin(first.truth_label, labels) for name, labels in groups.items()}
-    return {name: mcnemar(a[rows], b[rows], first.truth_image[rows]) for name, rows in chosen.items()}
+    return mcnemar_by_group(split, first.truth_label, first.truth_image, a, b)
+
+
+def mcnemar_by_group(
+    split: Split,
+    label: NDArray[np.int64],
+    image: NDArray[np.int64],
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
+) -> dict[str, McNemar]:
+    """The test of all classes and of each group, on what (m,) two runs found, of these classes in these images."""
+    groups = {ALL: np.arange(len(split.names)), **{n: np.asarray(v, int) for n, v in split.groups.items()}}
+    chosen = {name: np.isin(label, labels) for name, labels in groups.items()}
+    return {name: mcnemar(first[rows], second[rows], image[rows]) for name, rows in chosen.items()}
 
 
 def _calibration(records: MatchRecords, split: Split) -> dict[str, Reliability]:

@@ -14,12 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iifdet.comparison.analysis import ALL, Analysis, Options, RunAnalysis, Split, present_mean
+from iifdet.comparison.analysis import (
+    ALL,
+    IMAGES,
+    Analysis,
+    Options,
+    RunAnalysis,
+    Split,
+    mcnemar_by_group,
+    present_mean,
+)
 from iifdet.errors import InputError
 from iifdet.evaluation import ClassResult, shots
 from iifdet.evaluation.engine import Array
-from iifdet.evaluation.resampling import image_weights, interval
-from iifdet.evaluation.significance import McNemar, mcnemar
+from iifdet.evaluation.resampling import Interval, image_weights, interval
 from iifdet.longtail import ClassCounts
 
 
@@ -88,7 +96,7 @@ def analyse_classifiers(split: Split, found: Mapping[str, Classified], options: 
     draws = _draw(split, found, options)
     base = next(iter(draws.values()))
     runs = [_look(split, name, run, draws[name], (first, base), options) for name, run in found.items()]
-    return Analysis(split, options, {"images": runs}, "accuracy")
+    return Analysis(split, options, {IMAGES: runs}, "accuracy")
 
 
 @dataclass(frozen=True)
@@ -100,11 +108,16 @@ class _Draws:
 
 
 def _draw(split: Split, found: Mapping[str, Classified], options: Options) -> dict[str, _Draws]:
+    labels = next(iter(found.values())).result.labels
+    order = labels.argsort(kind="stable")
+    present, starts = np.unique(labels[order], return_index=True)
     parts: dict[str, list[_Draws]] = {name: [] for name in found}
-    weights = [np.ones((1, split.images), np.float32), *image_weights(split.images, options.draws, options.seed)]
-    for some in weights:
+    for some in (np.ones((1, split.images), np.float32), *image_weights(split.images, options.draws, options.seed)):
+        weights = some[:, order]
+        sizes = np.add.reduceat(weights, starts, axis=1, dtype=np.float64)
         for name, run in found.items():  # the same weights for every run: differences are paired
-            parts[name].append(_weighted(split, run, some))
+            right = np.add.reduceat(weights * run.right[order], starts, axis=1, dtype=np.float64)
+            parts[name].append(_weighted(split, present, right, sizes))
     return {
         name: _Draws(
             {f: np.concatenate([part.figures[f] for part in mine]) for f in mine[0].figures},
@@ -114,16 +127,12 @@ def _draw(split: Split, found: Mapping[str, Classified], options: Options) -> di
     }
 
 
-def _weighted(split: Split, run: Classified, weights: Array) -> _Draws:
-    """Figures when image i counts ``weights[b, i]`` times; a class without an image in a draw is in no mean."""
-    right, labels = weights * run.right, run.result.labels
-    order = labels.argsort(kind="stable")
-    present, starts = np.unique(labels[order], return_index=True)
-    classes = np.full((len(weights), len(split.names)), np.nan)
+def _weighted(split: Split, present: NDArray[np.int64], right: Array, sizes: Array) -> _Draws:
+    """Figures from (B, P) images of the present classes, right ones and all; a class without any is in no mean."""
+    classes = np.full((len(sizes), len(split.names)), np.nan)
     with np.errstate(invalid="ignore"):
-        shares = (np.add.reduceat(values[:, order], starts, axis=1, dtype=np.float64) for values in (right, weights))
-        classes[:, present] = np.divide(*shares)
-    figures = {"top1": right.sum(axis=1, dtype=np.float64) / weights.sum(axis=1), "mean_class": present_mean(classes)}
+        classes[:, present] = right / sizes
+    figures = {"top1": right.sum(axis=1) / sizes.sum(axis=1), "mean_class": present_mean(classes)}
     return _Draws(figures | {g: present_mean(classes[:, labels]) for g, labels in split.groups.items()}, classes)
 
 
@@ -132,21 +141,23 @@ def _look(
 ) -> RunAnalysis:
     """One run, beside the first."""
     first, before = base
-    level, is_first = options.level, run is first
-    changes = {f: v - before.figures[f] for f, v in drawn.figures.items()}
-    spans = [interval(change[0], change[1:], level) for change in (drawn.classes - before.classes).T]
+    differences: dict[str, Interval] = {}
+    classes, tests = None, {}
+    if run is not first:
+        differences = {f: _interval(v - before.figures[f], options) for f, v in drawn.figures.items()}
+        spans = [_interval(change, options) for change in (drawn.classes - before.classes).T]
+        classes = np.array([(span.value, span.low, span.high) for span in spans])
+        tests = mcnemar_by_group(split, first.result.labels, first.ids, first.right, run.right)
     return RunAnalysis(
         name,
-        {f: interval(v[0], v[1:], level, (0.0, 1.0)) for f, v in drawn.figures.items()},
-        {} if is_first else {f: interval(v[0], v[1:], level) for f, v in changes.items()},
+        {f: interval(v[0], v[1:], options.level, (0.0, 1.0)) for f, v in drawn.figures.items()},
+        differences,
         drawn.classes[0],
-        None if is_first else np.array([(span.value, span.low, span.high) for span in spans]),
-        {} if is_first else _tests(split, first, run),
+        classes,
+        tests,
         {ALL: run.result.reliability(), **{g: run.result.reliability(v) for g, v in split.groups.items()}},
     )
 
 
-def _tests(split: Split, first: Classified, second: Classified) -> dict[str, McNemar]:
-    groups = {ALL: np.arange(len(split.names)), **{g: np.asarray(v, int) for g, v in split.groups.items()}}
-    chosen = {name: np.isin(first.result.labels, labels) for name, labels in groups.items()}
-    return {name: mcnemar(first.right[rows], second.right[rows]) for name, rows in chosen.items()}
+def _interval(values: Array, options: Options) -> Interval:
+    return interval(values[0], values[1:], options.level)

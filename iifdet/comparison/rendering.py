@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from iifdet.comparison.analysis import IMAGES
 from iifdet.evaluation.fixed import FIXED
 from iifdet.evaluation.resampling import Interval
 from iifdet.evaluation.tide import ERRORS
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from iifdet.comparison.analysis import Analysis, RunAnalysis
 
 NONE = "–"
-#: The kind of what was found in classifiers' runs.
-IMAGES = "images"
 
 
 def analysis_tables(analysis: Analysis) -> list[Table]:
