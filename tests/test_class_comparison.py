@@ -102,3 +102,5 @@ def test_what_cannot_be_compared_is_said_and_the_table_stands(run: Run, tmp_path
         (one / "predictions.json").write_text(broken)
         found = iifdet.compare([one])
         assert "a classifier's predictions" in found.notices[-1] and found.analysis is None and found.rows
+    (one / "metrics.json").write_text('{"top1": 0.5}')
+    assert "expected per_class in" in iifdet.compare([one]).notices[-1]

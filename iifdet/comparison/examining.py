@@ -15,6 +15,7 @@ from iifdet.comparison.classifiers import analyse_classifiers, class_split, read
 from iifdet.comparison.files import read_metrics, read_predictions, read_settings, short_names
 from iifdet.comparison.runs import Comparison
 from iifdet.errors import InputError
+from iifdet.evaluation import SHOT_LIMITS
 from iifdet.evaluation.detection import KEPT
 from iifdet.evaluation.engine import Array
 from iifdet.evaluation.fixed import Unlimited, read_fixed
@@ -59,9 +60,12 @@ def _examine_classifiers(
 ) -> Comparison:
     """Predictions of classifiers bring their images' classes along: no data are read."""
     try:
-        classes = [row["name"] for row in metrics[0]["per_class"]]
+        classes = [row.get("name") for row in metrics[0].get("per_class") or []]
+        if not classes:
+            raise InputError(f"expected per_class in {paths[0] / 'metrics.json'}, got none; run iifdet val again")
         results = [read_classified(path, classes) for path in paths]
-        split = class_split(results[0], _training_counts(metrics[0], classes), metrics[0]["group_thresholds"])
+        limits = metrics[0].get("group_thresholds", SHOT_LIMITS)
+        split = class_split(results[0], _training_counts(metrics[0], classes), limits)
         analysis = analyse_classifiers(split, dict(zip(names, results, strict=True)), options)
     except InputError as error:
         return replace(found, notices=[*found.notices, f"no intervals and tests: {error}"])
