@@ -25,7 +25,7 @@ CACHES = ("ram", "disk")
 #: Share of the machine's free memory, or of the free disk space, that a cache may take.
 SHARE = 0.5
 #: Part of every file's name: another value, and nobody reads what an older version wrote.
-_VERSION = "1"
+_VERSION = "2"
 
 Shape = tuple[int, int]
 #: Reads and resizes the image of a row. Raises ImageError.

@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from iifdet.datasets.bad_images import BadImages
-from iifdet.datasets.caching import make_cache
+from iifdet.datasets.caching import Decode, make_cache
 from iifdet.datasets.images import ImageError, read_image
 from iifdet.datasets.index import DatasetIndex
 from iifdet.datasets.mixing import Mixing
+from iifdet.datasets.mosaic import as_tile
+from iifdet.datasets.partners import RecentImages
 from iifdet.datasets.pieces import Piece
 from iifdet.datasets.rect import RectBatchSampler
-from iifdet.datasets.resizing import PAD, Boxes, Image, Masks, pair, resize_masks
+from iifdet.datasets.resizing import PAD, Boxes, Image, Masks, content, pair, resize_masks
 from iifdet.datasets.samplers import EpochSampler, SampleKey
 from iifdet.datasets.sampling import Draw
 from iifdet.datasets.transforms import EvalTransform, sample_seed
@@ -86,15 +88,16 @@ class DetectionDataset(Dataset[Sample]):
             )
         self._shapes = [transform.content_shape(h, w) for h, w in index.sizes.tolist()] if cache else []
         self._pixels = make_cache(cache, self._read_small if cache else self.read, index.files, self._shapes)
+        self._recent = RecentImages(self._read_tile)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, key: SampleKey | tuple[int, int]) -> Sample:
-        epoch, row, repeat, size = SampleKey(*key)
-        row, piece = self.piece(row)
+        epoch, row, repeat, size, partners = SampleKey(*key)
+        self._recent.make_room(len(partners))
         seed = sample_seed(self.seed, epoch, row, repeat)
-        out = self.mixing(self.transform, row, piece, epoch, seed, self.piece, len(self), size)
+        row, piece, out = self.mixing(self.transform, row, epoch, seed, self, partners, size)
         target = Target(boxes=torch.from_numpy(out.boxes), labels=torch.from_numpy(out.labels))
         if out.masks is not None:
             target["masks"] = torch.from_numpy(out.masks)
@@ -113,7 +116,12 @@ class DetectionDataset(Dataset[Sample]):
 
     def piece(self, row: int) -> tuple[int, Piece]:
         """The row that was really read, and its image with boxes, labels and masks, before any transform."""
-        row, image = self._read(row)
+        row, image = self._read(row, self._pixels)
+        return row, Piece(image, *self._targets(row, image))
+
+    def tile(self, row: int) -> tuple[int, Piece]:
+        """The same at the size that the image has in a mosaic."""
+        row, image = self._read(row, self._recent)
         return row, Piece(image, *self._targets(row, image))
 
     def read(self, row: int) -> Image:
@@ -133,13 +141,13 @@ class DetectionDataset(Dataset[Sample]):
             image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
         return image
 
-    def _read(self, row: int) -> tuple[int, Image]:
+    def _read(self, row: int, pixels: Decode) -> tuple[int, Image]:
         """The image of this row, or what stands in for it."""
         for step in range(len(self)):
             candidate = (row + step) % len(self)
             self._grey.discard(candidate)
             try:
-                return candidate, self._pixels(candidate)
+                return candidate, pixels(candidate)
             except ImageError as error:
                 said = f"unreadable image, {self.unreadable} one used: {error}"
                 self._bad.say(candidate, self.index.files[candidate], said)
@@ -153,8 +161,10 @@ class DetectionDataset(Dataset[Sample]):
 
     def _read_small(self, row: int) -> Image:
         """The image as a cache keeps it: at the size that it has inside the tensor."""
-        none = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
-        return EvalTransform(self._shapes[row], self.transform.resize)(self.read(row), *none).image
+        return content(self.read(row), self._shapes[row], self.transform.resize)
+
+    def _read_tile(self, row: int) -> Image:
+        return as_tile(self._pixels(row), pair(self.transform.size))
 
     def _targets(self, row: int, image: Image) -> tuple[Boxes, NDArray[np.int64], Masks | None]:
         """Boxes, labels and masks in pixels of ``image``, which a cache may have resized; without crowds."""
@@ -248,13 +258,14 @@ def make_loader(
         rank, world_size: which batches are this process's. With ``shuffle`` all ranks have as many, and an epoch's
             first images fill up its last batches; without, each batch of the split is one rank's.
     """
-    shares = {"rank": rank, "world_size": world_size} if shuffle else {}
+    shares: dict[str, Any] = {"rank": rank, "world_size": world_size} if shuffle else {}
     order: dict[str, Any]
     if rect:
         longest = max(pair(dataset.transform.size))
         order = {"batch_sampler": RectBatchSampler(dataset.index.sizes, longest, batch, seed, shuffle, draw, **shares)}
     else:
-        sampler = EpochSampler(len(dataset), seed, shuffle, draw, batch=batch, **shares)
+        mixes = shuffle and dataset.mixing.mixes
+        sampler = EpochSampler(len(dataset), seed, shuffle, draw, batch=batch, partners=mixes, **shares)
         order = {"batch_size": batch, "sampler": sampler, "drop_last": drop_last}
     shard = (rank, world_size) if world_size > 1 and not shuffle else None
     return worker_loader(dataset, order, collate, workers=workers, seed=seed, pin_memory=pin_memory, shard=shard)

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from iifdet.datasets.copy_paste import CopyPaste, Read
-from iifdet.datasets.mosaic import mixup, mosaic, others
+from iifdet.datasets.copy_paste import CopyPaste
+from iifdet.datasets.mosaic import mixup, mosaic
+from iifdet.datasets.partners import others
 from iifdet.datasets.pieces import Piece
 from iifdet.datasets.resizing import Size, pair
 from iifdet.datasets.transforms import EvalTransform, Transformed
 
 #: Sets the draws of this module apart from those of the transform, which starts from the same seed.
 _STREAM = 1
+
+
+class Pictures(Protocol):
+    """A data set's pictures by row. Each comes with the row that was really read: another stands in for a bad one."""
+
+    def __len__(self) -> int: ...
+
+    def piece(self, row: int) -> tuple[int, Piece]:
+        """The picture as it is read."""
+        ...
+
+    def tile(self, row: int) -> tuple[int, Piece]:
+        """The picture at the size that it has in a mosaic."""
+        ...
+
+
+class Mixed(NamedTuple):
+    """A sample, and the row and picture that it was made of first."""
+
+    row: int
+    piece: Piece
+    sample: Transformed
 
 
 @dataclass(frozen=True)
@@ -47,36 +72,43 @@ class Mixing:
             return True
         return epoch < self.epochs - self.close
 
+    @property
+    def mixes(self) -> bool:
+        """Whether any sample is made of whole images of other rows."""
+        return self.mosaic > 0 or self.mixup > 0
+
     def __call__(
         self,
         transform: EvalTransform,
         row: int,
-        piece: Piece,
         epoch: int,
         seed: int,
-        read: Read,
-        length: int,
+        pictures: Pictures,
+        partners: Sequence[int] = (),
         size: Size | None = None,
-    ) -> Transformed:
+    ) -> Mixed:
         """The sample of a row.
 
         Args:
             transform: what is done to each picture.
-            piece: the row's picture.
+            row: of the data set.
+            epoch: from 0.
             seed: of the sample.
-            read: reads other rows, or what stands in for them.
-            length: number of rows.
+            pictures: all of the data set.
+            partners: rows that a mosaic or mixup may take; none of them for any.
             size: of this sample, where it is not the transform's own.
         """
         shape = pair(transform.size if size is None else size)
-        if max(self.mosaic, self.mixup, self.copy_paste) == 0:
-            return transform(piece.image, piece.boxes, piece.labels, piece.masks, seed, size=shape)
+        if not self.mixes and self.copy_paste == 0:
+            row, piece = pictures.piece(row)
+            return Mixed(row, piece, transform(piece.image, piece.boxes, piece.labels, piece.masks, seed, size=shape))
         rng = np.random.default_rng(np.random.SeedSequence([seed, _STREAM]))
-        draw = _Draw(self, transform, shape, rng, read, length, self.open(epoch))
-        out = draw.sample(row, piece, seed)
+        draw = _Draw(self, transform, shape, rng, pictures, partners, self.open(epoch))
+        out = draw.sample(row, seed)
         if draw.open and rng.random() < self.mixup:
-            other, second = read(int(others(rng, length, row, 1)[0]))
-            out = mixup(out, draw.sample(other, second, int(rng.integers(2**32))), rng)
+            other = draw.others(out.row, 1)[0]
+            second = draw.sample(other, int(rng.integers(2**32)))
+            out = out._replace(sample=mixup(out.sample, second.sample, rng))
         return out
 
 
@@ -88,21 +120,27 @@ class _Draw:
     transform: EvalTransform
     size: tuple[int, int]
     rng: np.random.Generator
-    read: Read
-    length: int
+    pictures: Pictures
+    partners: Sequence[int]
     open: bool
 
-    def sample(self, row: int, piece: Piece, seed: int) -> Transformed:
+    def sample(self, row: int, seed: int) -> Mixed:
         """One transformed picture: an image, or a mosaic around it."""
-        piece = self._pasted(piece)
         tiled = self.open and self.rng.random() < self.mixing.mosaic
+        row, first = self.pictures.tile(row) if tiled else self.pictures.piece(row)
+        piece = self._pasted(first)
         if tiled:
-            rows = others(self.rng, self.length, row, 3).tolist()
-            piece = mosaic([piece, *(self._pasted(self.read(r)[1]) for r in rows)], self.size, self.rng)
-        return self.transform(piece.image, piece.boxes, piece.labels, piece.masks, seed, size=self.size, centre=tiled)
+            tiles = [self._pasted(self.pictures.tile(other)[1]) for other in self.others(row, 3)]
+            piece = mosaic([piece, *tiles], self.size, self.rng)
+        out = self.transform(piece.image, piece.boxes, piece.labels, piece.masks, seed, size=self.size, centre=tiled)
+        return Mixed(row, first, out)
+
+    def others(self, row: int, count: int) -> list[int]:
+        """Rows of other pictures."""
+        return others(self.rng, self.partners, len(self.pictures), row, count).tolist()
 
     def _pasted(self, piece: Piece) -> Piece:
         paste = self.mixing.paste
         if paste is None or self.rng.random() >= self.mixing.copy_paste:
             return piece
-        return paste(piece, self.rng, self.read)
+        return paste(piece, self.rng, self.pictures.piece)

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from iifdet.datasets.pieces import Piece, clip_boxes, still_count
-from iifdet.datasets.resizing import PAD, Boxes, Image, Masks, letterbox_shape, resize_masks, smooth
+from iifdet.datasets.pieces import Piece, still_count
+from iifdet.datasets.resizing import PAD, Image, Masks, letterbox_shape, resize_masks, resized
 from iifdet.datasets.transforms import Transformed
 
 #: Both parameters of mixup's beta distribution: shares near one half.
@@ -38,38 +38,68 @@ def mosaic(pieces: Sequence[Piece], size: tuple[int, int], rng: np.random.Genera
         shape = letterbox_shape(piece.image.shape[0], piece.image.shape[1], size)
         top = corner_y - shape[0] if place < 2 else corner_y
         left = corner_x - shape[1] if place % 2 == 0 else corner_x
-        tiles.append(_lay(canvas, piece, shape, (top, left)))
-    boxes, labels = np.concatenate([t.boxes for t in tiles]), np.concatenate([t.labels for t in tiles])
-    masks = [t.masks for t in tiles if t.masks is not None]
-    return Piece(canvas, boxes, labels, np.concatenate(masks) if masks else None)
+        tile = _Tile(piece, shape, (top, left), (2 * height, 2 * width))
+        tile.paint(canvas)
+        tiles.append(tile)
+    return _objects(canvas, tiles)
 
 
-def _lay(canvas: Image, piece: Piece, shape: tuple[int, int], where: tuple[int, int]) -> Piece:
-    """Paint a piece, resized to ``shape``, onto the canvas with its corner at (top, left); its objects there."""
-    height, width = piece.image.shape[:2]
-    image = piece.image
-    if shape != (height, width):
-        image = np.asarray(cv2.resize(image, shape[::-1], interpolation=smooth(image, *shape)), dtype=np.uint8)
-    top, left = max(where[0], 0), max(where[1], 0)
-    bottom, right = min(where[0] + shape[0], canvas.shape[0]), min(where[1] + shape[1], canvas.shape[1])
-    seen = (slice(top - where[0], bottom - where[0]), slice(left - where[1], right - where[1]))
-    canvas[top:bottom, left:right] = image[seen]
-    before = piece.boxes * np.array([shape[1] / width, shape[0] / height] * 2, dtype=np.float32)
-    before += np.array([where[1], where[0]] * 2, dtype=np.float32)
+class _Tile:
+    """Where one piece, resized to ``shape``, lies on the canvas.
+
+    Attributes:
+        rows, columns: of the canvas that it fills.
+        own_rows, own_columns: the part of the piece that is seen there.
+        onto: sx, sy, sx, sy, then dx, dy, dx, dy from the piece's pixels to the canvas's.
+        window: left, top, left, top of what is seen, then its width, height, width, height.
+    """
+
+    def __init__(self, piece: Piece, shape: tuple[int, int], where: tuple[int, int], canvas: tuple[int, int]) -> None:
+        self.piece, self.shape = piece, shape
+        top, left = max(where[0], 0), max(where[1], 0)
+        bottom, right = min(where[0] + shape[0], canvas[0]), min(where[1] + shape[1], canvas[1])
+        self.rows, self.columns = slice(top, bottom), slice(left, right)
+        self.own_rows, self.own_columns = (
+            slice(top - where[0], bottom - where[0]),
+            slice(left - where[1], right - where[1]),
+        )
+        scale = shape[1] / piece.image.shape[1], shape[0] / piece.image.shape[0]
+        self.onto = [*scale, *scale, where[1], where[0], where[1], where[0]]
+        self.window = [left, top, left, top, right - left, bottom - top, right - left, bottom - top]
+
+    def paint(self, canvas: Image) -> None:
+        canvas[self.rows, self.columns] = resized(self.piece.image, self.shape)[self.own_rows, self.own_columns]
+
+    def masks(self, kept: NDArray[np.bool_], canvas: tuple[int, ...]) -> Masks:
+        """Of the objects that are kept, on a canvas of their own each."""
+        assert self.piece.masks is not None
+        masks = np.zeros((int(kept.sum()), *canvas), dtype=np.uint8)
+        own = resize_masks(self.piece.masks[kept], self.shape)
+        masks[:, self.rows, self.columns] = own[:, self.own_rows, self.own_columns]
+        return masks
+
+
+def _objects(canvas: Image, tiles: Sequence[_Tile]) -> Piece:
+    """The canvas with what is seen of the tiles' objects. All boxes at once: four times a few costs four times more."""
+    counts = [len(tile.piece.boxes) for tile in tiles]
+    onto, window = (
+        np.repeat(np.array(rows, np.float32), counts, axis=0)
+        for rows in ([tile.onto for tile in tiles], [tile.window for tile in tiles])
+    )
+    before = np.concatenate([tile.piece.boxes for tile in tiles]) * onto[:, :4] + onto[:, 4:]
     # Boxes end where their own picture ends: the next tile hides the rest.
-    after = _clip_to(before, (top, left, bottom, right))
-    rows = np.flatnonzero(still_count(before, after))
-    masks = None
-    if piece.masks is not None:
-        masks = np.zeros((len(rows), *canvas.shape[:2]), dtype=np.uint8)
-        masks[:, top:bottom, left:right] = resize_masks(piece.masks[rows], shape)[:, seen[0], seen[1]]
-    return Piece(canvas, after[rows], piece.labels[rows], masks)
+    after = np.clip(before - window[:, :4], 0, window[:, 4:]) + window[:, :4]
+    kept = still_count(before, after)
+    labels, masks = np.concatenate([tile.piece.labels for tile in tiles])[kept], None
+    if all(tile.piece.masks is not None for tile in tiles):
+        of_tiles = zip(tiles, np.split(kept, np.cumsum(counts)[:-1]), strict=True)
+        masks = np.concatenate([tile.masks(own, canvas.shape[:2]) for tile, own in of_tiles])
+    return Piece(canvas, after[kept], labels, masks)
 
 
-def _clip_to(boxes: Boxes, window: tuple[int, int, int, int]) -> Boxes:
-    top, left, bottom, right = window
-    corner = np.array([left, top, left, top], dtype=np.float32)
-    return clip_boxes(boxes - corner, bottom - top, right - left) + corner
+def as_tile(image: Image, size: tuple[int, int]) -> Image:
+    """An image at the size that :func:`mosaic` gives it, for a tensor of (H, W)."""
+    return resized(image, letterbox_shape(image.shape[0], image.shape[1], size))
 
 
 def mixup(first: Transformed, second: Transformed, rng: np.random.Generator) -> Transformed:
@@ -81,16 +111,3 @@ def mixup(first: Transformed, second: Transformed, rng: np.random.Generator) -> 
     if first.masks is not None and second.masks is not None:
         masks = np.concatenate([first.masks, second.masks])
     return Transformed(np.asarray(image, np.uint8), boxes, labels, masks, first.scale, first.offset)
-
-
-def others(rng: np.random.Generator, length: int, row: int, count: int) -> NDArray[np.int64]:
-    """``count`` rows drawn evenly from all but this one, repeats allowed; the row itself where there is no other.
-
-    Example:
-        >>> set(others(np.random.default_rng(0), 3, 1, 50).tolist())
-        {0, 2}
-    """
-    if length == 1:
-        return np.zeros(count, dtype=np.int64)
-    drawn = rng.integers(0, length - 1, count)
-    return drawn + (drawn >= row)

@@ -40,7 +40,9 @@ def hsv_change(hue: float = 0.0, saturation: float = 1.0, value: float = 1.0) ->
 def apply_hsv(image: Image, table: Table) -> Image:
     """(h, w, 3) RGB through a table of :func:`hsv_table`, as a new picture."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    return np.asarray(cv2.cvtColor(cv2.LUT(hsv, table, dst=hsv), cv2.COLOR_HSV2RGB, dst=hsv), dtype=np.uint8)
+    # One channel at a time: cv2's LUT with a table of three takes twice as long.
+    planes = [cv2.LUT(plane, table[..., c].copy()) for c, plane in enumerate(cv2.split(hsv))]
+    return np.asarray(cv2.cvtColor(cv2.merge(planes, dst=hsv), cv2.COLOR_HSV2RGB, dst=hsv), dtype=np.uint8)
 
 
 def contrast_table(factor: float, middle: float = 128.0) -> Table:

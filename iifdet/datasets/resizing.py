@@ -92,6 +92,11 @@ RESIZES: dict[str, tuple[Callable[..., Resized], Callable[[int, int, Size], tupl
 }
 
 
+def content(image: Image, shape: tuple[int, int], resize: str) -> Image:
+    """The pixels that a resize of RESIZES gives an image before it pads, of the shape that it is known to have then."""
+    return resized(image, shape, cv2.INTER_CUBIC if resize == "square" else None)
+
+
 def pair(size: Size) -> tuple[int, int]:
     """(H, W) of a size."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
@@ -103,14 +108,20 @@ def smooth(image: Image, height: int, width: int) -> int:
     return cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
 
 
+def resized(image: Image, shape: tuple[int, int], interpolation: int | None = None) -> Image:
+    """An image at (h, w), itself where it has that already; by :func:`smooth` unless told otherwise."""
+    if image.shape[:2] == shape:
+        return image
+    how = smooth(image, *shape) if interpolation is None else interpolation
+    return np.asarray(cv2.resize(image, shape[::-1], interpolation=how), dtype=np.uint8)
+
+
 def _stretch(image: Image, boxes: Boxes, shape: tuple[int, int], masks: Masks | None, interpolation: int) -> Resized:
     height, width = shape
     sx, sy = width / image.shape[1], height / image.shape[0]
     boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4) * np.array([sx, sy, sx, sy], dtype=np.float32)
-    if image.shape[:2] != shape:
-        image = np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), dtype=np.uint8)
-        masks = None if masks is None else resize_masks(masks, shape)
-    return Resized(image, boxes, masks, (sx, sy), (0.0, 0.0))
+    masks = None if masks is None else resize_masks(masks, shape)
+    return Resized(resized(image, shape, interpolation), boxes, masks, (sx, sy), (0.0, 0.0))
 
 
 def resize_masks(masks: Masks, shape: tuple[int, int]) -> Masks:

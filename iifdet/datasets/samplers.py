@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from iifdet.datasets.partners import partners
 from iifdet.datasets.sampling import Draw, uniform
 
 
@@ -21,12 +22,14 @@ class SampleKey(NamedTuple):
         row: of the DatasetIndex.
         repeat: how many times the epoch has shown this row before, so that a repeated image is augmented anew.
         shape: (H, W) of the tensor, where batches differ in it; None for the transform's own size.
+        partners: rows that a mosaic or mixup may take; empty for any of the data set's.
     """
 
     epoch: int
     row: int
     repeat: int = 0
     shape: tuple[int, int] | None = None
+    partners: tuple[int, ...] = ()
 
 
 class EpochSampler(Sampler[SampleKey]):
@@ -43,6 +46,7 @@ class EpochSampler(Sampler[SampleKey]):
         draw: rows of an epoch from a generator; every row once by default.
         rank, world_size: which share of the epoch this process takes.
         batch: keys a turn.
+        partners: tell each key what :func:`~iifdet.datasets.partners.partners` it has.
 
     Example:
         >>> sampler = EpochSampler(3, seed=0, shuffle=False)
@@ -60,6 +64,7 @@ class EpochSampler(Sampler[SampleKey]):
         rank: int = 0,
         world_size: int = 1,
         batch: int = 1,
+        partners: bool = False,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected 0…{world_size - 1}, got {rank}")
@@ -68,6 +73,7 @@ class EpochSampler(Sampler[SampleKey]):
         self.shuffle = shuffle
         self.draw = draw or uniform(length)
         self.rank, self.world_size, self.batch = rank, world_size, batch
+        self.partners = partners
         self.epoch = 0
         self.start = 0
         self.epoch_length = -(-len(self._rows(0)) // world_size)
@@ -81,8 +87,13 @@ class EpochSampler(Sampler[SampleKey]):
         return self.epoch_length - self.start
 
     def __iter__(self) -> Iterator[SampleKey]:
-        for row, repeat in self.keys().tolist():
-            yield SampleKey(self.epoch, row, repeat)
+        keys = self.keys().tolist()
+        now, before = (self._batches(e) if self.partners and e >= 0 else [] for e in (self.epoch, self.epoch - 1))
+        for first in range(0, len(keys), self.batch):
+            number = (self.start + first) // self.batch * self.world_size + self.rank
+            pool = partners(now, before, min(number, len(now) - 1)) if self.partners else ()
+            for row, repeat in keys[first : first + self.batch]:
+                yield SampleKey(self.epoch, row, repeat, partners=pool)
 
     def keys(self) -> NDArray[np.int64]:
         """(L, 2) row and repeat of each key that is left of the epoch."""
@@ -90,6 +101,11 @@ class EpochSampler(Sampler[SampleKey]):
         keys = np.stack([rows, occurrence(rows)], axis=1)
         keys = np.resize(keys, (self.epoch_length * self.world_size, 2))  # begins anew where there are too few
         return self._own(keys)[self.start :]
+
+    def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The rows of each batch that one process would have: partners are the same whoever shares the epoch."""
+        rows = self._rows(epoch)
+        return np.split(rows, range(self.batch, len(rows), self.batch))
 
     def _own(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
         """This rank's part of each turn; the last turn may be a short one."""

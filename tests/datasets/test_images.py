@@ -7,10 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from iifdet.datasets import ImageError, read_image
-from iifdet.datasets.images import existing, image_size, image_sizes
+from iifdet.datasets.images import decode_image, existing, image_size, image_sizes
 
 
 @pytest.fixture
@@ -65,6 +67,40 @@ def test_truncated_files_are_errors_and_not_half_grey_pictures(tmp_path: Path, s
     file.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(ImageError, match=f"a{suffix}: truncated"):
         read_image(file)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "YCbCr", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"quality": 40}, {"subsampling": 0}, {"progressive": True}])
+def test_a_jpeg_has_the_pixels_that_opencv_gives_it(
+    tmp_path: Path, picture: np.ndarray, mode: str, options: dict[str, int]
+) -> None:
+    file, exif = tmp_path / "a.jpg", Image.Exif()
+    for exif[0x0112] in (1, 6):
+        source = cv2.resize(picture, (301, 203), interpolation=cv2.INTER_CUBIC)
+        Image.fromarray(source).convert(mode).save(file, exif=exif, **options)
+        for orient, flag in ((True, 0), (False, cv2.IMREAD_IGNORE_ORIENTATION)):
+            expected = cv2.imread(str(file), cv2.IMREAD_COLOR | flag)[..., ::-1]
+            got = read_image(file, orient=orient)
+            assert got.shape == expected.shape and got.flags.c_contiguous
+            assert np.abs(got.astype(int) - expected).max() <= (mode == "CMYK")
+
+
+@given(places=st.lists(st.tuples(st.integers(2, 900), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_damaged_jpeg_is_what_opencv_takes_it_for(places: list[tuple[int, int]]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    data = bytearray(cv2.imencode(".jpg", noise)[1].tobytes())
+    for place, value in places:
+        data[place % (len(data) - 4) + 2] = value
+    try:
+        expected = cv2.imdecode(np.frombuffer(bytes(data), np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        expected = None
+    try:
+        got = decode_image(bytes(data), "a.jpg")
+    except ImageError as error:
+        assert expected is None or "truncated" in str(error)  # of which OpenCV would paint the rest grey
+    else:
+        assert expected is not None and np.array_equal(got, expected[..., ::-1])
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\xff\xd8\xff\xd9", None])

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from dataset_helpers import MakeCoco, document
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from iifdet.datasets import (
@@ -24,6 +26,7 @@ from iifdet.datasets import (
     load_index,
     make_loader,
 )
+from iifdet.datasets.resizing import RESIZES, content
 from iifdet.datasets.samplers import EpochSampler
 from iifdet.errors import InputError
 from iifdet.evaluation.detection import DetectionEvaluator
@@ -126,6 +129,22 @@ def test_a_cache_gives_the_same_evaluation_images(index: DatasetIndex, resize: s
         assert a.info.scale == pytest.approx(b.info.scale) and a.info.offset == b.info.offset
 
 
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    size=st.integers(1, 96),
+    resize=st.sampled_from(sorted(RESIZES)),
+)
+def test_an_image_kept_at_its_size_inside_the_tensor_gives_the_same_tensor(
+    height: int, width: int, size: int, resize: str
+) -> None:
+    image = np.random.default_rng(height * width).integers(0, 255, (height, width, 3)).astype(np.uint8)
+    fit, shape = RESIZES[resize][0], RESIZES[resize][1](height, width, size)
+    kept, none = content(image, shape, resize), np.zeros((0, 4), np.float32)
+    assert kept.shape[:2] == shape
+    assert np.array_equal(fit(kept, none, size).image, fit(image, none, size).image)
+
+
 def test_batches_keep_the_contract(index: DatasetIndex) -> None:
     loader = make_loader(DetectionDataset(index, EvalTransform((64, 96)), masks=True), batch=8)
     seen = []
@@ -183,13 +202,13 @@ def test_an_unreadable_image_gives_way_in_training_and_turns_grey_in_evaluation(
 def test_images_that_go_bad_during_a_run_are_replaced_wherever_they_are_asked_for(
     index: DatasetIndex, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dataset = DetectionDataset(index, TrainTransform(64), seed=3, mixing=everything(index))
-    loader = make_loader(dataset, batch=4, workers=workers, shuffle=True, seed=3)
-    sound = list(loader)
+    dataset, resumed = (DetectionDataset(index, TrainTransform(64), seed=3, mixing=everything(index)) for _ in range(2))
+    sound = list(make_loader(dataset, batch=4, workers=workers, shuffle=True, seed=3))
     bad = [0, 5, 6, 19]
     for row in bad[:3]:
         Path(index.files[row]).write_bytes(b"broken")
     Path(index.files[bad[3]]).unlink()
+    loader = make_loader(resumed, batch=4, workers=workers, shuffle=True, seed=3)
     loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
     with caplog.at_level(logging.WARNING, "iifdet"):
         found = list(loader)

@@ -24,8 +24,17 @@ def source(pieces: list[Piece]):
     return read
 
 
+class Painted(list[Piece]):
+    """Pieces as a data set hands them over."""
+
+    def piece(self, row: int) -> tuple[int, Piece]:
+        return row, self[row]
+
+    tile = piece
+
+
 def sample(mixing: Mixing, transform: EvalTransform, pieces: list[Piece], seed: int, epoch: int = 0) -> Transformed:
-    return mixing(transform, 0, pieces[0], epoch, seed, source(pieces), len(pieces))
+    return mixing(transform, 0, epoch, seed, Painted(pieces)).sample
 
 
 @settings(max_examples=40, deadline=None)
