@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -289,7 +290,8 @@ def compare(runs: Sequence[str | Path] = (), **keys: Any) -> Comparison:
     cfg = resolve(CompareConfig, {"runs": [str(r) for r in runs], **keys})
     found = compare_runs(cfg.runs, by=cfg.by)
     options = Options(cfg.draws, cfg.level, cfg.seed, cfg.conf, cfg.iou, cfg.by)
-    found = examine(found, cfg.runs, lambda settings: build.evaluated_index(settings, cfg.data), options)
+    index_of = partial(build.evaluated_index, data=cfg.data, allow_outside=cfg.allow_outside)
+    found = examine(found, cfg.runs, index_of, options)
     if not (cfg.save or cfg.project or cfg.name):
         return found
     run = RunDir.create("compare", cfg.project, cfg.name, cfg.exist_ok)

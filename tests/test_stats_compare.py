@@ -105,3 +105,19 @@ def test_compare_refuses_runs_on_different_data(
     second = iifdet.train(**tiny_keys(tmp_path, epochs=1, data=tiny_copy / "data.yaml"))
     with pytest.raises(InputError, match="same data"):
         iifdet.compare([first.folder, second.folder])
+
+
+def test_compare_looks_at_files_outside_the_data_only_where_it_is_told_to(
+    tiny_keys: Callable[..., dict[str, Any]], tiny_copy: Path, tmp_path: Path
+) -> None:
+    (tiny_copy / "val").rename(tmp_path / "elsewhere")
+    document = json.loads((tiny_copy / "val.json").read_text())
+    for image in document["images"]:
+        image["file_name"] = str(tmp_path / "elsewhere" / image["file_name"])
+    (tiny_copy / "val.json").write_text(json.dumps(document))
+    (tiny_copy / "val").mkdir()
+    data = tiny_copy / "data.yaml"
+    run = iifdet.train(**tiny_keys(tmp_path / "runs", epochs=1, data=data, allow_outside=True))
+    refused = iifdet.compare([run.folder], draws=0)
+    assert refused.analysis is None and "set allow_outside=true" in refused.notices[0]
+    assert iifdet.compare([run.folder], draws=0, allow_outside=True).analysis is not None

@@ -13,18 +13,21 @@ from iifdet.errors import InputError
 from iifdet.pictures import class_norms
 
 
-def evaluated_index(settings: dict[str, Any], data: str | None = None) -> DatasetIndex:
+def evaluated_index(settings: dict[str, Any], data: str | None = None, *, allow_outside: bool = False) -> DatasetIndex:
     """The index of the split that a run's metrics speak of.
 
     Args:
         settings: the run's args.yaml. A training run evaluates on ``val``.
         data: where the data are now, if not where args.yaml says.
+        allow_outside: they may name files outside their folders. What args.yaml says of it does not count: it comes
+            with the run, which may be a stranger's.
 
     Raises:
         InputError: the data cannot be read.
     """
     keys = ("data", "max_bad", "fraction", "classes", "single_cls", "holdout", "cache_index", "seed")
     known = {key: settings[key] for key in keys if key in settings} | ({} if data is None else {"data": data})
+    known["allow_outside"] = allow_outside
     return build_index(validate(DataKeys, known), settings.get("split", "val"))
 
 

@@ -27,6 +27,7 @@ class CompareConfig(BaseModel):
     conf: Share = 0.25  # a box counts as found from this score on, in McNemar's test
     iou: Annotated[float, AfterValidator(_threshold)] = 0.5  # and from this overlap on
     data: str | None = None  # where the data are, if not where the runs' args.yaml says
+    allow_outside: bool = False  # they may name files outside their folders, as in the runs' own keys
     save: bool = False  # a folder with report.html, tables and pictures
     project: str | None = None
     name: str | None = None
