@@ -310,6 +310,8 @@ def test_adjustments_are_searched_on_the_images_that_the_run_left_out(
     for name, how in (("no adjustment", {"adjust": "none"}), ("IIF smooth, the paper's", {"adjust": "iif"})):
         summary = iifdet.val(**look, **how).summary
         assert result.val[name] == pytest.approx({k: summary[k] for k in result.val[name]}, rel=1e-4)
+    assert result.reported == "test" and any(line.startswith("test, no adjustment: ") for line in result.lines())
+    assert not {"by", "normalizer", "bg_scale"} & set(found.params)
     best = resolve(TrainConfig, {"model": str(result.folder / "best.yaml")})
     assert best.model == "se_resnet20" and best.imbalance == 6 and best.adjust == found.params["adjust"]
     build_adjustment_study({**study, "study": "seen", "split": "holdout:0.4"})

@@ -15,7 +15,7 @@ import torch
 
 from iifdet.build.adjustment import set_adjustment
 from iifdet.build.adjustment_tasks import ADJUSTMENT_TASKS
-from iifdet.build.data import build_evaluator, build_index, build_val_batches, refuse_keys_in_val
+from iifdet.build.data import build_evaluator, build_index, build_val_batches, refuse_keys_in_val, split_name
 from iifdet.build.loop import pick_device
 from iifdet.build.model import is_foreign, load_model, postprocess_options
 from iifdet.build.study_keys import parse_objectives, read_space
@@ -132,7 +132,7 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
     judge = Judge(kind, config.model_dump(mode="json"), cache, objectives)
     if not cache.is_file():
         _collect(model, config, index, study, kind).save(cache)
-    on = "val" if not share else split.split
+    on = split_name(config, "val", kind) if not share else split.split
 
     def make_recipe(found: Found) -> dict[str, Any]:
         tuned = {"study": name, "trial": found.number, "on": on, "weights": str(config.weights), **found.values}
@@ -155,7 +155,7 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
         job=judge,
         make_keys=lambda number, params, slot: dict(params),
         make_recipe=make_recipe,
-        tuned_on="val" if not share else f"{len(index)} training images held out ({split.split})",
+        tuned_on=on if not share else f"{len(index)} training images held out ({split.split})",
         slots=slots,
         start_server=partial(fork_server, PRELOAD),
         watch=Watch(study.heartbeat, study.grace),
@@ -230,17 +230,18 @@ def _reporter(
     def report(result: StudyResult) -> StudyResult:
         best = {**space.fixed, **result.best[0].params}
         apply = f"iifdet val weights={config.weights} " + " ".join(f"{k}={v}" for k, v in best.items())
+        on_val = validate(ValConfig, {**config.model_dump(), "holdout": 0.0, "split": "val"})
+        result = replace(result, apply=apply, reported=split_name(on_val, "val", judge.task))
         file, wanted = result.folder / "val.json", {**REFERENCES, f"trial {result.best[0].number}": best}
         if file.is_file():
             known = json.loads(file.read_text())
             if list(known) == list(wanted):
-                return replace(result, apply=apply, val=known)
-        on_val = validate(ValConfig, {**config.model_dump(), "holdout": 0.0, "split": "val"})
+                return replace(result, val=known)
         cache = _collect(model, on_val, build_index(on_val, "val", judge.task), study, judge.task)
         final = replace(judge, keys=on_val.model_dump(mode="json"))
         figures = {name: final.figures(keys, cache) for name, keys in wanted.items()}
         val = {name: {k: found[k] for k in ADJUSTMENT_TASKS[judge.task].figures} for name, found in figures.items()}
         RunDir(result.folder).write_json("val.json", val)
-        return replace(result, apply=apply, val=val)
+        return replace(result, val=val)
 
     return report

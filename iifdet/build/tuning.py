@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from iifdet.build.data import build_evaluator, build_index
+from iifdet.build.data import build_evaluator, build_index, split_name
 from iifdet.build.loop import pick_device
 from iifdet.build.study_keys import OWN, check_space, parse_objectives, read_space
 from iifdet.config import InferenceKeys, TrainConfig, resolve
@@ -68,7 +68,9 @@ def build_study(keys: Mapping[str, Any], train: Callable[..., Any]) -> StudyPlan
     index, val_index = build_index(config, "train", task), build_index(config, "val", task)
     check_objectives(objectives, flatten(blank_metrics(config, index.counts(), val_index, task)))
     about = describe(study, base, content, objectives)
-    tuned_on = "val" if not share else f"{len(val_index)} training images held out ({study.split})"
+    tuned_on = (
+        split_name(config, "val", task) if not share else f"{len(val_index)} training images held out ({study.split})"
+    )
     folder, name, storage = open_study_storage(study, base.get("name"))
     where = describe_storage(study.storage, folder / "study.journal")
     always = {"plots": False, "verbose": False, "exist_ok": True, "project": str(folder / "trials"), "holdout": share}
@@ -184,15 +186,22 @@ def to_recipe(keys: Mapping[str, Any], tuned: Mapping[str, Any]) -> dict[str, An
 
 
 def fit_space(space: Space, model: nn.Module) -> Space:
-    """The space without the background's keys where a model has no background logit."""
+    """The space without the background's keys where a model has no background logit, and without the ways to count for
+    classifiers, whose images show one object each.
+    """
+    if not isinstance(model, Detector):
+        space = _without(space, {"by", "normalizer"}, "an image of a classifier counts once, however it is counted")
     reason = model.why_no_background() if isinstance(model, Detector) else "classifiers have no background logit"
-    names = {p.name for p in space.parameters} & {"bg_scale", "bg_shift"}
-    if not reason:
+    return _without(space, {"bg_scale", "bg_shift"}, reason).without_choice("center", "bg") if reason else space
+
+
+def _without(space: Space, names: set[str], reason: str) -> Space:
+    """The space without these keys, as far as it has them, and a word about it."""
+    searched = {p.name for p in space.parameters} & names
+    if not searched:
         return space
-    if names:
-        log.info("%s: not searched, since %s", " and ".join(sorted(names)), reason)
-        space = space.without(names, reason)
-    return space.without_choice("center", "bg")
+    log.info("%s: not searched, since %s", " and ".join(sorted(searched)), reason)
+    return space.without(searched, reason)
 
 
 def _build_edges(config: TrainConfig, keys: Mapping[str, Any], space: Space) -> nn.Module:

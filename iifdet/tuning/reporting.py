@@ -56,6 +56,7 @@ def to_values(result: StudyResult) -> dict[str, Any]:
         "epochs": {"trained": result.epochs[0], "without_pruning": result.epochs[1]},
         "apply": result.apply,
         "val": result.val,
+        "reported": result.reported,
     }
 
 

@@ -48,7 +48,8 @@ class StudyResult:
         best: the best trial, or with several objectives the Pareto front, the best sum first; empty without any.
         epochs: epochs trained, and those that the same trials would have taken without pruning.
         apply: a command that uses the best values.
-        val: figures of the val split, taken once, by name of the adjustment; of a post-process study alone.
+        val: figures of the ``reported`` split, taken once, by name of the adjustment; of a post-process study alone.
+        reported: what that split is called; data without a val split have a test split.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class StudyResult:
     epochs: tuple[int, int]
     apply: str = ""
     val: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reported: str = "val"
 
     @property
     def succeeded(self) -> bool:
@@ -77,7 +79,7 @@ class StudyResult:
         trained, full = self.epochs
         if self.counts.get("pruned") and full:
             lines.append(f"pruning: {trained} of {full} epochs trained, {1 - trained / full:.0%} saved")
-        lines += [f"val, {name}: {describe_figures(figures)}" for name, figures in self.val.items()]
+        lines += [f"{self.reported}, {name}: {describe_figures(figures)}" for name, figures in self.val.items()]
         if not self.succeeded:
             return [*lines, "no trial completed"]
         return [*lines, f"found on {self.tuned_on}", *([f"use it: {self.apply}"] if self.apply else [])]
