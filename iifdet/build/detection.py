@@ -134,6 +134,7 @@ def detection_train_batches(
         rect=config.rect,
         rank=world.rank,
         world_size=world.size,
+        accumulate=config.accumulate,
     )
     return EpochBatches(loader, batch, config.rect)
 

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
 _ORIENTATION = 0x0112
 _WIDTH, _HEIGHT = 256, 257
-_JPEG = b"\xff\xd8"
 #: Threads that read image files; decoding lets go of the interpreter.
 THREADS = 8
 #: OpenCV before 4.11 only knows the other order of colours.
@@ -55,24 +53,6 @@ def decode_image(data: bytes, path: str | os.PathLike[str], *, orient: bool = Tr
     fault = _truncation(data)
     if fault:
         raise ImageError(f"{path}: {fault}")
-    image = _decode_jpeg(data, orient) if data.startswith(_JPEG) else None
-    return _decode_any(data, path, orient) if image is None else image
-
-
-def _decode_jpeg(data: bytes, orient: bool) -> NDArray[np.uint8] | None:
-    """The pixels that OpenCV gives, to the bit, in three quarters of its time; None for what OpenCV shall judge."""
-    from torchvision.io import ImageReadMode, decode_jpeg  # takes as long to import as torch itself
-
-    try:
-        pixels = decode_jpeg(
-            torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB, apply_exif_orientation=orient
-        )
-    except RuntimeError:
-        return None
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
-
-
-def _decode_any(data: bytes, path: str | os.PathLike[str], orient: bool) -> NDArray[np.uint8]:
     flags = _COLOUR if orient else _COLOUR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -89,7 +69,7 @@ def _truncation(data: bytes) -> str | None:
     """Say what is missing from an empty file, or from a JPEG or PNG without its end marker."""
     if not data:
         return "empty file"
-    if data.startswith(_JPEG):
+    if data.startswith(b"\xff\xd8"):
         # Both markers occur in an embedded thumbnail too, so the end must come after the last scan's start.
         return None if data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") else "truncated JPEG"
     if data.startswith(b"\x89PNG"):

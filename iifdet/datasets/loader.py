@@ -48,7 +48,7 @@ class DetectionDataset(Dataset[Sample]):
     Args:
         index: the images and boxes. Crowds never become targets.
         transform: TrainTransform, EvalTransform or anything called alike.
-        seed: of the run; with epoch and row it seeds the transform and the mixing.
+        seed: of the run; with epoch and row it seeds the transform and the mixing, which draws from the key's pool.
         mixing: mosaic, mixup and copy-paste.
         masks: hand over masks too. A box without a mask of its own gets its rectangle.
         cache: ``"ram"`` decodes every image once, before any worker starts, and keeps it at tensor size; ``"disk"``
@@ -94,10 +94,10 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.index)
 
     def __getitem__(self, key: SampleKey | tuple[int, int]) -> Sample:
-        epoch, row, repeat, size, partners = SampleKey(*key)
-        self._recent.make_room(len(partners))
+        epoch, row, repeat, size, pool = SampleKey(*key)
+        self._recent.make_room(pool)
         seed = sample_seed(self.seed, epoch, row, repeat)
-        row, piece, out = self.mixing(self.transform, row, epoch, seed, self, partners, size)
+        row, piece, out = self.mixing(self.transform, row, epoch, seed, self, pool.rows, size)
         target = Target(boxes=torch.from_numpy(out.boxes), labels=torch.from_numpy(out.labels))
         if out.masks is not None:
             target["masks"] = torch.from_numpy(out.masks)
@@ -247,6 +247,7 @@ def make_loader(
     rect: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    accumulate: int = 1,
 ) -> DataLoader[Sample]:
     """Build a loader of :class:`Batch`.
 
@@ -257,6 +258,8 @@ def make_loader(
         draw: with ``shuffle``, which rows an epoch holds; every row once by default.
         rank, world_size: which batches are this process's. With ``shuffle`` all ranks have as many, and an epoch's
             first images fill up its last batches; without, each batch of the split is one rank's.
+        accumulate: batches of this process in an optimizer step: W processes take the mosaics of one that accumulates W
+            times as many.
     """
     shares: dict[str, Any] = {"rank": rank, "world_size": world_size} if shuffle else {}
     order: dict[str, Any]
@@ -264,8 +267,10 @@ def make_loader(
         longest = max(pair(dataset.transform.size))
         order = {"batch_sampler": RectBatchSampler(dataset.index.sizes, longest, batch, seed, shuffle, draw, **shares)}
     else:
-        mixes = shuffle and dataset.mixing.mixes
-        sampler = EpochSampler(len(dataset), seed, shuffle, draw, batch=batch, partners=mixes, **shares)
+        pools = dataset.mixing.tiles if shuffle else None
+        sampler = EpochSampler(
+            len(dataset), seed, shuffle, draw, batch=batch, pools=pools, accumulate=accumulate, **shares
+        )
         order = {"batch_size": batch, "sampler": sampler, "drop_last": drop_last}
     shard = (rank, world_size) if world_size > 1 and not shuffle else None
     return worker_loader(dataset, order, collate, workers=workers, seed=seed, pin_memory=pin_memory, shard=shard)

@@ -1,4 +1,4 @@
-"""Samples made of several images: when, and of which ones. Drawn by (seed, epoch, row) like everything else."""
+"""Samples made of several images: when, and of which ones. Drawn by the sample's seed, from its batch's pool."""
 
 from __future__ import annotations
 
@@ -72,10 +72,9 @@ class Mixing:
             return True
         return epoch < self.epochs - self.close
 
-    @property
-    def mixes(self) -> bool:
-        """Whether any sample is made of whole images of other rows."""
-        return self.mosaic > 0 or self.mixup > 0
+    def tiles(self, epoch: int) -> bool:
+        """Whether any sample of this epoch is a mosaic."""
+        return self.mosaic > 0 and self.open(epoch)
 
     def __call__(
         self,
@@ -99,7 +98,7 @@ class Mixing:
             size: of this sample, where it is not the transform's own.
         """
         shape = pair(transform.size if size is None else size)
-        if not self.mixes and self.copy_paste == 0:
+        if max(self.mosaic, self.mixup, self.copy_paste) == 0:
             row, piece = pictures.piece(row)
             return Mixed(row, piece, transform(piece.image, piece.boxes, piece.labels, piece.masks, seed, size=shape))
         rng = np.random.default_rng(np.random.SeedSequence([seed, _STREAM]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from iifdet.datasets.partners import partners
+from iifdet.datasets.partners import Lanes, Pool
 from iifdet.datasets.sampling import Draw, uniform
 
 
@@ -22,14 +22,14 @@ class SampleKey(NamedTuple):
         row: of the DatasetIndex.
         repeat: how many times the epoch has shown this row before, so that a repeated image is augmented anew.
         shape: (H, W) of the tensor, where batches differ in it; None for the transform's own size.
-        partners: rows that a mosaic or mixup may take; empty for any of the data set's.
+        pool: what a mosaic or mixup may take its other images from.
     """
 
     epoch: int
     row: int
     repeat: int = 0
     shape: tuple[int, int] | None = None
-    partners: tuple[int, ...] = ()
+    pool: Pool = Pool()
 
 
 class EpochSampler(Sampler[SampleKey]):
@@ -46,7 +46,8 @@ class EpochSampler(Sampler[SampleKey]):
         draw: rows of an epoch from a generator; every row once by default.
         rank, world_size: which share of the epoch this process takes.
         batch: keys a turn.
-        partners: tell each key what :func:`~iifdet.datasets.partners.partners` it has.
+        pools: whether an epoch's keys have pools; none has without it.
+        accumulate: batches of one process in an optimizer step, by which pools differ.
 
     Example:
         >>> sampler = EpochSampler(3, seed=0, shuffle=False)
@@ -64,7 +65,8 @@ class EpochSampler(Sampler[SampleKey]):
         rank: int = 0,
         world_size: int = 1,
         batch: int = 1,
-        partners: bool = False,
+        pools: Callable[[int], bool] | None = None,
+        accumulate: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected 0…{world_size - 1}, got {rank}")
@@ -73,7 +75,7 @@ class EpochSampler(Sampler[SampleKey]):
         self.shuffle = shuffle
         self.draw = draw or uniform(length)
         self.rank, self.world_size, self.batch = rank, world_size, batch
-        self.partners = partners
+        self.pools, self.accumulate = pools, accumulate
         self.epoch = 0
         self.start = 0
         self.epoch_length = -(-len(self._rows(0)) // world_size)
@@ -87,13 +89,10 @@ class EpochSampler(Sampler[SampleKey]):
         return self.epoch_length - self.start
 
     def __iter__(self) -> Iterator[SampleKey]:
-        keys = self.keys().tolist()
-        now, before = (self._batches(e) if self.partners and e >= 0 else [] for e in (self.epoch, self.epoch - 1))
-        for first in range(0, len(keys), self.batch):
-            number = (self.start + first) // self.batch * self.world_size + self.rank
-            pool = partners(now, before, min(number, len(now) - 1)) if self.partners else ()
-            for row, repeat in keys[first : first + self.batch]:
-                yield SampleKey(self.epoch, row, repeat, partners=pool)
+        lanes = self._lanes() if self.pools is not None and self.pools(self.epoch) else None
+        for place, (row, repeat) in enumerate(self.keys().tolist(), self.start):
+            number = place // self.batch * self.world_size + self.rank
+            yield SampleKey(self.epoch, row, repeat, pool=Pool() if lanes is None else lanes.pool(number))
 
     def keys(self) -> NDArray[np.int64]:
         """(L, 2) row and repeat of each key that is left of the epoch."""
@@ -102,9 +101,12 @@ class EpochSampler(Sampler[SampleKey]):
         keys = np.resize(keys, (self.epoch_length * self.world_size, 2))  # begins anew where there are too few
         return self._own(keys)[self.start :]
 
-    def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
-        """The rows of each batch that one process would have: partners are the same whoever shares the epoch."""
-        rows = self._rows(epoch)
+    def _lanes(self) -> Lanes:
+        now, before = (self._batches(self._rows(epoch)) for epoch in (self.epoch, self.epoch - 1))
+        return Lanes(now, before, self.world_size * self.accumulate, self.accumulate)
+
+    def _batches(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """As one process would have them: pools are the same whoever shares the epoch."""
         return np.split(rows, range(self.batch, len(rows), self.batch))
 
     def _own(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -85,7 +85,7 @@ def _copies(source: Path, folder: Path) -> Path:
 
 def _measure(data: Path, size: int, mosaic: float, cache: str | bool, batch: int, repeats: int) -> dict[str, Any]:
     passes = {"iifdet": _ours(data, size, mosaic, cache, batch), **_theirs(data, size, mosaic, cache, batch)}
-    times = paired_times(passes, repeats, warmup=1 if cache is False else WORKERS)  # until all are on the disk
+    times = paired_times(passes, repeats, warmup=1)
     images = IMAGES // WORKERS
     row: dict[str, Any] = {"size": size, "mosaic": mosaic, "images": cache or "decode"}
     for name, figures in summary(times, "iifdet").items():
@@ -102,7 +102,10 @@ def _ours(data: Path, size: int, mosaic: float, cache: str | bool, batch: int) -
     affine = {"translate": 0.1, "scale": 0.5}
     transform = TrainTransform(size, flip=0.5, hsv=(0.015, 0.7, 0.4), affine=affine)
     dataset = DetectionDataset(index, transform, mixing=Mixing(mosaic=mosaic), cache=cache)
-    sampler = EpochSampler(len(index), batch=batch, partners=mosaic > 0)
+    sampler = EpochSampler(len(index), batch=batch, pools=dataset.mixing.tiles)
+    if cache == "disk":
+        for row in range(len(index)):
+            dataset.piece(row)  # all are on the disk before anything is measured, as Ultralytics' are
     return _passes(dataset.__getitem__, _lane(sampler, batch), batch, collate)
 
 
