@@ -75,9 +75,11 @@ class Lanes:
 
     def _recent(self, number: int) -> tuple[int, ...]:
         chosen: list[Rows] = []
+        missing = self.enough
         for rows in self._lane(number):
             chosen.append(rows)
-            if sum(map(len, chosen)) >= self.enough:
+            missing -= len(rows)
+            if missing <= 0:
                 break
         return _sorted(chosen)
 
