@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -124,18 +125,24 @@ def previous_of(path: Path) -> Path | None:
 
 
 def _read(path: Path, key: str) -> dict[str, Any]:
+    if path.is_dir():
+        raise InputError(
+            f"{key}: expected a checkpoint file, got the folder {path}; name a file such as weights/last.pt"
+        )
     if not path.is_file():
         raise InputError(f"{key}: expected a checkpoint file, got {path}, which is not there; check the path")
     try:
+        damaged = _damaged(path)
         with warnings.catch_warnings():  # torch muses about foreign files; the error below says it in one line
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for every way in which a file can be wrong
-        said = str(error).strip().splitlines()
-        reason = said[0][:160] if said and not said[0].isdecimal() else type(error).__name__
         raise InputError(
-            f"{key}: expected an iifdet checkpoint, got {path}: truncated or foreign ({reason}); use another one"
+            f"{key}: expected an iifdet checkpoint, got {path}: truncated or foreign ({type(error).__name__}); "
+            "use another one"
         ) from error
+    if damaged is not None:
+        raise InputError(f"{key}: expected an iifdet checkpoint, got {path}, damaged in {damaged}; use another one")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(
             f"{key}: expected an iifdet checkpoint ({FORMAT}), got another kind of file: {path}; use another one"
@@ -146,6 +153,14 @@ def _read(path: Path, key: str) -> dict[str, Any]:
             f"{key}: expected an iifdet checkpoint, got {path} without its part '{missing[0]}'; use another one"
         )
     return content
+
+
+def _damaged(path: Path) -> str | None:
+    """The first part whose bytes are not those that were written; None where all are. torch.load does not look."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def restore_model(model: nn.Module, content: dict[str, Any]) -> nn.Module:

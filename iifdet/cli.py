@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from iifdet.errors import InputError, suggest
@@ -36,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     traceback = "--traceback" in words
     words = [w for w in words if w != "--traceback"]
     try:
-        return _run(words)
+        with _obeying_sigterm():
+            return _run(words)
     except InputError as error:
         if traceback:
             raise
@@ -55,6 +58,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _say(f"{type(error).__name__}: {error} (--traceback shows where)")
         return 1
+
+
+@contextlib.contextmanager
+def _obeying_sigterm() -> Iterator[None]:
+    """SIGTERM ends any verb as Ctrl-C does, so that it ends its own processes; left alone, Python ends without a word.
+
+    ``train`` catches it itself, and saves.
+    """
+    try:
+        previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    except ValueError:  # signals can only be caught in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _rank() -> int:

@@ -129,10 +129,13 @@ class RunDir:
         import torch.distributed as dist
         import torchvision
 
+        import iifdet
+
         cuda = torch.cuda.is_available()
         self.write_json(
             "environment.json",
             {
+                "iifdet": iifdet.__version__,
                 "python": sys.version.split()[0],
                 "platform": platform.platform(),
                 "torch": torch.__version__,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import pickle
+import re
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import torch
 
 import iifdet
 from iifdet import files
+from iifdet.build.model import load_model
 from iifdet.checkpoint import FORMAT, read_checkpoint, save_checkpoint, to_cpu
 from iifdet.errors import InputError
 from iifdet.files import atomic_write
@@ -96,9 +100,34 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: Any) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "absent.pt", tmp_path):
-        with pytest.raises(InputError, match="not there"):
-            read_checkpoint(path)
+    with pytest.raises(InputError, match="not there"):
+        read_checkpoint(tmp_path / "absent.pt")
+    with pytest.raises(InputError, match=r"the folder .*; name a file such as"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.8])
+def test_damaged_bytes_are_refused_and_the_checkpoint_before_offered(tmp_path: Path, place: float) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, make_model())
+    shutil.copyfile(path, tmp_path / "last.prev.pt")
+    data = bytearray(path.read_bytes())
+    start = int(place * len(data))
+    data[start : start + 400] = bytes(byte ^ 0xFF for byte in data[start : start + 400])
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"damaged in|truncated or foreign") as caught:
+        read_checkpoint(path)
+    assert str(caught.value).endswith(f"weights={tmp_path / 'last.prev.pt'} is the one before it")
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    model = make_model()
+    name, weight = next(iter(model.named_parameters()))
+    with torch.no_grad():
+        weight.view(-1)[0] = math.nan
+    save_checkpoint(tmp_path / "a.pt", model)
+    with pytest.raises(InputError, match=f"NaN or infinity in {re.escape(name)} of "):
+        load_model(tmp_path / "a.pt")
 
 
 class Payload:

@@ -197,5 +197,7 @@ def test_other_classes_and_detectors_do_not_stand_beside_a_classifier(files: dic
     for name, message in (("other.pt", "expected models of the same classes"), ("detector.pt", "classifiers alone")):
         with pytest.raises(InputError, match=message):
             iifdet.cam(weights=[files["weights"][0], str(tmp_path / name)], source=files["photo"])
+    with pytest.raises(InputError, match="of a classifier beside detectors"):
+        iifdet.cam(weights=[str(tmp_path / "detector.pt"), files["weights"][0]], source=files["photo"])
     with pytest.raises(InputError, match="source: expected images to look at"):
         iifdet.cam(weights=files["weights"][0])

@@ -114,7 +114,8 @@ def test_a_report_holds_every_table_and_picture(
     assert page.count("data:image/png;base64,") == len(list(out.glob("*.png"))) == 8
     assert page.count("<table") == 11 and "a&lt;b" in page and "a<b" not in page
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page), "the page stands alone"
-    assert (out / "compare.md").read_text().count("| --- |") == 11
+    written, notices = (out / "compare.md").read_text(), re.findall(r"^note: (.*)$", said, re.MULTILINE)
+    assert written.count("| --- |") == 11 and [f"Note: {n}" for n in notices] == re.findall("^Note: .*$", written, re.M)
 
 
 @pytest.mark.slow

@@ -297,7 +297,7 @@ def test_torchrun_trains_validates_and_passes_refusals_on(tiny_keys: Keys, tmp_p
 
     done = go("train", *words)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("results in ") == 1 and done.stdout.count("AP50") == 1
+    assert done.stderr.count("results on ") == 1 and done.stdout.count("AP50") == 1
     last = tmp_path / "run" / "weights" / "last.pt"
     assert len(read_checkpoint(last)["training"]["other_generators"]) == 1
     assert (tmp_path / "run" / "train_batch0.jpg").is_file()

@@ -247,6 +247,9 @@ def test_keys_that_do_not_fit_are_refused(checkpoint: Path, as_onnx: Path, tmp_p
     assert "nms_inside" in refusal(weights=checkpoint, format="torch", nms_inside=True, file=tmp_path / "x.pt2")
     assert "agnostic" in refusal(weights=checkpoint, nms_inside=True, nms="agnostic", file=tmp_path / "x.onnx")
     assert "file: expected where" in refusal(model=make("yolov3-tiny"))
+    (tmp_path / "a-file").touch()
+    assert "written to" in refusal(weights=checkpoint, file=tmp_path / "a-file" / "x.onnx"), "before the work"
+    assert "which" in refusal(weights=checkpoint, model="ssd300", file=tmp_path / "x.onnx")
 
 
 def test_without_the_packages_one_line_says_what_to_install(

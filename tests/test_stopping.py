@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_never_lose import equal
 from torch import nn
 from toy_run import Loader, everything, run_toy
 
+import iifdet
 from iifdet.checkpoint import read_checkpoint
+from iifdet.cli import main
+from iifdet.evaluation import DetectionEvaluator
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, None)])
@@ -39,3 +44,20 @@ def test_a_signal_during_validation_leaves_after_the_batch_and_replays_no_step(
     training = read_checkpoint(tmp_path / "run" / "weights" / "last.pt")["training"]
     assert (training["epoch"], training["batch"]) == (0, 6), "all steps of the epoch, and its validation still to come"
     equal(whole, everything(run_toy(tmp_path / "run")))
+
+
+def test_sigterm_ends_a_validation_of_its_own_and_its_workers(
+    tiny_keys: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = iifdet.train(**tiny_keys(tmp_path, epochs=1)).folder / "weights" / "last.pt"
+    met = []
+
+    def update(*_: object) -> None:
+        met.append(len(multiprocessing.active_children()))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(DetectionEvaluator, "update", update)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["val", f"weights={weights}", f"project={tmp_path}", "workers=2", "batch=2", "verbose=false"]) == 143
+    assert met == [2] and not multiprocessing.active_children()
+    assert signal.getsignal(signal.SIGTERM) is before

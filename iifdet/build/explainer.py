@@ -24,6 +24,7 @@ from iifdet.classifiers import Classifier
 from iifdet.config import resolve
 from iifdet.config.explaining import CamConfig
 from iifdet.datasets import DatasetIndex, EvalTransform, load_index, read_image
+from iifdet.detectors import Detector
 from iifdet.errors import InputError, suggest
 from iifdet.explaining import CamColumn, CamJob, Choice, View, draw_class_sheet, explain_class
 from iifdet.explaining.job import CamTask
@@ -127,6 +128,8 @@ def _column(
     if is_exported(weights):
         raise InputError(f"weights: expected a checkpoint, got {weights}; an exported graph has no layers to look at")
     model = load_finished(weights, config)
+    if not isinstance(model, Detector):
+        raise InputError(f"weights: expected models of one task, got {weights} of a classifier beside detectors")
     try:
         chosen = {k: v for k, v in config.model_dump().items() if k in ("conf", "iou", "max_det") and v is not None}
         model.options = replace(model.options, **chosen)
@@ -212,7 +215,9 @@ def _true_box(
     """(4,) box in original pixels, and its class."""
     assert config.gt is not None
     row = rows.get(os.path.realpath(file))
-    if index is None or row is None:
+    if index is None:
+        raise InputError(f"gt: expected the data that {file} belongs to, got none; give data=")
+    if row is None:
         raise InputError(f"gt: expected {file} among the images of {config.data} {config.split}, it is not; give data=")
     where = index.boxes_of(row)
     if config.gt > where.stop - where.start:

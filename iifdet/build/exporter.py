@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -54,4 +55,12 @@ def _file(config: ExportConfig) -> Path:
         raise InputError(f"file: expected a name that ends with {suffix}, as format={config.format} has it, got {file}")
     if file.is_dir() or (file.exists() and not config.exist_ok):
         raise InputError(f"file: expected a free name, got {file}, which is there; give exist_ok=true or another file=")
+    try:  # before the work, not after it
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"file: expected a folder that can be written to, got {file.parent} ({error.strerror}); give another file="
+        ) from error
     return file

@@ -59,7 +59,11 @@ def load_finished(
     if not weights:
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
     if not is_foreign(weights):
-        return load_model(weights, trusted)
+        model = load_model(weights, trusted)
+        own = model.spec.get("name")
+        if config.model in MODELS and own and config.model != own:
+            raise InputError(f"model: expected {own}, which {weights} holds, got {config.model}; leave model= out")
+        return model
     if config.model is None:
         raise InputError(f"model: expected the architecture of {weights}, got none; give model=<{'|'.join(MODELS)}>")
     if names is None and config.data is None:

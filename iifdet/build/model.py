@@ -83,12 +83,22 @@ def load_model(path: str | Path, trusted: bool = False) -> Any:
         if isinstance(model, Detector):
             model.options = _changed(model.options, content["recipe"])
         model.recipe = dict(content["recipe"])
+        _refuse_not_finite(model, path)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"weights: expected a consistent checkpoint, got {path}: {reason}") from error
     return model.eval()
+
+
+def _refuse_not_finite(model: torch.nn.Module, path: str | Path) -> None:
+    """Weights that are not numbers find nothing and say nothing."""
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise InputError(
+                f"weights: expected finite numbers, got NaN or infinity in {name} of {path}; use a checkpoint before it"
+            )
 
 
 def load_foreign_model(name: str, weights: str, names: list[str], options: dict[str, Any]) -> Any:

@@ -121,6 +121,10 @@ class Classifier(AdjustedModel):
     def classifier_rows(self) -> Iterator[ClassifierRows]:
         yield ClassifierRows(self.head.weight, self.head.class_biases())
 
+    @property
+    def rows_have_norms(self) -> bool:
+        return not isinstance(self.head, CosineHead)
+
     def class_tensors(self) -> dict[str, Tensor]:
         """What a fold wrote beside the rows of a cosine head."""
         return {"head.class_scale": self.head.class_scale} if isinstance(self.head, CosineHead) else {}

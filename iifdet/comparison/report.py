@@ -32,7 +32,7 @@ CAPTIONS = {
     "difference": "Difference of each class to the first run, with intervals; most frequent class first.",
     "intervals": "Figures with bootstrap intervals over images.",
     "errors": "What AP50 would gain without each kind of error (TIDE); FP is ΔAP_FP.",
-    "reliability": "Precision over confidence (of boxes at IoU 0.5), for all classes and by frequency group.",
+    "reliability": "Precision (of boxes at IoU 0.5) or accuracy over confidence, by frequency group too.",
     "norms": "Norms of the classifier's rows relative to their mean, as stored: without an adjustment of the logits.",
 }
 
@@ -143,7 +143,8 @@ def draw_pictures(found: Comparison, folder: Path, norms: Sequence[Any] = ()) ->
         errors = {r.name: r.tide.delta for r in runs if r.tide is not None}
         if errors:
             draw(f"{prefix}errors", plots.plot_errors, errors)
-        draw(f"{prefix}reliability", plots.plot_reliabilities, {r.name: r.calibration for r in runs})
+        what = "precision" if analysis.measure == "AP" else "accuracy"
+        draw(f"{prefix}reliability", plots.plot_reliabilities, {r.name: r.calibration for r in runs}, what=what)
     known = {r.name: values for r, values in zip(analysis.runs, norms, strict=False) if values is not None}
     if known and split.counts is not None:
         draw("weight_norms", plots.plot_weight_norms, known, split.counts, by=found.by)

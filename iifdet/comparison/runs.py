@@ -80,9 +80,8 @@ class Comparison:
     def markdown(self) -> str:
         """The comparison as Markdown tables, with captions where there are several."""
         tables = self.tables()
-        if len(tables) == 1:
-            return tables[0].markdown()
-        return "\n\n".join(f"{table.caption}\n\n{table.markdown()}" for table in tables)
+        parts = [tables[0].markdown()] if len(tables) == 1 else [f"{t.caption}\n\n{t.markdown()}" for t in tables]
+        return "\n\n".join([*parts, *(f"Note: {notice}" for notice in self.notices)])
 
     def print(self, console: Console | None = None) -> None:
         """Show the tables on a terminal, plain lines elsewhere. NO_COLOR is honoured."""
@@ -191,11 +190,13 @@ def _difference(value: float | None, first: float | None) -> float | None:
 
 
 def _differing_settings(settings: list[dict[str, Any]]) -> list[str]:
-    differing = [key for key in SETTINGS if len({str(s.get(key)) for s in settings}) > 1]
+    # A key that a run's verb does not have is no difference: val knows no epochs.
+    differing = [key for key in SETTINGS if len({str(s[key]) for s in settings if key in s}) > 1]
     return [" ".join(f"{key}={s[key]}" for key in differing if s.get(key) is not None) for s in settings]
 
 
 def _cell(value: float | None, difference: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.1f}" if difference is None else f"{value:.1f} ({difference:+.1f})"
+    # + 0.0 after rounding: no difference has no sign
+    return f"{value:.1f}" if difference is None else f"{value:.1f} ({round(difference, 1) + 0.0:+.1f})"

@@ -45,6 +45,11 @@ class AdjustedModel(nn.Module):
     #: Whether training needs masks beside the boxes; detections then have them too.
     wants_masks = False
 
+    @property
+    def rows_have_norms(self) -> bool:
+        """Whether the lengths of the class rows act on the logits; not in a cosine classifier."""
+        return True
+
     def __init__(self, num_classes: int, *, class_loss: str = "ce") -> None:
         super().__init__()
         if num_classes < 1:

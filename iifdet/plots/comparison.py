@@ -106,7 +106,7 @@ def _difference_title(title: str, table: np.ndarray, level: float) -> str:
     return (
         f"{title}: mean {mean:+.1f} points over {len(table)} classes; {level:.0%} intervals without 0: "
         f"{int(sides['better'].sum())} better, {int(sides['worse'].sum())} worse "
-        f"({(1 - level) * len(table):.0f} expected by chance)"
+        f"({(1 - level) * len(table):.2g} expected by chance)"
         if len(table)
         else title
     )
@@ -181,7 +181,9 @@ def plot_intervals(runs: Mapping[str, Mapping[str, Sequence[float]]], path: str 
         colour = COLOURS[i % len(COLOURS)]
         ax.hlines(y, table[:, 1], table[:, 2], color=colour, linewidth=2)
         marker = MARKERS[i % len(MARKERS)]
-        ax.plot(table[:, 0], y, marker, color=colour, markersize=6, linestyle="none", label=shorten(name, 40))
+        ax.plot(
+            table[:, 0], y, marker, color=colour, markersize=6, linestyle="none", label=shorten(name, 40), clip_on=False
+        )
     ax.set_yticks(range(len(figures)), figures)
     ax.set_ylim(len(figures) - 0.4, -0.6)  # the first figure at the top
     ax.set_xlim(left=0)
@@ -225,12 +227,13 @@ def plot_errors(runs: Mapping[str, Mapping[str, float]], path: str | Path) -> No
     save(figure, path)
 
 
-def plot_reliabilities(runs: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
-    """Precision over confidence of several runs, a panel for all classes and for each group.
+def plot_reliabilities(runs: Mapping[str, Mapping[str, Any]], path: str | Path, *, what: str = "precision") -> None:
+    """Precision, or what else it is, over confidence of several runs, a panel for all classes and for each group.
 
     Args:
         runs: name of the run -> group -> Reliability (``confidence``, ``precision``, ``count``, ``ece``).
         path: the picture.
+        what: name of the share that is right: ``accuracy`` of classifiers.
     """
     groups = list(dict.fromkeys(g for values in runs.values() for g in values)) or [""]
     columns = min(len(groups), 4)
@@ -244,17 +247,18 @@ def plot_reliabilities(runs: Mapping[str, Mapping[str, Any]], path: str | Path) 
         eces = ", ".join(number(100 * r.ece, 1) for r in lines.values())
         tidy(ax, title=f"{group}: ECE {eces} %" if lines else "", xlabel="confidence", grid="both")
         ax.set(xlim=(0, 1.02), ylim=(0, 1.02))
-        ax.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
-        if not any(np.nansum(as_array(r.count)) for r in lines.values()):
-            say_nothing_to_show(ax, "no detections")
+        if any(np.nansum(as_array(r.count)) for r in lines.values()):
+            ax.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
+        else:
+            say_nothing_to_show(ax, "nothing found")
         for i, (name, r) in enumerate(lines.items()):
             look = COLOURS[i % len(COLOURS)], LINE_STYLES[i % len(LINE_STYLES)], MARKERS[i % len(MARKERS)]
             label = shorten(name, 40) if ax is panels.flat[0] else None
             known = np.isfinite(as_array(r.confidence))
             x, y = as_array(r.confidence)[known], as_array(r.precision)[known]
-            ax.plot(x, y, color=look[0], linestyle=look[1], marker=look[2], markersize=4, label=label)
+            ax.plot(x, y, color=look[0], linestyle=look[1], marker=look[2], markersize=4, label=label, clip_on=False)
     for ax in panels[:, 0]:
-        ax.set_ylabel("precision")
+        ax.set_ylabel(what)
     if runs:
         figure.legend(loc="outside lower center", ncols=min(len(runs), 3), frameon=False, fontsize=9)
     save(figure, path)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 #: Classes that have a panel of their own where there are too many to name.
 RAREST = 20
 GROUP_COLOURS = (GREEN, ORANGE, RED, PURPLE, SKY, GREY)
+#: The groups of classifiers, in the colours that those of detectors get by their order: rare, common, frequent.
+SAME_COLOUR = {"few": GREEN, "medium": ORANGE, "many": RED}
 
 
 def plot_tail(
@@ -138,7 +140,7 @@ def shade_groups(
         runs = _runs(inside)
         if not runs:
             continue
-        colour = GROUP_COLOURS[i % len(GROUP_COLOURS)]
+        colour = SAME_COLOUR.get(name, GROUP_COLOURS[i % len(GROUP_COLOURS)])
         for start, stop in runs:
             ax.axvspan(start - 0.5, stop - 0.5, color=colour, alpha=0.12, linewidth=0)
             if start > 0:  # a line too, for eyes that see no difference between the tints

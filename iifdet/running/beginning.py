@@ -20,14 +20,12 @@ log = logging.getLogger("iifdet")
 def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -> None:
     size = sum(p.numel() for p in model.parameters()) / 1e6
     counts = model.counts
-    log.info("%s: %s with %.2f M parameters, %s", run.path, cfg.model, size, model.adjust)
-    log.info(
-        "%s, %d classes, imbalance %.0f by image, %.0f by instance",
-        build.describe_index(index, task),
-        len(index.names),
-        counts.imbalance("image"),
-        counts.imbalance("instance"),
-    )
+    how = "no adjustment" if cfg.adjust == "none" else model.adjust
+    log.info("%s: %s with %.2f M parameters, %s", run.path, cfg.model, size, how)
+    imbalance = f"imbalance {counts.imbalance('image'):.0f} by image"
+    if task == "detect":  # an image of a classifier shows one object
+        imbalance += f", {counts.imbalance('instance'):.0f} by instance"
+    log.info("%s, %d classes, %s", build.describe_index(index, task), len(index.names), imbalance)
 
 
 def draw_training_data(cfg: TrainConfig, run: RunDir, index: Any, counts: ClassCounts, batches: Any, task: str) -> None:

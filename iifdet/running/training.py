@@ -109,7 +109,7 @@ def run_training(
             from iifdet import pictures, plots
 
             pictures.quietly(plots.plot_results, state.rows, run.path / "results.png", splits.watched)
-    log.info("results in %s", run.path)
+    log.info("results on %s in %s", splits.reported, run.path)
     return RunResult(run.path, metrics, reporter.summary)
 
 

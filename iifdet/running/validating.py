@@ -45,7 +45,7 @@ def run_val(cfg: ValConfig, task: str, device: torch.device, world: World) -> Ru
         metrics = watcher.leave(build.split_name(cfg, cfg.split, task))
         if world.is_main:
             save_fixed(run.path, evaluator.unlimited() if cfg.fixed_ap else None)
-    log.info("results in %s", run.path)
+    log.info("results on %s in %s", build.split_name(cfg, cfg.split, task), run.path)
     return RunResult(run.path, metrics, watcher.summary)
 
 
