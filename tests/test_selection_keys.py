@@ -49,6 +49,18 @@ def test_a_fraction_lies_between_0_and_1(value: Any) -> None:
         resolve(TrainConfig, {"fraction": value})
 
 
+def test_classes_that_a_fraction_leaves_without_an_image_are_said(
+    tiny_keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "iifdet"):
+        run = iifdet.train(**tiny_keys(tmp_path, epochs=1, fraction=0.05))
+    absent = [row["name"] for row in run.metrics["per_class"] if not row["train_images"]]
+    said = [r.getMessage() for r in caplog.records if "no training image" in r.getMessage()]
+    assert absent and said == [
+        f"{len(absent)} classes have no training image and cannot be learnt: {', '.join(absent)}"
+    ]
+
+
 def test_a_model_of_some_classes_is_validated_on_them(tiny_keys: Keys, tmp_path: Path) -> None:
     run = iifdet.train(**tiny_keys(tmp_path, epochs=1, classes=["white", 1], fraction=0.5))
     last = run.folder / "weights" / "last.pt"

@@ -73,7 +73,8 @@ def load_index(
     index = cached_index(read, description, place, segments=segments) if cache_index else read()
     _report(index, f"{description.name} {split}", max_bad)
     if not len(index):
-        raise InputError(f"{description.name} {split}: expected images, found none")
+        first = f"{index.problems[0].file}: {index.problems[0].reason}; " if index.problems else ""
+        raise InputError(f"{description.name} {split}: expected images, found none; {first}{place.hint}")
     # The images come first, so that the same ones are chosen whatever the classes are.
     if split == "train" and fraction != 1:
         index = take_fraction(index, fraction, seed)

@@ -26,6 +26,10 @@ def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -
     if task == "detect":  # an image of a classifier shows one object
         imbalance += f", {counts.imbalance('instance'):.0f} by instance"
     log.info("%s, %d classes, %s", build.describe_index(index, task), len(index.names), imbalance)
+    absent = [name for name, images in zip(counts.names, counts.images.tolist(), strict=True) if not images]
+    if absent:
+        some = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        log.warning("%d classes have no training image and cannot be learnt: %s", len(absent), some)
 
 
 def draw_training_data(cfg: TrainConfig, run: RunDir, index: Any, counts: ClassCounts, batches: Any, task: str) -> None:

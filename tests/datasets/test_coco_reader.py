@@ -211,6 +211,14 @@ def test_missing_files_and_folders_are_named(make_coco: MakeCoco, tmp_path: Path
         load_index(data)
 
 
+def test_a_split_without_any_of_its_images_names_the_first(make_coco: MakeCoco, tmp_path: Path) -> None:
+    data = make_coco(document())
+    for file in (tmp_path / "images").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match=r"expected images, found none; .*images.*: .*; .*path"):
+        load_index(data, max_bad=1.0)
+
+
 def test_run_length_masks_plain_and_compressed_are_those_of_pycocotools(make_coco: MakeCoco) -> None:
     content = document()
     rng = np.random.default_rng(0)
