@@ -129,6 +129,8 @@ def _read(path: Path, key: str) -> dict[str, Any]:
         raise InputError(
             f"{key}: expected a checkpoint file, got the folder {path}; name a file such as weights/last.pt"
         )
+    if "," in str(path) and not path.is_file():
+        raise InputError(f"{key}: expected one checkpoint, got several: {path}; name one")
     if not path.is_file():
         raise InputError(f"{key}: expected a checkpoint file, got {path}, which is not there; check the path")
     try:

@@ -86,6 +86,7 @@ def test_a_key_twice_or_without_a_value_is_refused(words: list[str]) -> None:
         (["val"], "weights: expected a checkpoint, got none"),
         (["val", "weights=absent.pt"], "absent.pt"),
         (["val", "weights=."], "got the folder ."),
+        (["val", "weights=a.pt,b.pt"], "expected one checkpoint, got several: a.pt,b.pt"),
         (["predict"], "source: expected images to look at, got none"),
         (["predict", "source=absent.jpg"], "'absent.jpg', which does not exist"),
         (["predict", "source=."], "source: expected images or videos in ., found none"),

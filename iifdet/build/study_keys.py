@@ -48,7 +48,7 @@ def read_space(name: str | None) -> tuple[Space, dict[str, Any]]:
         path = resource_path("cfg", f"tune/{name.removeprefix('cfg/').removeprefix('tune/')}")
     if path is None:
         raise InputError(f"space: expected a YAML file, got {name}{suggest(name, known)}")
-    content = read_yaml(path)
+    content = read_yaml(path, "space")
     return parse_space(content), content
 
 

@@ -50,8 +50,11 @@ def _family_recipe(kind: type[BaseModel], name: str) -> dict[str, Any]:
     return {k: v for k, v in {**own, "model": name}.items() if k in kind.model_fields}
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path, what: str = "recipe") -> dict[str, Any]:
     """Read a YAML mapping, safely.
+
+    Args:
+        what: what errors call it.
 
     Raises:
         InputError: missing, unreadable, not YAML, or not a mapping.
@@ -60,9 +63,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(resource_names("cfg"))
-        raise InputError(f"recipe: expected a YAML file, got {path} ({error}); known recipes: {known}") from error
+        raise InputError(f"{what}: expected a YAML file, got {path} ({error}); known recipes: {known}") from error
     except yaml.YAMLError as error:
-        raise InputError(f"recipe: expected YAML, got {path}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{what}: expected YAML, got {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise InputError(f"recipe: expected a mapping of keys, got {type(content).__name__} in {path}")
+        raise InputError(f"{what}: expected a mapping of keys, got {type(content).__name__} in {path}")
     return content

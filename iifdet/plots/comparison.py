@@ -106,7 +106,7 @@ def _difference_title(title: str, table: np.ndarray, level: float) -> str:
     return (
         f"{title}: mean {mean:+.1f} points over {len(table)} classes; {level:.0%} intervals without 0: "
         f"{int(sides['better'].sum())} better, {int(sides['worse'].sum())} worse "
-        f"({(1 - level) * len(table):.2g} expected by chance)"
+        f"({(1 - level) * len(table):.2g} by chance)"
         if len(table)
         else title
     )

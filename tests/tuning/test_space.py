@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -11,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iifdet.build.study_keys import read_space
 from iifdet.config import read_yaml
 from iifdet.errors import InputError
 from iifdet.resources import resource_names, resource_path
@@ -138,3 +140,10 @@ def test_keys_without_a_meaning_leave_with_what_hangs_on_them() -> None:
         space_of("o: [a, b]").without({"o"}, "it means nothing")
     last = next(p for p in space.without_choice("c", "q").parameters if p.name == "c")
     assert (last.choices, last.start) == (("p",), None)
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [1", "space: expected YAML"), ("- 1", "space: expected a mapping")])
+def test_a_file_that_holds_no_space_is_called_a_space(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "space.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_space(str(tmp_path / "space.yaml"))
