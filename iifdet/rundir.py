@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -129,13 +130,11 @@ class RunDir:
         import torch.distributed as dist
         import torchvision
 
-        import iifdet
-
         cuda = torch.cuda.is_available()
         self.write_json(
             "environment.json",
             {
-                "iifdet": iifdet.__version__,
+                "iifdet": _version(),
                 "python": sys.version.split()[0],
                 "platform": platform.platform(),
                 "torch": torch.__version__,
@@ -146,6 +145,13 @@ class RunDir:
                 "device": torch.cuda.get_device_name() if cuda else "cpu",
             },
         )
+
+
+def _version() -> str:
+    try:
+        return metadata.version("iifdet")
+    except metadata.PackageNotFoundError:  # a checkout on the path
+        return "not installed"
 
 
 class Onlooker(RunDir):
