@@ -249,6 +249,8 @@ def test_keys_that_do_not_fit_are_refused(checkpoint: Path, as_onnx: Path, tmp_p
     assert "file: expected where" in refusal(model=make("yolov3-tiny"))
     (tmp_path / "a-file").touch()
     assert "written to" in refusal(weights=checkpoint, file=tmp_path / "a-file" / "x.onnx"), "before the work"
+    assert "nms_inside" in refusal(weights=checkpoint, format="torch", nms_inside=True, file=tmp_path / "new" / "x.pt2")
+    assert not (tmp_path / "new").exists(), "what is refused makes no folder"
     assert "which" in refusal(weights=checkpoint, model="ssd300", file=tmp_path / "x.onnx")
 
 

@@ -155,7 +155,7 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
         job=judge,
         make_keys=lambda number, params, slot: dict(params),
         make_recipe=make_recipe,
-        tuned_on=on if not share else f"{len(index)} training images held out ({split.split})",
+        tuned_on=on if not share else f"{len(index)} training images held out ({on})",
         slots=slots,
         start_server=partial(fork_server, PRELOAD),
         watch=Watch(study.heartbeat, study.grace),

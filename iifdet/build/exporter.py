@@ -56,8 +56,8 @@ def _file(config: ExportConfig) -> Path:
     if file.is_dir() or (file.exists() and not config.exist_ok):
         raise InputError(f"file: expected a free name, got {file}, which is there; give exist_ok=true or another file=")
     try:  # before the work, not after it
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=file.parent):
+        folder = next(place for place in file.absolute().parents if place.exists())  # the rest is made with the file
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise InputError(

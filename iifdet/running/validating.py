@@ -42,10 +42,11 @@ def run_val(cfg: ValConfig, task: str, device: torch.device, world: World) -> Ru
         run.write_environment()
         watcher = Validation(cfg, run, model.to(device).eval(), task, batches, evaluator, device, world)
         watcher(model)
-        metrics = watcher.leave(build.split_name(cfg, cfg.split, task))
+        split = build.split_name(cfg, cfg.split, task)
+        metrics = watcher.leave(split)
         if world.is_main:
             save_fixed(run.path, evaluator.unlimited() if cfg.fixed_ap else None)
-    log.info("results on %s in %s", build.split_name(cfg, cfg.split, task), run.path)
+    log.info("results on %s in %s", split, run.path)
     return RunResult(run.path, metrics, watcher.summary)
 
 

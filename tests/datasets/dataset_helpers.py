@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from torch.utils.data import DataLoader
 
 from iifdet.datasets import DatasetIndex, Piece, Transformed
+from iifdet.datasets.loader import Sample
 from iifdet.datasets.segments import pack_segments
+from iifdet.types import Batch
 
 Document = dict[str, Any]
 MakeCoco = Callable[[Document], Document]
@@ -30,6 +34,26 @@ def document() -> Document:
     ]
     categories = [{"id": 90, "name": "bus"}, {"id": 3, "name": "car"}, {"id": 17, "name": "tram"}]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def epochs_of(loader: DataLoader[Sample], epochs: Sequence[int], start: int = 0) -> list[Batch]:
+    """The batches of these epochs, each from its image number ``start`` on."""
+    found: list[Batch] = []
+    for epoch in epochs:
+        loader.sampler.set_epoch(epoch, start)  # type: ignore[attr-defined]
+        found += list(loader)  # type: ignore[arg-type]
+    return found
+
+
+def assert_equal(first: list[Batch], second: list[Batch]) -> None:
+    """The same images, targets and places, and some of them."""
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert a.infos == b.infos
+        for x, y in zip(a.targets, b.targets, strict=True):
+            assert x.keys() == y.keys()
+            assert all(torch.equal(x[key], y[key]) for key in x)
 
 
 def assert_sound(index: DatasetIndex) -> None:

@@ -82,7 +82,16 @@ def test_a_jpeg_has_the_pixels_that_opencv_gives_it(
             expected = cv2.imread(str(file), cv2.IMREAD_COLOR | flag)[..., ::-1]
             got = read_image(file, orient=orient)
             assert got.shape == expected.shape and got.flags.c_contiguous
-            assert np.abs(got.astype(int) - expected).max() <= (mode == "CMYK")
+            assert np.array_equal(got, expected)
+
+
+def test_exif_after_another_segment_of_its_kind_turns_the_picture_too(tmp_path: Path, picture: np.ndarray) -> None:
+    file, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(file, exif=exif)
+    data, xmp = file.read_bytes(), b"http://ns.adobe.com/xap/1.0/\0<x/>"
+    file.write_bytes(data[:2] + b"\xff\xe1" + (len(xmp) + 2).to_bytes(2, "big") + xmp + data[2:])
+    assert read_image(file).shape == (60, 40, 3) and image_size(file) == (60, 40)
 
 
 @given(places=st.lists(st.tuples(st.integers(2, 900), st.integers(0, 255)), min_size=1, max_size=4))

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from dataset_helpers import MakeCoco, document
+from dataset_helpers import MakeCoco, assert_equal, document, epochs_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -47,22 +47,7 @@ def index(tmp_path: Path, make_yolo: Callable[..., dict]) -> DatasetIndex:
 
 
 def batches(dataset: DetectionDataset, workers: int, epochs: tuple[int, ...] = (0, 1), start: int = 0) -> list[Batch]:
-    loader = make_loader(dataset, batch=4, workers=workers, shuffle=True, seed=3)
-    found = []
-    for epoch in epochs:
-        loader.sampler.set_epoch(epoch, start)  # type: ignore[attr-defined]
-        found += list(loader)
-    return found
-
-
-def assert_equal(first: list[Batch], second: list[Batch]) -> None:
-    assert len(first) == len(second) > 0
-    for a, b in zip(first, second, strict=True):
-        assert torch.equal(a.images, b.images)
-        assert a.infos == b.infos
-        for x, y in zip(a.targets, b.targets, strict=True):
-            assert x.keys() == y.keys()
-            assert all(torch.equal(x[key], y[key]) for key in x)
+    return epochs_of(make_loader(dataset, batch=4, workers=workers, shuffle=True, seed=3), epochs, start)
 
 
 def test_the_number_of_workers_changes_nothing(index: DatasetIndex) -> None:

@@ -17,13 +17,6 @@ SEEDS = st.integers(0, 2**32 - 1)
 STILL = (0.0, 0.0, 0.0)
 
 
-def source(pieces: list[Piece]):
-    def read(row: int) -> tuple[int, Piece]:
-        return row, pieces[row]
-
-    return read
-
-
 class Painted(list[Piece]):
     """Pieces as a data set hands them over."""
 
@@ -97,7 +90,7 @@ def test_pasted_and_covered_objects_stay_where_their_pixels_are(seed: int, masks
     pieces = [painted_piece(seed + n, masks) for n in range(4)]
     before = pieces[0].image.copy()
     rng = np.random.default_rng(seed)
-    out = CopyPaste(index_of(pieces, segments))(pieces[0], rng, source(pieces))
+    out = CopyPaste(index_of(pieces, segments))(pieces[0], rng, Painted(pieces).piece)
     assert np.array_equal(pieces[0].image, before)  # a cache may hold it
     sample = Transformed(out.image, out.boxes, out.labels, out.masks)
     if masks:

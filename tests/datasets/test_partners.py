@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-import torch
+from dataset_helpers import assert_equal, epochs_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,20 +42,8 @@ def mixed(index: DatasetIndex, **options: object) -> DetectionDataset:
 
 
 def batches(dataset: DetectionDataset, workers: int = 0, start: int = 0, **shares: int) -> list[Batch]:
-    """Those of epochs 0 and 1."""
     loader = make_loader(dataset, BATCH, workers, shuffle=True, seed=3, **shares)  # type: ignore[arg-type]
-    found = []
-    for epoch in (0, 1):
-        loader.sampler.set_epoch(epoch, start)  # type: ignore[attr-defined]
-        found += list(loader)
-    return found
-
-
-def assert_equal(first: list[Batch], second: list[Batch]) -> None:
-    assert len(first) == len(second) > 0
-    for a, b in zip(first, second, strict=True):
-        assert torch.equal(a.images, b.images) and a.infos == b.infos
-        assert all(torch.equal(x["boxes"], y["boxes"]) for x, y in zip(a.targets, b.targets, strict=True))
+    return epochs_of(loader, (0, 1), start)
 
 
 @pytest.fixture(scope="module")
