@@ -14,6 +14,10 @@ IIFDET := $(BIN)/python -m iifdet
 RUNS := runs/train
 MARKS := $(if $(filter-out 0,$(SLOW)),-m "",)
 
+# Bytecode is kept, whatever the environment says: tests and loaders start hundreds of processes, and one that compiles
+# torch's source again takes twice as long to start.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lint types install clean
 .DEFAULT_GOAL := test
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iifdet import build, config, distributed
+from iifdet import build, distributed
 from iifdet.comparison import Comparison, Options, compare_runs, examine, write_report
 from iifdet.config import (
     CheckConfig,
@@ -21,10 +21,6 @@ from iifdet.config import (
     resolve,
 )
 from iifdet.config.comparison import CompareConfig
-from iifdet.config.explaining import CamConfig
-from iifdet.config.exporting import ExportConfig
-from iifdet.config.prediction import PredictConfig
-from iifdet.config.tuning import TuneConfig
 from iifdet.datasets.description import task_of
 from iifdet.errors import InputError
 from iifdet.explaining import CamResult
@@ -309,15 +305,4 @@ VERBS = {
     "stats": stats,
     "check": check,
     "compare": compare,
-}
-CONFIGS: dict[str, type[Any]] = {
-    "train": config.TrainConfig,
-    "val": config.ValConfig,
-    "predict": PredictConfig,
-    "tune": TuneConfig,
-    "cam": CamConfig,
-    "export": ExportConfig,
-    "stats": config.StatsConfig,
-    "check": config.CheckConfig,
-    "compare": CompareConfig,
 }

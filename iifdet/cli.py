@@ -12,16 +12,17 @@ from typing import Any
 
 from iifdet.errors import InputError, suggest
 
+#: What each verb does, and a command of it.
 VERBS = {
-    "train": "train a detector, validate it each epoch        iifdet train model=yolov3-nano data=demo adjust=iif",
-    "val": "evaluate a checkpoint                            iifdet val weights=runs/train/x/weights/last.pt",
-    "predict": "detect in images, videos, a camera               iifdet predict weights=last.pt source=photos",
-    "tune": "search keys by trials                            iifdet tune space=optimizer data=demo trials=30",
-    "cam": "what a score rests on, as pictures               iifdet cam weights=a.pt,b.pt source=photo.jpg",
-    "export": "a graph that runs without iifdet (ONNX, .pt2)    iifdet export weights=last.pt format=onnx",
-    "stats": "class counts, imbalance and weight curves        iifdet stats data=demo",
-    "check": "everything wrong in a data set                   iifdet check data=demo",
-    "compare": "runs side by side, with the tail                 iifdet compare runs/train/a runs/train/b",
+    "train": ("train a model, validate it each epoch", "iifdet train model=yolov3-nano data=demo adjust=iif"),
+    "val": ("evaluate a checkpoint", "iifdet val weights=runs/train/x/weights/last.pt"),
+    "predict": ("detect in images, videos, a camera", "iifdet predict weights=last.pt source=photos"),
+    "tune": ("search keys by trials", "iifdet tune space=optimizer data=demo trials=30"),
+    "cam": ("what a score rests on, as pictures", "iifdet cam weights=a.pt,b.pt source=photo.jpg"),
+    "export": ("a graph that runs without iifdet (ONNX, .pt2)", "iifdet export weights=last.pt format=onnx"),
+    "stats": ("class counts, imbalance and weight curves", "iifdet stats data=demo"),
+    "check": ("everything wrong in a data set", "iifdet check data=demo"),
+    "compare": ("runs side by side, with the tail", "iifdet compare runs/train/a runs/train/b"),
 }
 #: What is left after Ctrl-C, where it is not a run to resume.
 INTERRUPTED = {
@@ -103,19 +104,21 @@ def _run(words: list[str]) -> int:
     if verb not in VERBS:
         raise InputError(f"verb: expected one of {', '.join(VERBS)}, got '{verb}'{suggest(verb, VERBS)}")
     if any(word in ("-h", "--help") for word in rest):
-        print(_verb_help(verb))
+        print(_verb_help(verb, [word for word in rest if word not in ("-h", "--help")]))
         return 0
     if verb not in SHARED and _processes() > 1:
         raise InputError(f"{verb}: expected one process, got {_processes()}; torchrun is for {' and '.join(SHARED)}")
     keys, plain = parse(rest)
     if plain and verb != "compare":
         raise InputError(f"arguments: expected key=value, got '{plain[0]}'")
-    from iifdet import api
+    from iifdet.config import CONFIGS  # without torch: a typo and --help are answered at once
 
-    known = api.CONFIGS[verb].model_fields
+    known = CONFIGS[verb].model_fields
     for key in keys:
         if key.partition(".")[0] not in known:
             raise InputError(f"{key}: unknown key{suggest(key, known)}")
+    from iifdet import api
+
     _set_up_logging(bool(keys.get("verbose", True)))
     if verb == "compare":
         named = keys.pop("runs", [])
@@ -190,7 +193,7 @@ def _own_matter(record: logging.LogRecord) -> bool:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {name:<9}{text}" for name, text in VERBS.items())
+    verbs = "\n".join(f"  {name:<9}{text:<47}{example}" for name, (text, example) in VERBS.items())
     return (
         "iifdet: object detection on class-imbalanced data with Inverse Image Frequency\n\n"
         f"usage: iifdet VERB key=value …     (--key value works too)\n\n{verbs}\n\n"
@@ -198,12 +201,20 @@ def _help() -> str:
     )
 
 
-def _verb_help(verb: str) -> str:
-    from iifdet.api import CONFIGS
+def _verb_help(verb: str, words: Sequence[str]) -> str:
+    """The keys of a verb, with the values that they have beside ``words``, such as a recipe's."""
+    import shutil
 
-    fields = CONFIGS[verb].model_fields
-    lines = [f"  {name} = {field.get_default(call_default_factory=True)!r}" for name, field in fields.items()]
-    return f"iifdet {verb}: {VERBS[verb]}\n\nkeys and defaults (a recipe in cfg/ may set others):\n" + "\n".join(lines)
+    from iifdet.config import CONFIGS, describe_keys, values_of
+
+    keys, _ = parse(words)
+    values = values_of(verb, keys) if keys else None
+    text, example = VERBS[verb]
+    having = "the values that they have here" if keys else "their defaults"
+    if not keys and verb in ("train", "tune"):
+        having += f"; iifdet {verb} model=<name in cfg/> --help shows a recipe's"
+    listed = describe_keys(CONFIGS[verb], values, width=shutil.get_terminal_size((100, 24)).columns)
+    return f"iifdet {verb}: {text}\n\n  {example}\n\nKeys and {having}.\n\n{listed}"
 
 
 def _print_metrics(result: Any) -> None:

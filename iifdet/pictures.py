@@ -18,8 +18,8 @@ from iifdet.types import Batch, Detection, Target
 
 log = logging.getLogger("iifdet")
 
-#: Images in a batch picture, and the score above which a detection is drawn.
-MOST_IMAGES, MIN_SCORE = 16, 0.25
+#: Images in a batch picture, the score above which a detection is drawn and counted as found, and the overlap for that.
+MOST_IMAGES, MIN_SCORE, MIN_IOU = 16, 0.25, 0.5
 #: Smaller images are shown enlarged, so that the names on the boxes do not cover them.
 MIN_SIDE = 320
 
@@ -97,7 +97,8 @@ def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts |
         curves, ap50 = result.masks.pr_curves(0.5), result.masks.ap50
         plots.plot_pr_curve(curves.recall, curves.precision.T, result.names, ap50, folder / "mask_pr_curve.png")
     order = None if counts is None else plots.by_frequency(counts).tolist()
-    plots.plot_confusion(evaluator.confusion_matrix(), result.names, folder / "confusion_matrix.png", order)
+    matrix, point = evaluator.confusion_matrix(MIN_SCORE, MIN_IOU), f"score above {MIN_SCORE}, IoU from {MIN_IOU}"
+    plots.plot_confusion(matrix, result.names, folder / "confusion_matrix.png", order, point=point)
     r = evaluator.reliability()
     plots.plot_reliability(r.confidence, r.precision, r.count, r.ece, folder / "reliability.png")
     if counts is not None:

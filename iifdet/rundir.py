@@ -43,23 +43,29 @@ class RunDir:
     path: Path
 
     @classmethod
-    def create(cls, verb: str, project: str | None, name: str | None, exist_ok: bool = False) -> RunDir:
-        """Make a new folder: name, name-2, … unless ``exist_ok``. Two runs at once never get the same one."""
+    def create(
+        cls, verb: str, project: str | None, name: str | None, exist_ok: bool = False, *, key: str = "name"
+    ) -> RunDir:
+        """Make a new folder: name, name-2, … unless ``exist_ok``. Two runs at once never get the same one.
+
+        Args:
+            key: what errors call the name.
+        """
         base, name = Path(project) if project else Path("runs") / verb, name or verb
         if ".." in Path(name).parts or Path(name).is_absolute():
-            raise InputError(f"name: expected a folder inside {base}, got '{name}'; use project= for another place")
+            raise InputError(f"{key}: expected a folder inside {base}, got '{name}'; use project= for another place")
         for attempt in range(1, 100_000):
             path = base / (name if attempt == 1 else f"{name}-{attempt}")
             try:
                 path.mkdir(parents=True, exist_ok=exist_ok)
             except FileExistsError as error:
                 if exist_ok or not path.is_dir():
-                    raise InputError(f"name: expected a folder, got the file {path}; choose another name") from error
+                    raise InputError(f"{key}: expected a folder, got the file {path}; choose another name") from error
                 continue
             except OSError as error:
                 raise InputError(f"project: cannot make {path} ({error.strerror}); choose another project=") from error
             return cls(path)
-        raise InputError(f"name: expected a free name under {base}, got 100,000 taken ones; choose another name")
+        raise InputError(f"{key}: expected a free name under {base}, got 100,000 taken ones; choose another name")
 
     @property
     def last(self) -> Path:
@@ -184,27 +190,46 @@ if hasattr(os, "register_at_fork"):
 
 
 class RunLock:
-    """An advisory lock on a file: the system lets go of it when the process dies, however it dies."""
+    """An advisory lock on a file: the system lets go of it when the process dies, however it dies.
+
+    The file is gone when the lock is let go of; a killed process leaves it, and it stands in nobody's way.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __enter__(self) -> RunLock:
-        self.file = self.path.open("a+")
-        try:
-            import fcntl
-
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on Windows: run without
-            pass
-        except OSError as error:
-            self.file.close()
-            raise InputError(
-                f"name: {self.path.parent} is in use by another run; wait, or choose another name"
-            ) from error
+        self.file = self._locked()
         _held.add(self.file)
         return self
 
+    def _locked(self) -> IO[str]:
+        while True:
+            file = self.path.open("a+")
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # no such locks on Windows: run without
+                return file
+            except OSError as error:
+                file.close()
+                raise InputError(
+                    f"name: {self.path.parent} is in use by another run; wait, or choose another name"
+                ) from error
+            if self._is_there(file):
+                return file
+            file.close()  # whoever had it has just removed it; a lock on what has no name keeps nobody out
+
+    def _is_there(self, file: IO[str]) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
+
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):  # the folder is gone, or Windows, which removes no open file
+            if self._is_there(self.file):
+                self.path.unlink()
         _held.discard(self.file)
         self.file.close()

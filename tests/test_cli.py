@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from iifdet import api
-from iifdet.cli import main, parse
+from iifdet.cli import VERBS, main, parse
+from iifdet.config import CONFIGS
 from iifdet.errors import InputError
 from iifdet.running import RunResult
 
@@ -244,13 +245,26 @@ def test_help_and_version_end_with_0(capsys: pytest.CaptureFixture[str]) -> None
         assert capsys.readouterr().out.strip()
 
 
-def test_a_verb_s_help_lists_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["train", "--help"])
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_a_verb_s_help_says_what_each_key_means(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([verb, "--help"])
     out = capsys.readouterr().out
-    assert all(f"  {key} = " in out for key in ("epochs", "adjust", "strategy", "save_steps"))
+    for name, field in CONFIGS[verb].model_fields.items():
+        assert field.description, name
+        assert f"  {name}=" in out and field.description.split()[0] in out
 
 
-@pytest.mark.parametrize("words", [["--help"], [], ["trian"], ["train", "--lr"]])
+def test_help_shows_the_values_of_a_recipe_and_of_what_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "model=ssd300", "epochs=7", "--help"])
+    out = capsys.readouterr().out
+    assert "  imgsz=300 " in out and "  steps=[80.0, 110.0] " in out and "  epochs=7 " in out
+    main(["tune", "model=yolov3-nano", "trials=7", "--help"])
+    out = capsys.readouterr().out
+    assert "  trials=7 " in out and "  workers=1 " in out, "the study's, not the recipe's 0"
+    assert main(["train", "epochs=none", "--help"]) == 2
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["trian"], ["train", "--lr"], ["train", "-h"], ["val", "epocs=1"]])
 def test_help_and_first_mistakes_import_no_torch(words: list[str]) -> None:
     code = "import sys; from iifdet.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from iifdet import api
 from iifdet.cli import VERBS, main
-from iifdet.config import resolve
+from iifdet.config import CONFIGS, resolve
 
 #: What people type, and what they should not.
 WORDS = (
@@ -31,15 +31,15 @@ tried = {"configurations": 0, "refused": 0}
 @st.composite
 def lines(draw: st.DrawFn) -> list[str]:
     """A verb and some keys of its own, a few misspelt, dotted or given twice."""
-    verb = draw(st.sampled_from(sorted(api.CONFIGS)))
-    known = sorted(api.CONFIGS[verb].model_fields)
+    verb = draw(st.sampled_from(sorted(CONFIGS)))
+    known = sorted(CONFIGS[verb].model_fields)
     key = st.one_of(
         st.sampled_from(known),
         st.sampled_from(known).map(lambda k: f"model_args.{k}"),
         st.sampled_from(known).map(lambda k: k[:-1]),
         st.text(max_size=6),
     )
-    fields = sorted(api.CONFIGS[verb].model_fields.items())
+    fields = sorted(CONFIGS[verb].model_fields.items())
     defaults = {key: field.get_default(call_default_factory=True) for key, field in fields}
     usual = [f"{key}={value}" for key, value in defaults.items() if value is not None]
     words = [f"{draw(key)}={draw(TYPED)}" for _ in range(draw(st.integers(0, 2)))]
@@ -55,13 +55,13 @@ class Accepted(SystemExit):
 def only_configurations() -> Iterator[None]:
     def stop(verb: str) -> Any:
         def run(*_: object, **keys: Any) -> None:
-            resolve(api.CONFIGS[verb], keys)
+            resolve(CONFIGS[verb], keys)
             raise Accepted(0)
 
         return run
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "VERBS", {verb: stop(verb) for verb in api.CONFIGS})
+        patch.setattr(api, "VERBS", {verb: stop(verb) for verb in CONFIGS})
         patch.setattr(api, "compare", stop("compare"))
         yield
         print(f"tried {tried['configurations']} command lines, {tried['refused']} refused")
@@ -90,4 +90,4 @@ def _try(words: list[str]) -> None:
 
 
 def test_every_verb_has_a_configuration_to_try() -> None:
-    assert set(api.CONFIGS) == set(VERBS)
+    assert set(CONFIGS) == set(VERBS)

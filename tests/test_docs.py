@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from iifdet.api import CONFIGS
 from iifdet.checkpoint import save_checkpoint
-from iifdet.config import parse_value
+from iifdet.config import CONFIGS, parse_value
 from iifdet.datasets import load_index
-from iifdet.models import create_model
+from iifdet.models import MODELS, create_model, model_options
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -49,6 +50,18 @@ def test_the_commands_of_the_documentation_have_keys_that_there_are() -> None:
         assert not unknown, f"iifdet {verb} {rest}: {unknown}"
         checked += len(keys)
     assert checked > 80
+
+
+def test_the_page_of_keys_is_what_the_configuration_says() -> None:
+    module: dict[str, Any] = runpy.run_path(str(DOCS.parent / "tools" / "keys.py"))
+    page = (DOCS / "keys.md").read_text(encoding="utf-8")
+    assert module["written"](page) == page, "python tools/keys.py writes it"
+
+
+def test_the_page_of_keys_names_every_option_of_every_model() -> None:
+    head = (DOCS / "keys.md").read_text(encoding="utf-8").partition("<!--")[0]
+    named = set(re.findall(r"`(\w+)`", head))
+    assert {option for name in MODELS for option in model_options(name)} <= named
 
 
 @pytest.mark.slow

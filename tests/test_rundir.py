@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -109,3 +111,40 @@ def test_a_dead_process_holds_no_lock(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
     with RunDir(tmp_path).lock():
         pass
+
+
+def test_a_lock_that_was_let_go_of_leaves_no_file(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    with run.lock():
+        assert (tmp_path / ".lock").is_file()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_on_a_file_that_was_just_removed_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process lets go between the opening of its file and the lock on it: that lock would keep nobody out."""
+    fcntl = pytest.importorskip("fcntl", reason="no such locks here")
+    run, taken, flock = RunDir(tmp_path), [], fcntl.flock
+
+    def late(file: Any, flags: int) -> None:
+        taken.append(file)
+        if len(taken) == 1:
+            (tmp_path / ".lock").unlink()
+        flock(file, flags)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with run.lock():
+        assert len(taken) == 2
+        with pytest.raises(InputError, match="in use by another run"), run.lock():
+            pass
+
+
+def test_a_folder_that_went_away_with_its_lock_is_no_error(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with RunDir(folder).lock():
+        shutil.rmtree(folder)
+
+
+def test_errors_call_the_name_as_the_user_wrote_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^study: expected a folder inside"):
+        RunDir.create("tune", str(tmp_path), "../x", key="study")

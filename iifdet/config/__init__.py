@@ -5,9 +5,12 @@ from iifdet.config.keys import Adjust, Classes, DataKeys, DetectionKeys, Inferen
 from iifdet.config.recipes import read_yaml
 from iifdet.config.resolution import parse_value, resolve, validate
 from iifdet.config.training import TrainConfig
+from iifdet.config.usage import describe_keys, tabulate_keys
 from iifdet.config.validation import ValConfig
+from iifdet.config.verbs import CONFIGS, values_of
 
 __all__ = [
+    "CONFIGS",
     "Adjust",
     "CheckConfig",
     "Classes",
@@ -18,8 +21,11 @@ __all__ = [
     "TrainConfig",
     "ValConfig",
     "WeightKeys",
+    "describe_keys",
     "parse_value",
     "read_yaml",
     "resolve",
+    "tabulate_keys",
     "validate",
+    "values_of",
 ]

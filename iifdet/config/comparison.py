@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, Field
 
-from iifdet.config.keys import DataKeys, Share
+from iifdet.config.keys import FolderKeys, Share
 
 
 def _threshold(value: float) -> float:
@@ -15,22 +15,28 @@ def _threshold(value: float) -> float:
     return value
 
 
-class CompareConfig(BaseModel):
-    """``iifdet compare run run …``. Files are written when ``project``, ``name`` or ``save`` asks for them."""
+class CompareConfig(FolderKeys):
+    """What is compared; files are written when project, name or save asks for them"""
 
-    model_config = DataKeys.model_config
-
-    runs: list[str] = []
+    runs: list[str] = Field(default_factory=list)
+    """the runs' folders; they may stand without runs="""
     by: Literal["image", "instance"] = "image"
-    draws: Annotated[int, Field(ge=0, le=100_000)] = 1000  # bootstrap draws of the images; 0 is no intervals
-    level: Annotated[float, Field(gt=0, lt=1)] = 0.95  # of the intervals
-    conf: Share = 0.25  # a box counts as found from this score on, in McNemar's test
-    iou: Annotated[float, AfterValidator(_threshold)] = 0.5  # and from this overlap on
-    data: str | None = None  # where the data are, if not where the runs' args.yaml says
-    allow_outside: bool = False  # they may name files outside their folders, as in the runs' own keys
-    save: bool = False  # a folder with report.html, tables and pictures
-    project: str | None = None
-    name: str | None = None
-    exist_ok: bool = False
+    """how classes are ordered for the tail: by images with them, or by boxes"""
+    draws: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    """bootstrap samples of the images; 0 is no intervals"""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """of the intervals"""
+    conf: Share = 0.25
+    """McNemar's test: score from which a detection counts"""
+    iou: Annotated[float, AfterValidator(_threshold)] = 0.5
+    """McNemar's test: overlap from which it has found a box"""
+    data: str | None = None
+    """where the data are, if not where the runs' args.yaml says"""
+    allow_outside: bool = False
+    """the data may name files outside their folders, as in the runs' own keys"""
+    save: bool = False
+    """write a folder with report.html, tables and pictures"""
     plots: bool = True
+    """draw pictures"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """of the bootstrap"""

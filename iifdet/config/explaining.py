@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
-from iifdet.config.keys import DataKeys, Options, Pair, Share
+from iifdet.config.keys import FolderKeys, Options, Pair, Share, TalkKeys
 
 
 def _list(value: Any) -> Any:
@@ -18,38 +18,54 @@ def _list(value: Any) -> Any:
     return [part for part in (word.strip() for word in str(value).split(",")) if part]
 
 
-class CamConfig(BaseModel):
-    """``iifdet cam``. How images are resized comes from each checkpoint where no key says it."""
+class CamConfig(FolderKeys, TalkKeys):
+    """What is explained; keys that are not given come from each checkpoint"""
 
-    model_config = DataKeys.model_config
-
-    weights: Annotated[list[str], BeforeValidator(_list)] = []  # a checkpoint, or several: a column each
-    model: str | None = None  # beside the weights of another program
-    model_args: Options = {}
-    source: Annotated[list[str], BeforeValidator(_list)] = []  # file, folder, glob, .txt list, URL; else images of data
-    data: str | None = None  # where ground truths and the class names of foreign weights come from
+    weights: Annotated[list[str], BeforeValidator(_list)] = Field(default_factory=list)
+    """a checkpoint, or several: a column each"""
+    model: str | None = None
+    """beside another program's weights: the model's name"""
+    model_args: Options = Field(default_factory=dict)
+    """beside another program's weights: options of the model"""
+    source: Annotated[list[str], BeforeValidator(_list)] = Field(default_factory=list)
+    """file, folder, glob, .txt list or URL; if not given, images of data"""
+    data: str | None = None
+    """where ground truths and the class names of another program's weights come from"""
     split: Literal["train", "val", "test"] = "val"
-    allow_outside: bool = False  # the data's lists and annotation files may name files outside its folders
-    limit: Annotated[int, Field(ge=0)] = 16  # at most so many images; 0 is all
+    """which of its images"""
+    allow_outside: bool = False
+    """annotation files and lists may name files outside the data set's folders"""
+    limit: Annotated[int, Field(ge=0)] = 16
+    """images at most; 0 is all"""
 
     method: Literal["gradcam", "gradcam++", "layercam", "eigencam"] = "gradcam"
-    layer: str = "auto"  # auto: the one that the row stands on; all: merged; or a name
-    scalar: Literal["logit", "score"] = "logit"  # adjusted class logit, or objectness x class
-    detection: Annotated[int, Field(ge=1)] = 1  # 1 is the best; with category, the best of that class
-    category: str | None = None  # the class to explain
-    gt: Annotated[int, Field(ge=1)] | None = None  # number of a ground-truth box of the image, from 1
-    cell: Annotated[tuple[float, float] | None, Pair] = None  # [x, y] in pixels of the image
-    curves: Annotated[int, Field(ge=0, le=1000)] = 0  # steps of deletion and insertion curves, 4 passes each; 0 is off
-    map_conf: Share = 0.05  # cells of the class map are filled above this score
+    """how the map is made"""
+    layer: str = "auto"
+    """auto: the layer that the explained row stands on; all: every one it depends on, averaged; or a module's path"""
+    scalar: Literal["logit", "score"] = "logit"
+    """explain the adjusted class logit, or objectness times class"""
+    detection: Annotated[int, Field(ge=1)] = 1
+    """the best detection (1), the second, …; with category, of that class"""
+    category: str | None = None
+    """the class to explain"""
+    gt: Annotated[int, Field(ge=1)] | None = None
+    """explain a ground-truth box of the image, by its number from 1"""
+    cell: Annotated[tuple[float, float] | None, Pair] = None
+    """explain the surest prediction at [x, y], pixels of the image"""
+    curves: Annotated[int, Field(ge=0, le=1000)] = 0
+    """steps of deletion and insertion curves, four passes each; 0 is off"""
+    map_conf: Share = 0.05
+    """score above which a cell of the class map is filled"""
 
     imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
+    """side of the square that images are fitted into, pixels"""
     resize: Literal["letterbox", "square"] = "letterbox"
+    """keep the aspect and pad with grey, or stretch to the square"""
     conf: Share = 0.25
+    """score below which a detection is dropped"""
     iou: Share | None = None
+    """overlap from which the better of two detections suppresses the other"""
     max_det: Annotated[int, Field(ge=1)] | None = None
+    """detections of an image at most"""
     device: str | int | None = None
-    project: str | None = None
-    name: str | None = None
-    exist_ok: bool = False
-    plots: bool = True  # the sheets; maps are always written
-    verbose: bool = True
+    """cpu, cuda or the number of a GPU; if not given, the first GPU, or else the CPU"""

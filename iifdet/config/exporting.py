@@ -6,30 +6,48 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from iifdet.config.keys import Adjust, DataKeys, Options, Share, WeightKeys
+from iifdet.config.keys import Adjust, Options, Share, WeightKeys
 
 
 class ExportConfig(WeightKeys):
-    """``iifdet export``. What the checkpoint says holds where no key says it, except for ``conf`` and ``adjust``."""
+    """What is written
 
-    model_config = DataKeys.model_config
+    What the checkpoint says holds where no key says it, except for ``conf`` and ``adjust``.
+    """
 
     weights: str | None = None
-    model: str | None = None  # beside the weights of another program
+    """a checkpoint, or another program's weights beside model"""
+    model: str | None = None
+    """beside another program's weights: the model's name"""
     model_args: Options = Field(default_factory=dict)
-    data: str | None = None  # names the classes of such weights
-    adjust: Adjust | None = None  # None keeps what the checkpoint has
+    """beside another program's weights: options of the model"""
+    data: str | None = None
+    """names the classes of another program's weights"""
+    adjust: Adjust | None = None
+    """adjust a model that was trained without, or otherwise; if not given, as the checkpoint has it"""
 
-    format: Literal["onnx", "torch"] = "onnx"  # torch: a program of torch.export
-    file: str | None = None  # beside the weights by default
-    exist_ok: bool = False  # write over what is there
+    format: Literal["onnx", "torch"] = "onnx"
+    """an ONNX file, or a program of torch.export (.pt2)"""
+    file: str | None = None
+    """where it goes; beside the weights where no place is named"""
+    exist_ok: bool = False
+    """write over what is there"""
 
     imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
+    """side of the input, pixels; if not given, the checkpoint's"""
     resize: Literal["letterbox", "square"] = "letterbox"
-    nms_inside: bool = False  # the graph chooses detections; ONNX alone
+    """how predict will fit images into it; if not given, the checkpoint's"""
+    nms_inside: bool = False
+    """ONNX: the graph chooses detections"""
     conf: Share = 0.25
+    """nms_inside: score below which a detection is dropped"""
     iou: Share = 0.6
+    """nms_inside: overlap from which the better of two detections suppresses the other"""
     max_det: Annotated[int, Field(ge=1)] = 300
+    """nms_inside: detections of an image"""
     nms: Literal["class", "agnostic", "majority"] = "class"
+    """nms_inside: suppress within a class, or across classes; the vote of majority cannot be exported"""
     multi_label: bool = True
+    """nms_inside: a box may be a detection of several classes"""
     verbose: bool = True
+    """say what is going on; false leaves warnings"""

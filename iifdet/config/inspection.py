@@ -10,15 +10,20 @@ from iifdet.config.keys import DataKeys, WeightKeys
 
 
 class StatsConfig(DataKeys, WeightKeys):
-    """``iifdet stats``."""
+    """What is counted"""
 
     split: Literal["train", "val", "test"] = "train"
+    """which images"""
 
 
 class CheckConfig(DataKeys):
-    """``iifdet check``."""
+    """What is looked at"""
 
-    split: Literal["train", "val", "test"] | None = None  # None checks every split of the description
-    decode: bool = True  # really decode each image; false reads headers and hashes alone
-    limit: Annotated[int, Field(ge=0)] = 3  # examples shown a reason; the files hold all of them
-    verbose: bool = False  # show all of them
+    split: Literal["train", "val", "test"] | None = None
+    """which images; by default every split of the description"""
+    decode: bool = True
+    """really decode each image; false reads headers and hashes alone"""
+    limit: Annotated[int, Field(ge=0)] = 3
+    """examples shown of each reason; the files hold all of them"""
+    verbose: bool = False
+    """show all of them"""

@@ -1,4 +1,7 @@
-"""Groups of keys that several verbs share, and the kinds of values that they hold."""
+"""Groups of keys that several verbs share, and the kinds of values that they hold.
+
+The text below a key is its meaning in ``iifdet VERB --help`` and docs/keys.md.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +61,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Classes = Annotated[list[int | str] | None, BeforeValidator(_class_list)]
 
 
-class DataKeys(BaseModel):
-    """Keys about data that every verb knows."""
+class Keys(BaseModel):
+    """What every group of keys has in common."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -67,25 +70,57 @@ class DataKeys(BaseModel):
         protected_namespaces=(),
         coerce_numbers_to_str=True,
         allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
-    data: str = "demo"
-    imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
-    resize: Literal["letterbox", "square"] = "letterbox"
-    max_bad: Share = 0.05
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the training images, drawn by strata and seed
-    classes: Classes = None  # keep only these, by number or name; None keeps all
-    single_cls: bool = False  # one class of all
-    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the training images that is val instead
-    allow_outside: bool = False  # annotation files and lists may name files outside the data set's folders
-    imbalance: Annotated[float, Field(ge=1)] | None = None  # classifiers: cut the train split's tail to this ratio
-    cache_index: bool = True  # keep what was read of the data on disk, for the next run
+
+class FolderKeys(Keys):
+    """The folder of results"""
+
     project: str | None = None
+    """the folder above it; runs/<verb> where none is named"""
     name: str | None = None
+    """its name; a number is added where it is taken"""
     exist_ok: bool = False
+    """write over what is there"""
+
+
+class TalkKeys(Keys):
+    """What is said and drawn"""
+
     plots: bool = True
+    """draw pictures"""
     verbose: bool = True
+    """say what is going on; false leaves warnings"""
+
+
+class DataKeys(FolderKeys, TalkKeys):
+    """Data"""
+
+    data: str = "demo"
+    """what there is to learn from: a YAML description, a folder, or a name in data/"""
+    imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
+    """side of the square that images are fitted into, pixels"""
+    resize: Literal["letterbox", "square"] = "letterbox"
+    """keep the aspect and pad with grey, or stretch to the square"""
+    max_bad: Share = 0.05
+    """share of broken images, boxes and labels above which the run is refused"""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """share of the training images that is used, drawn by strata and seed"""
+    classes: Classes = None
+    """keep only these, by number or name; all, if not given"""
+    single_cls: bool = False
+    """make one class of all"""
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """share of the training images, by strata, that is not trained on and stands in for val"""
+    allow_outside: bool = False
+    """annotation files and lists may name files outside the data set's folders"""
+    imbalance: Annotated[float, Field(ge=1)] | None = None
+    """classifiers: cut the training split to an exponential profile, the largest class this many times the smallest"""
+    cache_index: bool = True
+    """keep what was read of the annotations on disk while they are the same"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """of everything that is drawn"""
 
 
 def _variant(name: str) -> str:
@@ -99,38 +134,60 @@ def _variant(name: str) -> str:
     return name
 
 
-class WeightKeys(BaseModel):
-    """Keys about the adjustment; ``adjust: none`` ignores the others."""
+class WeightKeys(Keys):
+    """The adjustment; adjust=none ignores these"""
 
     variant: Annotated[str, AfterValidator(_variant)] = "smooth"
+    """a class's share of the images to its weight: smooth, raw (-log p), relative, base2, base10, gombit, normit"""
     by: Literal["image", "instance"] = "image"
+    """count images with the class (IIF) or its boxes (IOF)"""
     normalizer: Literal["sum", "images"] = "sum"
-    temperature: Annotated[float, Field(gt=0)] | Literal["mean"] = 1.0  # IIF weights are divided by it
+    """what counts are divided by: their sum, as in the paper, or the number of images, as in its published runs"""
+    temperature: Annotated[float, Field(gt=0)] | Literal["mean"] = 1.0
+    """IIF weights are divided by it; mean makes their mean 1 and leaves only their ratios"""
     center: Annotated[Literal["none", "mean", "bg"], Choice] = "none"
-    tau: Annotated[float, Field(ge=0)] = 1.0  # strength of Logit Adjustment
-    bg_scale: float = 1.0  # of the background logit, where a model has one
+    """subtract the mean class logit or the background's before multiplying"""
+    tau: Annotated[float, Field(ge=0)] = 1.0
+    """strength of Logit Adjustment"""
+    bg_scale: float = 1.0
+    """weight of the background logit, in models that have one"""
     bg_shift: float = 0.0
+    """added to the background logit"""
     on_nonpositive: Literal["raise", "allow"] = "raise"
+    """a weight of zero or less, which turns a logit round, stops the run or is let through"""
 
 
-class DetectionKeys(BaseModel):
-    """Keys about how a model runs and how detections are chosen."""
+class DetectionKeys(Keys):
+    """How the model runs and how detections are chosen"""
 
-    batch: Annotated[int, Field(ge=1)] = 16
-    workers: Annotated[int, Field(ge=0)] = 2
+    batch: Annotated[int, Field(ge=1, le=65_536)] = 16
+    """images at a time, of all processes together"""
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    """processes that read and augment images, for each process that computes; 0 reads in that one"""
     device: str | int | None = None
+    """cpu, cuda or the number of a GPU; if not given, the first GPU, or else the CPU"""
     amp: Annotated[Literal["none", "bf16", "fp16"], Choice] = "none"
+    """mixed precision"""
     conf: Share = 0.001
+    """score below which a detection is dropped"""
     iou: Share = 0.6
+    """overlap from which the better of two detections suppresses the other"""
     max_det: Annotated[int, Field(ge=1)] = 300
+    """detections of an image at most"""
     nms: Literal["class", "agnostic", "majority"] = "class"
+    """suppress within a class, across classes, or across with the class that most of the overlapping boxes have"""
     multi_label: bool = True
-    mask_threshold: Share = 0.5  # probability above which a pixel belongs to a mask
-    rect: bool = False  # batches of like-shaped images, padded no further than they need
+    """a box may be a detection of several classes"""
+    mask_threshold: Share = 0.5
+    """probability above which a pixel belongs to a mask"""
+    rect: bool = False
+    """batches of like-shaped images, padded no further than they need"""
 
 
 class InferenceKeys(DetectionKeys):
-    """The same and how detections are scored against the truth."""
+    """How detections are scored against the truth"""
 
     engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
+    """what computes COCO's figures; both give the same"""
     group_limits: Annotated[tuple[int, int], Pair, Ascending] = (10, 100)
+    """training images up to which a class is rare, and up to which it is common; above, it is frequent"""

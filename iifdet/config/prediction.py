@@ -6,40 +6,61 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from iifdet.config.keys import Adjust, Classes, DataKeys, DetectionKeys, Options, Share, WeightKeys
+from iifdet.config.keys import Adjust, Classes, DetectionKeys, FolderKeys, Options, Share, WeightKeys
 
 
-class PredictConfig(WeightKeys, DetectionKeys):
-    """``iifdet predict``. How images are resized, how detections are chosen and what weighs them comes from the
-    checkpoint where no key says it; ``conf``, ``batch`` and ``adjust`` do not."""
+class PredictConfig(FolderKeys, WeightKeys, DetectionKeys):
+    """What is looked at and what is written
 
-    model_config = DataKeys.model_config
+    How images are resized, how detections are chosen and what weighs them comes from the checkpoint where no key says
+    it; ``conf``, ``batch`` and ``adjust`` do not.
+    """
 
-    source: Any = None  # file, folder, glob, .txt list, video, camera number, URL, or a list of them
+    source: Any = None
+    """file, folder, glob, .txt list, video, camera number, URL, or a list of them"""
     weights: str | None = None
-    model: str | None = None  # beside the weights of another program
+    """a checkpoint, an exported file, or another program's weights beside model"""
+    model: str | None = None
+    """beside another program's weights: the model's name"""
     model_args: Options = Field(default_factory=dict)
-    data: str | None = None  # names the classes of such weights
-    trusted: bool = False  # read a .pt2, which can run code that stands in it
+    """beside another program's weights: options of the model"""
+    data: str | None = None
+    """names the classes of another program's weights"""
+    trusted: bool = False
+    """read a .pt2, which can run code that stands in it"""
 
     imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
+    """side of the square that images are fitted into, pixels; if not given, the checkpoint's"""
     resize: Literal["letterbox", "square"] = "letterbox"
-    batch: Annotated[int, Field(ge=1)] = 8
+    """keep the aspect and pad with grey, or stretch to the square; if not given, the checkpoint's"""
+    batch: Annotated[int, Field(ge=1, le=65_536)] = 8
+    """images at a time"""
     conf: Share = 0.25
-    classes: Classes = None  # show only these, by number or name
-    top: Annotated[int, Field(ge=1)] = 5  # classifiers: how many classes of each picture
-    adjust: Adjust | None = None  # None keeps what the checkpoint has
-    fuse: bool = True  # several pictures, no amp: batch norms in convolutions, those packed for the CPU
-    frame_stride: Annotated[int, Field(ge=1)] = 1  # every so-manieth frame of a video
-    max_frames: Annotated[int, Field(ge=0)] = 0  # at most so many of each video or camera; 0 is all
+    """score below which a detection is dropped"""
+    classes: Classes = None
+    """show only these, by number or name"""
+    top: Annotated[int, Field(ge=1)] = 5
+    """classifiers: how many classes of each picture"""
+    adjust: Adjust | None = None
+    """adjust a model that was trained without, or otherwise; if not given, as the checkpoint has it"""
+    fuse: bool = True
+    """several pictures, no amp: batch norms go into the convolutions, and those are packed for the CPU"""
+    frame_stride: Annotated[int, Field(ge=1)] = 1
+    """every so-manieth frame of a video"""
+    max_frames: Annotated[int, Field(ge=0)] = 0
+    """at most so many of each video or camera; 0 is all"""
 
-    save: bool = True  # annotated pictures and videos
+    save: bool = True
+    """write annotated pictures and videos"""
     save_json: bool = True
+    """write predictions.json"""
     save_txt: bool = False
-    save_conf: bool = False  # scores in the text files
+    """write a text file beside each picture, in YOLO's form"""
+    save_conf: bool = False
+    """with scores in the text files"""
     save_csv: bool = False
-    mask_format: Literal["rle", "polygon"] = "rle"  # in predictions.json
-    project: str | None = None
-    name: str | None = None
-    exist_ok: bool = False
+    """write predictions.csv"""
+    mask_format: Literal["rle", "polygon"] = "rle"
+    """masks in predictions.json"""
     verbose: bool = True
+    """say what is going on; false leaves warnings"""

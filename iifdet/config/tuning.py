@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
-from iifdet.config.keys import Choice, DataKeys
+from iifdet.config.keys import Choice, TalkKeys
 from iifdet.config.resolution import validate
 from iifdet.config.training import TrainConfig
 from iifdet.errors import InputError, suggest
@@ -32,37 +32,53 @@ def _devices(value: Any) -> Any:
 Objectives = Annotated[list[str] | None, BeforeValidator(_objective)]
 
 
-class StudyKeys(BaseModel):
-    """Keys of the study itself. The seed is that of its sampler and of every training."""
+class StudyKeys(TalkKeys):
+    """The study; the keys below are those of its trainings"""
 
-    model_config = DataKeys.model_config
-
-    study: str | None = None  # the name; the same one again joins or goes on
-    space: str | None = None  # what is searched: a YAML file, or a name in cfg/tune
-    trials: Annotated[int, Field(ge=1)] = 50  # in all, by all processes and calls together
-    objective: Objectives = None  # maximised; several give a Pareto front; None: AP, of classifiers mean_class
+    study: str | None = None
+    """its name; the same one again joins it or goes on with it"""
+    space: str | None = None
+    """what is searched: a YAML file, or a name in cfg/tune"""
+    trials: Annotated[int, Field(ge=1)] = 50
+    """in all, by all processes and calls together"""
+    objective: Objectives = None
+    """metric to maximise, a sum of several, or a list for a Pareto front; by default AP, of classifiers mean_class"""
     sampler: Literal["tpe", "cmaes", "random", "grid", "nsga2"] = "tpe"
-    pruner: Annotated[Literal["median", "hyperband", "none"], Choice] | None = None  # None: median where there is one
-    post_process: bool = False  # search the adjustment of a finished model alone: weights=<its last.pt>
-    split: str = "holdout:0.1"  # of the training images, by strata; val needs on_val
-    on_val: bool = False  # judge trials on val: its figures then say nothing about new images
-    storage: str | None = None  # a journal file, an RDB URL or grpc://host:port; None: study.journal in the folder
-    workers: Annotated[int, Field(ge=1)] = 1  # trials at a time in this process
-    loader_workers: Annotated[int, Field(ge=0)] | None = None  # of each trial; None: the recipe's
-    threads: Annotated[int, Field(ge=1)] | None = None  # of each trial; None: the machine's cores, shared
-    device: Annotated[list[str | int] | None, BeforeValidator(_devices)] = None  # several are taken in turn
-    grid_points: Annotated[int, Field(ge=2)] = 5  # values of a number in a grid
-    heartbeat: Annotated[float, Field(gt=0)] = 30.0  # seconds between two signs of life
-    grace: Annotated[float, Field(gt=0)] = 120.0  # seconds without one after which a trial is tried again
-    keep_weights: bool = False  # leave the checkpoints of all trials
+    """how values are proposed"""
+    pruner: Annotated[Literal["median", "hyperband", "none"], Choice] | None = None
+    """what stops trials without a future; by default median where there is one objective"""
+    post_process: bool = False
+    """search the adjustment of a finished model alone: weights=<its last.pt>"""
+    split: str = "holdout:0.1"
+    """images that trials are judged on: this share of the training images, by strata; val needs on_val"""
+    on_val: bool = False
+    """judge trials on val: its figures then say nothing about new images"""
+    storage: str | None = None
+    """a journal file, an RDB URL or grpc://host:port; by default study.journal in the study's folder"""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """trials at a time in this process"""
+    loader_workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    """processes that read images for each trial; by default the recipe's"""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """of each trial; by default a share of the machine's cores"""
+    device: Annotated[list[str | int] | None, BeforeValidator(_devices)] = None
+    """devices of the trials, taken in turn: 0,1"""
+    grid_points: Annotated[int, Field(ge=2)] = 5
+    """sampler=grid: values of a number"""
+    heartbeat: Annotated[float, Field(gt=0)] = 30.0
+    """seconds between two signs of life"""
+    grace: Annotated[float, Field(gt=0)] = 120.0
+    """seconds without one after which a trial is tried again"""
+    keep_weights: bool = False
+    """leave the checkpoints of all trials"""
     project: str | None = None
-    plots: bool = True
-    verbose: bool = True
+    """the folder above the study's; runs/tune where none is named"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """of the sampler and of every training"""
 
 
 class TuneConfig(StudyKeys, TrainConfig):  # type: ignore[misc]  # the study's 'workers' and 'device' win
-    """``iifdet tune``: the study's keys, and any of ``train`` for all of its trials."""
+    """The study's keys, and any of ``train`` for all of its trials."""
 
 
 def read_study(keys: Mapping[str, Any]) -> tuple[StudyKeys, dict[str, Any]]:

@@ -10,12 +10,19 @@ from iifdet.config.keys import Adjust, DataKeys, InferenceKeys, Options, WeightK
 
 
 class ValConfig(DataKeys, WeightKeys, InferenceKeys):
-    """``iifdet val``. Unset keys come from the checkpoint."""
+    """What is validated; keys that are not given come from the checkpoint"""
 
-    model: str | None = None
-    model_args: Options = Field(default_factory=dict)
     weights: str | None = None
-    trusted: bool = False  # read a .pt2, which can run code that stands in it
+    """a checkpoint, an exported file, or another program's weights beside model"""
+    model: str | None = None
+    """beside another program's weights: the model's name"""
+    model_args: Options = Field(default_factory=dict)
+    """beside another program's weights: options of the model"""
+    trusted: bool = False
+    """read a .pt2, which can run code that stands in it"""
     split: Literal["train", "val", "test"] = "val"
-    adjust: Adjust | None = None  # None keeps what the checkpoint has
-    fixed_ap: bool = False  # keep the best 10,000 detections of each class, however many of an image, for compare
+    """which images"""
+    adjust: Adjust | None = None
+    """adjust a model that was trained without, or otherwise; if not given, as the checkpoint has it"""
+    fixed_ap: bool = False
+    """keep the best 10,000 detections of each class beside the others, however many of an image, for compare"""

@@ -136,7 +136,7 @@ def plain(text: str, length: int) -> str:
 
 def draw_curves(ax: Any, seen: Curved) -> None:
     """Scores while the pixels of the map go (deletion) or come (insertion), and the same by chance."""
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of the pixels")
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of the pixels", ylabel="score")
     ax.tick_params(labelsize=7)
     if seen.curves is None:
         ax.set_title("no curves: nothing to explain", loc="left", fontsize=9)

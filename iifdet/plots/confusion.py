@@ -28,6 +28,7 @@ def plot_confusion(
     path: str | Path,
     order: Sequence[int] | None = None,
     background: bool = True,
+    point: str = "",
 ) -> None:
     """Confusion matrix in percent of each row, with the most frequent confusions spelled out beside it.
 
@@ -38,6 +39,7 @@ def plot_confusion(
         path: the picture.
         order: the C classes in the order they are drawn; most frequent first shows what the tail is taken for.
         background: whether there is background, as in detection.
+        point: in words, from which score and overlap on a detection counts.
     """
     size = len(names) + background
     counts = np.nan_to_num(as_array(matrix)).reshape(size, size)
@@ -56,7 +58,7 @@ def plot_confusion(
     else:  # with many classes every confusion is rare; together they show where the tail goes
         block = max(1, -(-len(labels) // MOST_BLOCKS))
         title, cells = _image_title(counts, block), _shares(_summed(counts, block))
-    tidy(ax, title=title, xlabel="predicted", ylabel="true", grid="")
+    tidy(ax, title=title, xlabel=f"predicted{point and f' ({point})'}", ylabel="true", grid="")
     _draw_cells(figure, ax, cells, block, len(labels))
     if len(labels) <= MAX_NAMES + 1:
         ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)

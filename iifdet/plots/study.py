@@ -80,5 +80,16 @@ def _tidy(figure: Any, path: Path) -> None:
         figure.set_size_inches(max(6.0, 2.4 * keys), 4.5)
         for axis in figure.axes:
             axis.tick_params(axis="x", labelrotation=45)
+            if axis.get_xscale() == "log":
+                few_log_ticks(axis.xaxis)
     figure.set_layout_engine(layout)
     save(figure, path)
+
+
+def few_log_ticks(axis: Any) -> None:
+    """Plain numbers at 1, 2 and 5: less than a decade has labels on its minor ticks too, which lie on one another."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())

@@ -198,5 +198,5 @@ def _write(plan: StudyPlan, history: Sequence[Lineage], *, last: bool = False) -
 
 def open_folder(project: str | None, study: str | None, name: str | None) -> tuple[RunDir, str]:
     """The folder of a study and its name: ``study`` is joined where it is, otherwise a new one is begun."""
-    run = RunDir.create("tune", project, study or name, exist_ok=study is not None)
+    run = RunDir.create("tune", project, study or name, exist_ok=study is not None, key="study" if study else "name")
     return run, run.path.name if study is None else study
