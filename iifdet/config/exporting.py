@@ -46,7 +46,7 @@ class ExportConfig(WeightKeys):
     max_det: Annotated[int, Field(ge=1)] = 300
     """nms_inside: detections of an image"""
     nms: Literal["class", "agnostic", "majority"] = "class"
-    """nms_inside: suppress within a class, or across classes; the vote of majority cannot be exported"""
+    """what predict does with the boxes of a file without NMS inside; a graph suppresses within a class alone"""
     multi_label: bool = True
     """nms_inside: a box may be a detection of several classes"""
     verbose: bool = True
