@@ -167,9 +167,7 @@ def _damaged(path: Path) -> str | None:
 
 def restore_model(model: nn.Module, content: dict[str, Any]) -> nn.Module:
     """Fill a freshly built model with what a checkpoint says of it; averaged weights where there are some."""
-    if content["class_loss"] is not None:
-        model.set_class_loss(content["class_loss"])  # type: ignore[operator]
-        model.class_activation = content["class_activation"]
+    restore_loss(model, content)
     weights = dict(content["ema"] or content["weights"])
     if "class_weight" in weights:  # a buffer that exists only in cost-sensitive runs
         model.set_class_weight(weights["class_weight"])  # type: ignore[operator]
@@ -180,6 +178,14 @@ def restore_model(model: nn.Module, content: dict[str, Any]) -> nn.Module:
     if content["adjustment"] is not None:
         model.adjust.load_dict(content["adjustment"])  # type: ignore[operator,union-attr]
     return model
+
+
+def restore_loss(model: nn.Module, content: dict[str, Any]) -> None:
+    """The classification loss that a checkpoint was trained with: weights to start from may have brought another one
+    than the model's own options name."""
+    if content["class_loss"] is not None:
+        model.set_class_loss(content["class_loss"])  # type: ignore[operator]
+        model.class_activation = content["class_activation"]
 
 
 def to_cpu(value: Any) -> Any:

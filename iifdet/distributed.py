@@ -70,7 +70,7 @@ class World:
     def average_(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors in place by their mean over the processes."""
 
-    def wrap(self, model: nn.Module, device: torch.device, accumulate: int = 1) -> nn.Module:
+    def wrap(self, model: nn.Module, accumulate: int = 1) -> nn.Module:
         """What training calls in place of ``model``, so that gradients become the mean over the processes."""
         return model
 
@@ -174,13 +174,16 @@ class Processes(World):
         means = (together / self.size).split([part.numel() for part in parts])
         torch._foreach_copy_(parts, [mean.view_as(part) for mean, part in zip(means, parts, strict=True)])
 
-    def wrap(self, model: nn.Module, device: torch.device, accumulate: int = 1) -> nn.Module:
+    def wrap(self, model: nn.Module, accumulate: int = 1) -> nn.Module:
         """DistributedDataParallel.
 
         Buffers are not broadcast: those that training moves are averaged once a step (:func:`running_statistics`), and
         the others are the same everywhere. Every trained parameter of every detector takes part in every batch, one
         without boxes too, so unused ones need not be searched for, and the graph is static. Only with accumulation
         that is not said: of a static graph PyTorch would reduce the very first backward pass, which is not the one.
+
+        ``device_ids`` are not named, on CUDA neither: DDP would copy what it is called with to the device, boxes and
+        labels among it, which are checked on the CPU first so that nothing waits.
         """
         with (
             warnings.catch_warnings()
@@ -188,7 +191,6 @@ class Processes(World):
             warnings.simplefilter("ignore", FutureWarning)
             return nn.parallel.DistributedDataParallel(
                 model,
-                device_ids=[device] if device.type == "cuda" else None,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
                 static_graph=accumulate == 1,

@@ -16,15 +16,21 @@ class OnlineIIF(Callback):
 
     The paper's mini-batch variant (Section III-C). Its published program left the last batch's weights in place for
     inference; here they live beside the stored adjustment, which alone acts in inference and is saved.
+
+    Args:
+        temperature: as that of the stored weights, so that training and inference see logits of one size.
     """
+
+    def __init__(self, temperature: float | str = 1.0) -> None:
+        self.temperature = temperature
 
     def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:
         adjust: LogitAdjustment = state.model.adjust  # type: ignore[assignment]
         labels = [image for batch in batches for image in batch.labels()]
-        counts = batch_counts(labels, adjust.num_classes).to(adjust.scale.device)
+        counts = batch_counts(labels, adjust.num_classes)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(counts)
-        adjust.set_batch_scale(online_weights(counts.cpu()))
+        adjust.set_batch_scale(online_weights(counts, self.temperature))
 
     def on_end(self, state: TrainState) -> None:
         state.model.adjust.set_batch_scale(None)  # type: ignore[union-attr,operator]

@@ -6,7 +6,7 @@ import torch
 from torchvision.ops import FrozenBatchNorm2d
 
 from iifdet.errors import InputError
-from iifdet.longtail import AdjustedModel
+from iifdet.longtail import AdjustedModel, ClassifierRows
 
 
 @torch.no_grad()
@@ -87,19 +87,34 @@ def _copy_class_rows(model: AdjustedModel, source: AdjustedModel) -> list[str]:
     place = {name: row for row, name in enumerate(source.names)}
     ours = [row for row, name in enumerate(model.names) if name in place]
     theirs = [place[model.names[row]] for row in ours]
-    for mine, other in zip(model.classifier_rows(), source.classifier_rows(), strict=False):
-        if mine.weight.shape[1:] != other.weight.shape[1:]:
-            return ["class rows keep random weights: their layers differ in shape"]
-        mine.weight[ours] = other.weight[theirs]
-        mine.bias[ours] = other.bias[theirs]
-        if mine.background is not None and other.background is not None:
-            for to, value in zip(mine.background, other.background, strict=True):
-                to.copy_(value)
+    layers, kept = _rows_by_layer(source), []
+    for layer, rows in _rows_by_layer(model).items():
+        others = layers.get(layer, [])
+        if [r.weight.shape[1:] for r in rows] != [r.weight.shape[1:] for r in others]:
+            kept.append(layer)
+            continue
+        for mine, other in zip(rows, others, strict=True):
+            mine.weight[ours] = other.weight[theirs]
+            mine.bias[ours] = other.bias[theirs]
+            if mine.background is not None and other.background is not None:
+                for to, value in zip(mine.background, other.background, strict=True):
+                    to.copy_(value)
     other_tensors = source.class_tensors()
     for name, value in model.class_tensors().items():
         if name in other_tensors and other_tensors[name].shape[1:] == value.shape[1:]:
             value[ours] = other_tensors[name][theirs]
+    notes = []
+    if kept:
+        which = f" of layers {', '.join(map(str, kept))}" if len(kept) < len(model.classifier_layers()) else ""
+        notes.append(f"class rows{which} keep random weights: they differ in shape or in anchors")
     absent = [name for name in model.names if name not in place]
-    if not absent:
-        return []
-    return [f"{len(absent)} classes start from random rows: {', '.join(absent)}"]
+    if absent:
+        notes.append(f"{len(absent)} classes start from random rows: {', '.join(absent)}")
+    return notes
+
+
+def _rows_by_layer(model: AdjustedModel) -> dict[int, list[ClassifierRows]]:
+    layers: dict[int, list[ClassifierRows]] = {}
+    for rows in model.classifier_rows():
+        layers.setdefault(rows.layer, []).append(rows)
+    return layers

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from iifdet import build
+from iifdet.build.adjustment import freeze_all_but_class_rows
 from iifdet.build.model import check_multi_scale
 from iifdet.checkpoint import save_checkpoint
 from iifdet.config import TrainConfig, WeightKeys
@@ -360,6 +361,18 @@ def test_raw_is_differentiable_down_to_the_cam_layers(model: Detector, images: t
         layer.register_forward_hook(lambda _, __, out, name=name: kept.__setitem__(name, out))
     model.raw(images)[0].class_logits.sum().backward(inputs=list(kept.values()))
     assert kept and all(t.grad is not None and t.grad.abs().sum() > 0 for t in kept.values())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_sigmoid_rows_that_see_background_begin_unsure_of_every_class_also_anew(name: str) -> None:
+    model: Detector = create_model(name, C, **SMALL[name], class_loss="bce")
+    for _ in range(2):
+        start = 0.01 if model.sees_background else 0.5
+        for rows in model.classifier_rows():
+            assert rows.bias.detach().sigmoid() == pytest.approx(torch.full((C,), start), abs=0.01)
+            with torch.no_grad():
+                rows.bias.fill_(3.0)
+        freeze_all_but_class_rows(model, reinit=True)
 
 
 def test_sigmoid_losses_give_sigmoid_scores(model: Detector, images: torch.Tensor) -> None:

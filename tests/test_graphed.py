@@ -130,3 +130,40 @@ def test_momentum_of_a_loaded_checkpoint_is_used() -> None:
         run(how, each, count=2)  # type: ignore[arg-type]
     for name, value in tensors(other).items():
         torch.testing.assert_close(tensors(state)[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+class FailsOnce(torch.autograd.Function):
+    """The identity, whose gradient runs out of memory the next time that ``next`` says so."""
+
+    next = False
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        if FailsOnce.next:
+            FailsOnce.next = False
+            raise torch.OutOfMemoryError("out of memory")
+        return grad
+
+
+def test_a_step_that_fails_in_its_backward_pass_leaves_neither_gradients_nor_statistics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def train(step: Step, fails: bool) -> TrainState:
+        state = new_state()
+        layer: Any = state.model.network.layer1  # type: ignore[union-attr]
+        forward = layer.forward
+        monkeypatch.setattr(layer, "forward", lambda x: forward(FailsOnce.apply(x)))
+        undo = Undo(state.model, CPU.device)
+        for number, batch in enumerate(batches(3)):
+            monkeypatch.setattr(FailsOnce, "next", fails and number == 1)
+            step(state, [batch], 8, CPU, undo)
+        return state
+
+    plain, failed = train(train_step, False), train(GraphedStep(again), True)
+    assert not FailsOnce.next, "it has failed"
+    for name, value in tensors(plain).items():
+        torch.testing.assert_close(tensors(failed)[name], value, rtol=1e-4, atol=1e-6, msg=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from iifdet.optim import AveragedWeights, Schedule, build_optimizer
+from iifdet.training.state import load_optimizer
 
 
 def small_model() -> nn.Sequential:
@@ -118,3 +120,34 @@ def test_frozen_parameters_are_left_out() -> None:
 def test_a_model_frozen_throughout_is_refused() -> None:
     with pytest.raises(ValueError, match="freeze: expected something left to train"):
         build_optimizer(small_model().requires_grad_(False), lr=0.1)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_checkpoint_s_moments_take_the_memory_order_and_the_kernel_of_the_model_that_loads_them(name: str) -> None:
+    """As from a CPU to a CUDA device, where weights are channels last and steps are fused."""
+
+    def made(order: torch.memory_format, fused: bool) -> tuple[nn.Conv2d, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        net = nn.Conv2d(3, 4, 3).to(memory_format=order)
+        optimizer = build_optimizer(net, name, lr=0.1)
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        return net, optimizer
+
+    def step(net: nn.Conv2d, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        optimizer.zero_grad()
+        generator = torch.Generator().manual_seed(seed)
+        net(torch.rand(2, 3, 8, 8, generator=generator)).square().sum().backward()
+        optimizer.step()
+
+    here, there = made(torch.contiguous_format, False), made(torch.channels_last, True)
+    step(*here, 1)
+    there[0].load_state_dict(here[0].state_dict())
+    load_optimizer(there[1], copy.deepcopy(here[1].state_dict()))
+    assert all(group["fused"] for group in there[1].param_groups)
+    for parameter, moments in there[1].state.items():
+        for value in moments.values():
+            assert value is None or value.shape != parameter.shape or value.stride() == parameter.stride()
+    for each in (here, there):
+        step(*each, 2)
+    torch.testing.assert_close(there[0].weight, here[0].weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from toy_run import Loader, everything, run_toy
 import iifdet
 from iifdet.checkpoint import read_checkpoint
 from iifdet.cli import main
+from iifdet.distributed import World
 from iifdet.evaluation import DetectionEvaluator
+from iifdet.training import GracefulStop
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, None)])
@@ -44,6 +46,24 @@ def test_a_signal_during_validation_leaves_after_the_batch_and_replays_no_step(
     training = read_checkpoint(tmp_path / "run" / "weights" / "last.pt")["training"]
     assert (training["epoch"], training["batch"]) == (0, 6), "all steps of the epoch, and its validation still to come"
     equal(whole, everything(run_toy(tmp_path / "run")))
+
+
+def test_a_signal_while_processes_agree_is_agreed_on_the_next_time() -> None:
+    """Where a process waits for the others is where most of its signals come."""
+
+    class Waiting(World):
+        size = 2
+
+        def largest(self, values: Sequence[int]) -> list[int]:
+            if not any(values):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return list(values)
+
+    with GracefulStop(Waiting()) as stop:
+        stop.agree()
+        assert not stop.asked, "the others know nothing of it yet"
+        assert not stop.agree(False) and stop.signal == signal.SIGTERM
+        assert stop.agree(True), "another question is answered along with it"
 
 
 def test_sigterm_ends_a_validation_of_its_own_and_its_workers(

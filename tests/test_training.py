@@ -25,12 +25,14 @@ import iifdet
 from iifdet import build
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import TrainConfig, resolve
+from iifdet.detectors.darknet_weights import save_darknet
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError
 from iifdet.models import create_model
 from iifdet.optim import AveragedWeights
 from iifdet.rundir import RunDir
-from iifdet.training import Callback, GracefulStop, TrainState, averaged, optimizer_step, rescale
+from iifdet.training import Callback, FitOptions, GracefulStop, TrainState, averaged, optimizer_step, rescale
+from iifdet.training.multiscale import scale_of
 from iifdet.types import Batch, ImageInfo, Target
 
 Keys = Callable[..., dict[str, Any]]
@@ -234,6 +236,16 @@ def test_deterministic_lasts_as_long_as_the_run(tiny_keys: Keys, tmp_path: Path)
     assert seen == [(True, False)] * 3 and not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.parametrize("keys", [{"rect": True}, {"multi_scale": [0.5, 1.5]}])
+def test_compiling_a_detector_for_images_of_many_sizes_is_refused(
+    tiny_keys: Keys, tmp_path: Path, keys: dict[str, Any]
+) -> None:
+    """torch gives up compiling after eight shapes."""
+    with pytest.raises(InputError, match=r"^compile: expected images of one size, got (rect|multi_scale)"):
+        iifdet.train(**tiny_keys(tmp_path, compile=True, **keys))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("model", "keys", "searched"),
     [
@@ -381,6 +393,28 @@ def test_resuming_needs_neither_the_pretrained_file_nor_other_classes(
     assert iifdet.train(resume=tmp_path / "run").metrics["epochs"] == 2
 
 
+def test_a_run_that_started_from_a_darknet_file_goes_on_with_that_file_s_loss(tiny_keys: Keys, tmp_path: Path) -> None:
+    """A whole file of Darknet's brings sigmoid scores, whatever the model's own options say."""
+
+    class Stop(Callback):
+        def on_epoch_end(self, state: TrainState, row: Mapping[str, Any]) -> None:
+            if state.epoch == 1:
+                raise RuntimeError("power cut")
+
+    keys = tiny_keys(tmp_path, epochs=2)
+    model: Any = create_model(keys["model"], 4, **keys["model_args"])
+    save_darknet(model, tmp_path / "whole.weights")
+    keys["weights"] = str(tmp_path / "whole.weights")
+    whole = iifdet.train(**{**keys, "name": "whole"})
+    with pytest.raises(RuntimeError, match="power cut"):
+        iifdet.train(callbacks=[Stop()], **keys)
+    resumed = iifdet.train(resume=str(tmp_path / "run"))
+    for run in (whole, resumed):
+        loaded: Any = iifdet.load(run.folder / "weights" / "last.pt")
+        assert (loaded.class_loss, loaded.class_activation) == ("bce", "sigmoid")
+    same(last_of(resumed.folder)["weights"], last_of(whole.folder)["weights"])
+
+
 def test_resuming_a_finished_run_says_so_and_ends_with_0(
     tiny_keys: Keys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -430,6 +464,8 @@ def test_a_second_signal_interrupts_at_once_and_handlers_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with GracefulStop() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
+        assert not stop.asked
+        stop.agree()
         assert stop.signal == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -505,6 +541,11 @@ def test_multi_scale_draws_multiples_of_32_within_its_bounds(
     assert sizes[1::2] == drawn, "two steps share a size"
     assert {h for h, _ in drawn} <= {64, 96, 128, 160} and len(set(drawn)) > 1
     assert all(h == w and h % 32 == 0 for h, w in sizes)
+
+
+def test_the_largest_seed_draws_sizes_too() -> None:
+    options = FitOptions(epochs=1, device=torch.device("cpu"), multi_scale=(0.5, 1.5), imgsz=96, seed=2**63 - 1)
+    assert len({scale_of(batch, options) for batch in range(200)}) > 1
 
 
 def test_rescale_moves_boxes_and_masks_with_the_pixels() -> None:

@@ -65,3 +65,17 @@ def test_rows_of_another_kind_of_head_are_left_and_said() -> None:
     assert torch.equal(heads["cosine"].head.weight, before) and not heads["cosine"].head.class_shift.any()
     transfer_weights(heads["cosine_learned"], heads["cosine"])  # the scale differs, the directions are the same
     assert torch.equal(heads["cosine_learned"].head.weight, before)
+
+
+def test_layers_with_other_anchors_keep_random_rows_and_are_named() -> None:
+    """ssd512 has a level more, and 6 anchors on the fifth where ssd300 has 4."""
+    source, model = named(["a", "b"], 0, "ssd300"), named(["a", "b"], 1, "ssd512")
+    before = [rows.weight.clone() for rows in model.classifier_rows()]
+    notes = transfer_weights(model, source)
+    assert "class rows of layers 4, 6 keep random weights: they differ in shape or in anchors" in notes
+    theirs = {layer: [r.weight for r in source.classifier_rows() if r.layer == layer] for layer in range(6)}
+    for rows, old in zip(model.classifier_rows(), before, strict=True):
+        if rows.layer in (4, 6):
+            assert torch.equal(rows.weight, old)
+        else:
+            assert torch.equal(rows.weight, theirs[rows.layer].pop(0))

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from iifdet.classifiers.heads import CosineHead
 from iifdet.config import TrainConfig, WeightKeys
 from iifdet.errors import InputError
-from iifdet.longtail import AdjustedModel, ClassCounts, balanced_softmax_shift, iif_weights, logit_adjustment_shift
+from iifdet.longtail import (
+    AdjustedModel,
+    ClassCounts,
+    balanced_softmax_shift,
+    iif_weights,
+    logit_adjustment_shift,
+    tempered,
+)
 
 Adjustment = Callable[[WeightKeys, ClassCounts, str], dict[str, Any]]
 
@@ -21,7 +28,7 @@ def class_weights(config: WeightKeys, counts: ClassCounts) -> Tensor:
         weights = iif_weights(counts, config.variant, config.by, config.normalizer, config.on_nonpositive)
     except ValueError as error:
         raise InputError(str(error)) from error
-    return weights / (weights.mean() if config.temperature == "mean" else config.temperature)
+    return tempered(weights, config.temperature)
 
 
 def _none(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
@@ -121,6 +128,8 @@ def freeze_all_but_class_rows(model: AdjustedModel, reinit: bool = False) -> Non
             nn.init.normal_(layer.weight, std=0.01)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    if reinit:
+        model.init_class_biases()
 
 
 def freeze_backbone(model: nn.Module, count: int) -> None:

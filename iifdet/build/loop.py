@@ -125,6 +125,8 @@ def placed(config: TrainConfig, model: Any, device: torch.device) -> Any:
     if detector and config.compile:
         if config.multi_scale is not None:
             raise InputError("compile: expected images of one size, got multi_scale; add multi_scale=none")
+        if config.rect:
+            raise InputError("compile: expected images of one size, got rect=true; add rect=false")
         try:
             model.compile_network()
         except ValueError as error:

@@ -154,7 +154,7 @@ class WeightKeys(Keys):
     bg_shift: float = 0.0
     """added to the background logit"""
     on_nonpositive: Literal["raise", "allow"] = "raise"
-    """a weight of zero or less, which turns a logit round, stops the run or is let through"""
+    """a weight of zero or less, which inverts the sign of a logit, stops the run or is let through"""
 
 
 class DetectionKeys(Keys):

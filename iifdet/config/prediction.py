@@ -46,7 +46,7 @@ class PredictConfig(FolderKeys, WeightKeys, DetectionKeys):
     fuse: bool = True
     """several pictures, no amp: batch norms go into the convolutions, and those are packed for the CPU"""
     frame_stride: Annotated[int, Field(ge=1)] = 1
-    """every so-manieth frame of a video"""
+    """every n-th frame of a video"""
     max_frames: Annotated[int, Field(ge=0)] = 0
     """at most so many of each video or camera; 0 is all"""
 

@@ -61,7 +61,7 @@ class FasterRCNN(Detector):
         class_loss: ``ce`` (softmax against background), ``bce`` or ``focal`` (a sigmoid for each class).
     """
 
-    has_background = True
+    has_background = sees_background = True
     size_key = "model_args.min_size=[480, 640, 800]"
 
     def __init__(self, num_classes: int, net: tv.FasterRCNN, *, class_loss: str = "ce") -> None:
@@ -72,6 +72,7 @@ class FasterRCNN(Detector):
         net.roi_heads = PhasedRoIHeads.over(net.roi_heads)
         net.rpn.head.register_forward_hook(in_float)
         self.net = net
+        self.init_class_biases()
 
     def raw(self, images: Images) -> list[RawPredictions]:
         """N proposals an image: boxes (N, C, 4), class logits (N, C), background (N,)."""

@@ -40,6 +40,7 @@ class RetinaNet(Detector):
         class_loss: ``focal`` (alpha 0.25, gamma 2) or ``bce``, summed and divided by the positives of each image.
     """
 
+    sees_background = True
     size_key = "model_args.min_size=[480, 640, 800]"
 
     def __init__(self, num_classes: int, net: tv.RetinaNet, *, class_loss: str = "focal") -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
 
 Features = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
@@ -65,9 +65,9 @@ class PhasedRoIHeads(RoIHeads):
         # 2. predict
         logits, offsets = self.predict(features, proposals, sizes)
         # 3. supervise
-        cls = _mean(class_losses(logits[:, 1:], torch.cat(labels) - 1, logits[:, 0]))
-        _, box = fastrcnn_loss(logits, offsets, labels, wanted)
-        named = {"cls": cls, "box": box}
+        joined = torch.cat(labels)
+        cls = _mean(class_losses(logits[:, 1:], joined - 1, logits[:, 0]))
+        named = {"cls": cls, "box": _box_loss(offsets, joined, torch.cat(wanted))}
         if self.has_mask():
             named["mask"] = self._mask_loss(features, proposals, sizes, targets, matched, labels)
         return named
@@ -94,6 +94,13 @@ class PhasedRoIHeads(RoIHeads):
     def _mask_logits(self, features: Features, boxes: list[Tensor], sizes: Sizes) -> Tensor:
         pooled = self.mask_roi_pool(features, boxes, sizes)
         return self.mask_predictor(self.mask_head(pooled))
+
+
+def _box_loss(offsets: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
+    """The half of torchvision's ``fastrcnn_loss`` that is about boxes: (R, 4·(1 + C)) offsets, (R, 4) wanted ones."""
+    rows = (labels > 0).nonzero().flatten()
+    chosen = offsets.view(len(labels), -1, 4)[rows, labels[rows]]
+    return F.smooth_l1_loss(chosen, wanted[rows], beta=1 / 9, reduction="sum") / labels.numel()
 
 
 def _mean(losses: Tensor) -> Tensor:

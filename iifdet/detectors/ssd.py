@@ -63,7 +63,7 @@ class SSD(Detector):
         negatives: so many of the hardest background boxes count for each positive one.
     """
 
-    has_background = True
+    has_background = sees_background = True
     size_key = "model=ssd300 or model=ssd512"
     defaults: Tensor
     mean: Tensor
@@ -90,6 +90,7 @@ class SSD(Detector):
         self.register_buffer("defaults", plan.boxes(), persistent=False)
         self.backbone = SSDVGG16(plan.size, width)
         self.head = MultiboxHead(self.backbone.channels, plan.per_cell, num_classes)
+        self.init_class_biases()
 
     def raw(self, images: Images) -> list[RawPredictions]:
         offsets, logits, sizes = self._predict(images)
@@ -154,12 +155,12 @@ class SSD(Detector):
         return list(self.head.cls)
 
     def classifier_rows(self) -> Iterator[ClassifierRows]:
-        for layer, anchors in zip(self.head.cls, self.per_cell, strict=True):
+        for number, (layer, anchors) in enumerate(zip(self.head.cls, self.per_cell, strict=True)):
             assert isinstance(layer, nn.Conv2d) and layer.bias is not None
             weight = layer.weight.view(anchors, self.num_classes + 1, *layer.weight.shape[1:])
             bias = layer.bias.view(anchors, self.num_classes + 1)
             for a in range(anchors):
-                yield ClassifierRows(weight[a, 1:], bias[a, 1:], (weight[a, 0], bias[a, 0]))
+                yield ClassifierRows(weight[a, 1:], bias[a, 1:], (weight[a, 0], bias[a, 0]), number)
 
     def cam_layers(self) -> dict[str, nn.Module]:
         blocks = [self.backbone.norm4, self.backbone.fc, *self.backbone.extras]

@@ -196,12 +196,12 @@ class YOLOv3(Detector):
         return [scale.predict.cls for scale in self._scales()]
 
     def classifier_rows(self) -> Iterator[ClassifierRows]:
-        for scale in self._scales():
+        for number, scale in enumerate(self._scales()):
             layer, anchors = scale.predict.cls, scale.predict.anchors
             weight = layer.weight.view(anchors, self.num_classes, *layer.weight.shape[1:])
             bias = layer.bias.view(anchors, self.num_classes)  # type: ignore[union-attr]
             for a in range(anchors):
-                yield ClassifierRows(weight[a], bias[a])
+                yield ClassifierRows(weight[a], bias[a], layer=number)
 
     def cam_layers(self) -> dict[str, nn.Module]:
         """The necks. Behind ``last`` stands a 1x1 convolution alone: Grad-CAM there is the logit map itself."""

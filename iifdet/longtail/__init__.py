@@ -1,12 +1,12 @@
 """Counts, weights, logit adjustment and losses for long-tailed recognition. Needs torch and nothing else of iifdet."""
 
-from iifdet.longtail.adjust import LogitAdjustment, adjust_logits
+from iifdet.longtail.adjust import LogitAdjustment, adjust_logits, widened
 from iifdet.longtail.counts import ClassCounts, count_classes
 from iifdet.longtail.losses import ACTIVATIONS, CLASS_LOSSES, iif_cross_entropy
-from iifdet.longtail.model import AdjustedModel, ClassifierRows, widened
+from iifdet.longtail.model import AdjustedModel, ClassifierRows
 from iifdet.longtail.online import batch_counts, online_weights
 from iifdet.longtail.priors import balanced_softmax_shift, log_prior, logit_adjustment_shift
-from iifdet.longtail.weights import VARIANTS, effective_imbalance, iif_weights
+from iifdet.longtail.weights import VARIANTS, effective_imbalance, iif_weights, tempered
 
 __all__ = [
     "ACTIVATIONS",
@@ -26,5 +26,6 @@ __all__ = [
     "log_prior",
     "logit_adjustment_shift",
     "online_weights",
+    "tempered",
     "widened",
 ]

@@ -22,7 +22,7 @@ def adjust_logits(
     center: str = "none",
     background: Tensor | None = None,
 ) -> Tensor:
-    """Affine adjustment per class: ``z'_c = scale_c * (z_c - reference) + shift_c``.
+    """Affine adjustment per class: ``z'_c = scale_c * (z_c - reference) + shift_c``; in float32 at the least.
 
     IIF is ``scale = w, shift = 0`` (Eq. 13); Logit Adjustment is ``scale = 1, shift = ±τ ln p``. Unlike softmax,
     multiplication depends on where zero lies, hence the reference.
@@ -38,6 +38,7 @@ def adjust_logits(
         >>> adjust_logits(torch.tensor([[1., 2.]]), torch.tensor([3., 1.]), torch.zeros(2)).tolist()
         [[3.0, 2.0]]
     """
+    logits = widened(logits)
     reference = _reference(logits, center, background)
     return (logits if reference is None else logits - reference) * scale + shift
 
@@ -49,7 +50,12 @@ def _reference(logits: Tensor, center: str, background: Tensor | None) -> Tensor
         return logits.mean(dim=-1, keepdim=True)
     if background is None:
         raise ValueError("center: 'bg' needs a background logit and this model has none; use 'none' or 'mean'")
-    return background.unsqueeze(-1)
+    return widened(background).unsqueeze(-1)
+
+
+def widened(values: Tensor) -> Tensor:
+    """float32 of values in half precision; what is wider stays."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 class LogitAdjustment(nn.Module):
@@ -132,7 +138,7 @@ class LogitAdjustment(nn.Module):
         """Use this (C,) scale in training steps until told otherwise; None goes back to the stored one."""
         if scale is not None and scale.shape != self.scale.shape:
             raise ValueError(f"scale: expected shape ({self.num_classes},), got {tuple(scale.shape)}")
-        self.batch_scale = None if scale is None else scale.to(self.scale)
+        self.batch_scale = None if scale is None else scale.to(self.scale, non_blocking=True)
 
     def acts_in(self, phase: str) -> bool:
         """Whether this adjustment acts in ``"train"`` or ``"infer"``."""
@@ -159,7 +165,8 @@ class LogitAdjustment(nn.Module):
         """Adjust (...,) background logits by the same rule, with (bg_scale, bg_shift) in place of a class's."""
         if not self.acts_in(phase):
             return background
-        reference = _reference(logits, self.center, background)
+        background = widened(background)
+        reference = _reference(widened(logits), self.center, background)
         centred = background if reference is None else background - reference.squeeze(-1)
         return centred * self.bg_scale + self.bg_shift
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +15,9 @@ from iifdet.longtail.adjust import LogitAdjustment
 from iifdet.longtail.counts import ClassCounts
 from iifdet.longtail.losses import ACTIVATIONS, CLASS_LOSSES
 
+#: Probability of each class that sigmoid class rows begin with where most of what they see is background.
+PRIOR = 0.01
+
 
 @dataclass(frozen=True)
 class ClassifierRows:
@@ -23,11 +27,13 @@ class ClassifierRows:
         weight: (C, ...) class rows.
         bias: (C,) class biases.
         background: ((...,) row, () bias), where there is one.
+        layer: which of the model's classifier layers they are in.
     """
 
     weight: Tensor
     bias: Tensor
     background: tuple[Tensor, Tensor] | None = None
+    layer: int = 0
 
 
 class AdjustedModel(nn.Module):
@@ -42,6 +48,8 @@ class AdjustedModel(nn.Module):
 
     #: Whether the class logits come with a background logit.
     has_background = False
+    #: Whether the class rows are trained on background too, of which there is a lot.
+    sees_background = False
     #: Whether training needs masks beside the boxes; detections then have them too.
     wants_masks = False
 
@@ -119,6 +127,16 @@ class AdjustedModel(nn.Module):
             raise ValueError(f"class_loss: expected one of {', '.join(CLASS_LOSSES)}, got '{name}'")
         self.class_loss, self.class_activation = name, ACTIVATIONS[name]
 
+    @torch.no_grad()
+    def init_class_biases(self) -> None:
+        """Let sigmoid class rows that see background begin at PRIOR, or its many losses drown the first steps.
+
+        Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, Section 4.1.
+        """
+        if self.sees_background and self.class_activation == "sigmoid":
+            for rows in self.classifier_rows():
+                rows.bias.fill_(-math.log((1 - PRIOR) / PRIOR))
+
     def set_class_weight(self, weight: Tensor | None) -> None:
         """Weigh each sample's classification loss by its true class (C,); None weighs all alike."""
         self.class_weight = None if weight is None else weight.float().to(self.device)
@@ -161,8 +179,3 @@ class AdjustedModel(nn.Module):
         for rows in self.classifier_rows():
             self.adjust.fold_rows(rows.weight, rows.bias, rows.background)
         self.adjust.mark_folded()
-
-
-def widened(values: Tensor) -> Tensor:
-    """float32 of values in half precision; what is wider stays."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

@@ -11,7 +11,7 @@ from torch import Tensor
 from iifdet.longtail.counts import ClassCounts
 
 #: Every variant takes the (C,) float64 counts n and their normaliser K (p = n / K) and returns (C,) weights.
-VARIANTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+VARIANTS: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
     "raw": lambda n, k: torch.log(k / n),
     "smooth": lambda n, k: torch.log((k + 1) / (n + 1)) + 1,
     "relative": lambda n, k: torch.log((k - n) / n),
@@ -45,7 +45,7 @@ def iif_weights(
         normalizer: K for image counts: ``"sum"`` is the paper's Eq. 11, the sum of all classes' counts;
             ``"images"`` is the number of images, which the published detection runs used.
             Instance counts are always divided by their sum.
-        on_nonpositive: ``"raise"``, or ``"allow"`` to let weights <= 0 through. Such a weight turns the logit round:
+        on_nonpositive: ``"raise"``, or ``"allow"`` to let weights <= 0 through. Such a weight inverts the logit's sign:
             the surer the detector is of that class, the lower it scores.
 
     Returns:
@@ -75,6 +75,16 @@ def iif_weights(
     return weights
 
 
+def tempered(weights: Tensor, temperature: float | str = 1.0) -> Tensor:
+    """Weights divided by a temperature; by their own mean where it is ``"mean"``, which leaves only their ratios.
+
+    Example:
+        >>> tempered(torch.tensor([1., 3.]), "mean").tolist()
+        [0.5, 1.5]
+    """
+    return weights / (weights.mean() if isinstance(temperature, str) else temperature)
+
+
 def refuse_zero_counts(counts: ClassCounts, by: str, what: str, way_out: str) -> None:
     """Raise a ValueError where a class never appears, for formulas (``what``) that have no value there."""
     zero = (counts.by(by) == 0).nonzero().flatten().tolist()
@@ -96,7 +106,7 @@ def _refuse_bad_weights(
         way_out = "use variant=smooth" + (", or normalizer=sum" if normalizer == "images" else "")
         raise ValueError(
             f"class {c} '{counts.names[c]}': expected a weight > 0, got {weights[c]:.4g} under variant={variant} "
-            f"(it would turn the logit round); {way_out}"
+            f"(it would invert the logit's sign); {way_out}"
         )
 
 

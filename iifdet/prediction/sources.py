@@ -95,7 +95,7 @@ def read_source(entries: Sequence[Entry], stride: int = 1, most: int = 0) -> Ite
     """The pictures of all entries, one at a time.
 
     Args:
-        stride: take every so-manieth frame of a video.
+        stride: take every n-th frame of a video.
         most: at most so many frames of each video; 0 is all.
     """
     for number, entry in enumerate(entries):

@@ -48,7 +48,7 @@ def watchers(cfg: TrainConfig, run: RunDir, callbacks: Sequence[Callback], world
 
     hooks = list(callbacks)
     if cfg.source == "batch":
-        hooks.append(OnlineIIF())
+        hooks.append(OnlineIIF(cfg.temperature))
     if cfg.verbose and world.is_main:
         hooks.append(ProgressReport(cfg.epochs, Console(stderr=True)))
     if cfg.tensorboard and world.is_main:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iifdet import build, distributed
-from iifdet.checkpoint import read_checkpoint
+from iifdet.checkpoint import read_checkpoint, restore_loss
 from iifdet.config import TrainConfig, validate
 from iifdet.distributed import World
 from iifdet.errors import InputError
@@ -53,6 +53,8 @@ def run_training(
     _refuse_other_data(index, val_index, world)
     with world.one_a_machine_first():
         model = build.build_model(cfg, index, content is None, splits.counts)
+    if content is not None:
+        restore_loss(model, content)
     model = build.synchronise_batch_norms(cfg, build.placed(cfg, model, device), device, world)
     state = build.build_state(cfg, model, device)
     cfg = build.settle_batch(cfg, state, device, world)
@@ -60,7 +62,7 @@ def run_training(
         world.own_generators(cfg.seed)
     else:
         state.load_state_dict(content, world.rank)
-    state.wrapped = build.compiled(cfg, world.wrap(model, device, cfg.accumulate))
+    state.wrapped = build.compiled(cfg, world.wrap(model, cfg.accumulate))
     batches = build.build_train_batches(cfg, index, device, task, model.wants_masks, world)
     seen = [
         (

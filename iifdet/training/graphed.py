@@ -65,12 +65,14 @@ class GraphedStep:
         if self.optimizer_state is not state.optimizer.state:  # another checkpoint was loaded: other buffers
             self.shapes.clear()
             self.optimizer_state = state.optimizer.state
-        batch = group[0]
+        batch, whole = group[0], None
         try:
             whole = self._whole_step(state, batch, options)
             numbers = whole.run(batch, [float(g["lr"]) for g in state.optimizer.param_groups])
         except Exception as error:  # whatever a device, a library or a model has against it
             self.may_fuse = False
+            if whole is not None:
+                whole.forget()
             self.shapes.clear()
             torch.cuda.empty_cache()
             log.warning("no CUDA graph: %s; training goes on step by step", _in_one_line(error))
@@ -155,6 +157,7 @@ class WholeStep:
         names: of the losses.
         undo: the buffers as they were before the last step.
         runs: how often it was made.
+        begun: whether ``undo`` holds what the step now under way began with.
     """
 
     def __init__(self, state: TrainState, batch: Batch, options: FitOptions) -> None:
@@ -164,14 +167,21 @@ class WholeStep:
         self.names: list[str] = []
         self.out = torch.empty(0)
         self.rerun: Callable[[], None] = self._body
-        self.recorded, self.runs = False, 0
+        self.recorded, self.begun, self.runs = False, False, 0
 
     def run(self, batch: Batch, lr: Sequence[float]) -> list[float]:
         """Make the step: each loss, their sum, the norm of the gradient. Waits for the device."""
+        self.begun = False
         self.inputs.fill(batch, lr)
         self.rerun()
         self.runs += 1
         return self.out.tolist()
+
+    def forget(self) -> None:
+        """As if the step that failed had not been begun: no gradients of it, and no statistics."""
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if self.begun:
+            self.undo.buffers_back()
 
     def record(self, how: Record) -> None:
         """Record it, without making it."""
@@ -185,6 +195,7 @@ class WholeStep:
     def _body(self) -> None:
         state, options = self.state, self.options
         self.undo.take_buffers()
+        self.begun = True
         moved = self.inputs.batch.to(options.device)
         model = state.model if state.wrapped is None else state.wrapped
         amp = torch.autocast(

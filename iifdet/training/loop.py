@@ -131,7 +131,7 @@ def train_one_epoch(
             callback.on_step(state, {k: v / max(1, state.trained) for k, v in state.sums.items()}, lr, batches)
         refuse_streak(state, options)
         # signals reach some processes, and each has a clock of its own: all do the same
-        stop.signal, due = options.world.largest([stop.signal, options.world.is_main and save.due()])
+        due = stop.agree(options.world.is_main and save.due())
         if stop.asked or due:
             save.in_epoch()
             stop.leave_if_asked()

@@ -20,7 +20,7 @@ def scale_of(batch: int, options: FitOptions) -> int | None:
         return None
     low, high = (max(1, round(bound * options.imgsz / 32)) for bound in options.multi_scale)
     draw = batch // options.multi_scale_every
-    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + draw)
+    generator = torch.Generator().manual_seed((options.seed * 1_000_003 + draw) % 2**63)
     return 32 * int(torch.randint(low, high + 1, (), generator=generator))
 
 

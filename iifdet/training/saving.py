@@ -51,7 +51,7 @@ class Saver:
         """
         world = self.options.world
         refuse_ruins(self.state)
-        generators = world.gather(generators_now())
+        generators = world.gather(generators_now(self.state.device))
         if world.is_main:
             self._write(generators, metrics, best)
         world.barrier()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from iifdet.checkpoint import to_cpu
@@ -54,13 +54,18 @@ class TrainState:
     micro: int = 0
     wrapped: nn.Module | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     def state_dict(self, generators: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
         """Plain types and tensors; weights and averages are saved beside, not here.
 
         Args:
             generators: :func:`generators_now` of each process; of this one by default.
         """
-        first, *others = generators or [generators_now()]
+        first, *others = generators or [generators_now(self.device)]
         return {
             "optimizer": to_cpu(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
@@ -74,10 +79,7 @@ class TrainState:
         """Restore a checkpoint's ``weights``, ``ema`` and ``training`` parts, as process number ``rank`` had them."""
         training = content["training"]
         self.model.load_state_dict(content["weights"])
-        fused = [group.get("fused") for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(training["optimizer"])
-        for group, own in zip(self.optimizer.param_groups, fused, strict=True):
-            group["fused"] = own  # a matter of this device, not of the one that saved
+        load_optimizer(self.optimizer, training["optimizer"])
         if training["scaler"]:
             self.scaler.load_state_dict(training["scaler"])
         if self.average is not None and content["ema"] is not None:
@@ -86,8 +88,8 @@ class TrainState:
             self.average.updates = training["average_updates"]
         generators = training["other_generators"][rank - 1] if rank else training["generators"]
         torch.set_rng_state(generators["cpu"])
-        if torch.cuda.is_available() and generators["cuda"]:
-            torch.cuda.set_rng_state_all(generators["cuda"])
+        if self.device.type == "cuda" and generators["cuda"] is not None:
+            torch.cuda.set_rng_state(generators["cuda"], self.device)
         for key in PLAIN_FIELDS:
             value = training[key]
             setattr(self, key, value.copy() if isinstance(value, dict | list) else value)
@@ -111,10 +113,25 @@ PLAIN_FIELDS = (
 )
 
 
-def generators_now() -> dict[str, Any]:
+def load_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Restore an optimizer's state, be it another device's.
+
+    Whether its steps are fused is a matter of this device, and torch's loader puts counters where the saved groups say.
+    Moments take the memory order of their parameters: fused kernels walk through both at once.
+    """
+    own = [group.get("fused") for group in optimizer.param_groups]
+    groups = [{**group, "fused": fused} for group, fused in zip(saved["param_groups"], own, strict=True)]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def generators_now(device: torch.device) -> dict[str, Any]:
     """All random state there is: what is augmented is seeded by (run, epoch, image), and nothing here draws from
     Python's or numpy's own generators (a test guards it)."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 

@@ -22,7 +22,8 @@ class GracefulStop:
     """
 
     def __init__(self, world: World = ALONE) -> None:
-        self.signal = 0
+        self.noted = 0  # what has come to this process, at any moment
+        self.signal = 0  # what all processes have agreed on
         self.world = world
         self._previous: dict[int, Any] = {}
 
@@ -37,18 +38,28 @@ class GracefulStop:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: object) -> None:
-        if self.signal and self.world.size == 1:
+        if self.noted and self.world.size == 1:
             raise KeyboardInterrupt
-        self.signal = self.signal or number
+        self.noted = self.noted or number
 
     @property
     def asked(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has come, as of the last :meth:`agree`."""
         return self.signal != 0
 
-    def agree(self) -> None:
-        """Let a signal to one process be a signal to all. All processes call it at the same place."""
-        self.signal = self.world.largest([self.signal])[0]
+    def agree(self, also: bool = False) -> bool:
+        """Let a signal to one process be a signal to all. All processes call it at the same place.
+
+        A signal that comes while they wait for one another is noted, and agreed on at the next call.
+
+        Args:
+            also: another question, asked along with it.
+
+        Returns:
+            Whether it is so on some process.
+        """
+        self.signal, other = self.world.largest([self.noted, also])
+        return bool(other)
 
     def stop_if_asked(self) -> None:
         """Like :meth:`agree`, where work may be left at once, such as between two batches of a validation.

@@ -22,7 +22,7 @@ from iifdet.tuning.sampling import ROOT
 
 log = logging.getLogger("iifdet")
 
-#: The how-manieth follower an attempt is, and why an attempt ended that was no fault of its values.
+#: Which follower an attempt is (1 for the first), and why an attempt ended that was no fault of its values.
 ATTEMPT, DIED, REASON = "iifdet:attempt", "iifdet:died", "reason"
 #: Set once an attempt has all of its values.
 PROPOSED = "iifdet:proposed"

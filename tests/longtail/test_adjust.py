@@ -239,3 +239,15 @@ def test_gradient_of_an_adjusted_logit_is_its_scale(logits):
     adjust = adjustment()
     adjust(z, phase="train").sum().backward()
     torch.testing.assert_close(z.grad, adjust.scale.double().expand_as(z))
+
+
+@pytest.mark.parametrize("center", ["none", "mean", "bg"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_adjusted_in_full_background_among_it(logits, background, center, dtype):
+    adjust = adjustment(center, bg_scale=1.5, bg_shift=0.3)
+    half, dim = logits.to(dtype), background.to(dtype)
+    for phase in ("train", "infer"):
+        exact = adjust(half.float(), phase=phase, background=dim.float())
+        assert torch.equal(adjust(half, phase=phase, background=dim), exact)
+        exact = adjust.adjust_background(dim.float(), half.float(), phase=phase)
+        assert torch.equal(adjust.adjust_background(dim, half, phase=phase), exact)

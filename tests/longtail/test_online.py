@@ -62,3 +62,15 @@ def test_no_checkpoint_and_no_fold_sees_the_batch_s_scale() -> None:
 def test_a_batch_scale_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected shape \(2,\), got \(3,\)"):
         LogitAdjustment(2).set_batch_scale(torch.ones(3))
+
+
+def test_the_temperature_of_the_stored_weights_is_that_of_the_batch_s() -> None:
+    counts = batch_counts([torch.tensor([0, 1]), torch.tensor([0])], 3)
+    plain = online_weights(counts)
+    torch.testing.assert_close(online_weights(counts, 2.5), plain / 2.5)
+    assert float(online_weights(counts, "mean").mean()) == pytest.approx(1)
+
+
+def test_no_image_and_images_without_labels_count_as_what_they_are() -> None:
+    assert batch_counts([], 2).tolist() == [0, 0, 0]
+    assert batch_counts([torch.empty(0, dtype=torch.int64)] * 3, 2).tolist() == [0, 0, 3]
