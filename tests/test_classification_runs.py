@@ -416,4 +416,4 @@ def test_a_recipe_names_a_classifier_and_known_options(name: str) -> None:
     assert build.task_of_model(config.model) == "classify"
     assert set(config.model_args) <= model_options(config.model)
     refuse_boxes(config)
-    assert train_transform(config) and config.group_limits == (20, 100)
+    assert train_transform(config) and config.group_limits is None

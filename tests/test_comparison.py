@@ -141,3 +141,16 @@ def test_wrong_input_says_expected_got_next_step(both, tmp_path, run):
         with pytest.raises(InputError, match=words) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_runs_that_chose_their_detections_differently_are_said(run):
+    keys = {"conf": 0.001, "iou": 0.6, "max_det": 300, "temperature": 1.0}
+    alike = [run("a", SOFTMAX, **keys), run("b", IIF, **{**keys, "temperature": "mean"})]
+    assert compare_runs(alike).notices == [], "the adjustment is what is compared"
+    assert compare_runs(alike).rows[1].settings == "temperature=mean"
+    other = run("c", IIF, **{**keys, "conf": 0.2, "max_det": 10})
+    found = compare_runs([alike[0], other])
+    assert found.rows[1].settings == "conf=0.2 max_det=10"
+    assert found.notices[0].startswith("the runs chose their detections differently (conf, max_det): AP, calibration")
+    known = run("d", SOFTMAX, model="x")
+    assert compare_runs([known, other]).notices == [], "a verb that does not say how is no difference"

@@ -20,8 +20,8 @@ from iifdet.evaluation.fixed import Unlimited
 from iifdet.evaluation.masks import with_rectangles
 from iifdet.evaluation.matching import MatchRecords, match_both
 from iifdet.evaluation.resampling import Interval, image_weights, interval, weighted_ap
-from iifdet.evaluation.significance import McNemar, found_boxes, mcnemar
-from iifdet.evaluation.tail import frequency_groups, tail_classes
+from iifdet.evaluation.significance import McNemar, false_alarms, found_boxes, mcnemar, score_of_alarms
+from iifdet.evaluation.tail import GROUP_LIMITS, frequency_groups, tail_classes
 from iifdet.evaluation.tide import TideErrors, tide_errors
 from iifdet.longtail import ClassCounts
 
@@ -39,7 +39,8 @@ class Options:
         draws: bootstrap replicates; 0 leaves intervals out.
         level: of the intervals.
         seed: of the draws.
-        score, iou: the operating point of McNemar's test.
+        score, iou: the operating point of McNemar's test: from which score on a detection of the first run counts, and
+            from which overlap on it has found a box.
         by: the counts that rank the tail.
     """
 
@@ -83,7 +84,7 @@ class BoxSplit(Split):
     protocol: str = "coco"
 
     @classmethod
-    def of(cls, index: Any, counts: ClassCounts | None, thresholds: Sequence[int] = (10, 100)) -> BoxSplit:
+    def of(cls, index: Any, counts: ClassCounts | None, thresholds: Sequence[int] = GROUP_LIMITS) -> BoxSplit:
         """From a DatasetIndex; its own frequency groups (LVIS) win over thresholds on the counts."""
         federated = getattr(index, "federated", None)
         groups = None if federated is None else federated.groups()
@@ -114,6 +115,8 @@ class RunAnalysis:
         calibration: group (``all`` first) -> confidence against precision, of detectors at IoU .50.
         fixed: figure -> Fixed AP; empty of classifiers.
         tide: what AP50 loses to which errors; None of classifiers.
+        score: where McNemar's test sees the run: from this score on it has as many false alarms as the first run from
+            ``Options.score`` on, and ``alarms`` says how many. Nothing of classifiers.
     """
 
     name: str
@@ -125,6 +128,8 @@ class RunAnalysis:
     calibration: dict[str, Reliability]
     fixed: dict[str, float] = field(default_factory=dict)
     tide: TideErrors | None = None
+    score: float = float("nan")
+    alarms: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,7 +213,7 @@ def _analyse(
     ones = np.ones((1, len(truth["images"])), np.float32)
     whole = [weighted_ap(r, ones)[0] for r in records]  # (C, T) each
     members = _members(split, records[0], options.by)
-    draws = _draw(records, members, options)
+    draws, points = _draw(records, members, options), _operating_points(records, options)
     runs = []
     for i, (name, found) in enumerate(results.items()):
         values = {f: v[0] for f, v in _figures(whole[i][None], members).items()}
@@ -220,10 +225,11 @@ def _analyse(
                 compared.get("figures", {}),
                 whole[i].mean(axis=1),
                 compared.get("classes"),
-                {} if i == 0 else _mcnemar(records[0], records[i], split, options),
+                {} if i == 0 else _mcnemar(records[0], records[i], split, options, points[i][0]),
                 _calibration(records[i], split),
                 {f: float(v[0]) for f, v in _figures(weighted_ap(fixed[i], ones), members).items()},
                 tide_errors(truth, found, iou_type, split.protocol),
+                *points[i],
             )
         )
     return runs
@@ -296,8 +302,18 @@ def _compare(
     return {"figures": figures, "classes": np.array([(v.value, v.low, v.high) for v in classes]).reshape(-1, 3)}
 
 
-def _mcnemar(first: MatchRecords, second: MatchRecords, split: Split, options: Options) -> dict[str, McNemar]:
-    a, b = (found_boxes(records, options.score, options.iou) for records in (first, second))
+def _operating_points(records: list[MatchRecords], options: Options) -> list[tuple[float, int]]:
+    """Each run's score, and its false alarms from there on: as many as the first's, or fewer where scores are equal."""
+    alarms = [false_alarms(run, options.iou) for run in records]
+    allowed = int((alarms[0] >= options.score).sum())
+    scores = [options.score, *(score_of_alarms(mine, allowed) for mine in alarms[1:])]
+    return [(score, int((mine >= score).sum())) for score, mine in zip(scores, alarms, strict=True)]
+
+
+def _mcnemar(
+    first: MatchRecords, second: MatchRecords, split: Split, options: Options, score: float
+) -> dict[str, McNemar]:
+    a, b = found_boxes(first, options.score, options.iou), found_boxes(second, score, options.iou)
     return mcnemar_by_group(split, first.truth_label, first.truth_image, a, b)
 
 

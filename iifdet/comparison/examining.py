@@ -15,7 +15,7 @@ from iifdet.comparison.classifiers import analyse_classifiers, class_split, read
 from iifdet.comparison.files import read_metrics, read_predictions, read_settings, short_names
 from iifdet.comparison.runs import Comparison
 from iifdet.errors import InputError
-from iifdet.evaluation import SHOT_LIMITS
+from iifdet.evaluation import GROUP_LIMITS, SHOT_LIMITS
 from iifdet.evaluation.detection import KEPT
 from iifdet.evaluation.engine import Array
 from iifdet.evaluation.fixed import Unlimited, read_fixed
@@ -46,7 +46,7 @@ def examine(
         index = index_of(read_settings(paths[0]))
         _check_index(index, metrics)
         counts = _training_counts(metrics[0], index.names)
-        split = BoxSplit.of(index, counts, metrics[0].get("group_thresholds", (10, 100)))
+        split = BoxSplit.of(index, counts, metrics[0].get("group_thresholds", GROUP_LIMITS))
         unlimited = {name: found for name, found in zip(names, fixed, strict=True) if found is not None}
         analysis = analyse(split, dict(zip(names, predictions, strict=True)), options, unlimited)
     except InputError as error:

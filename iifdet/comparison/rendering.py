@@ -53,15 +53,26 @@ def _intervals(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
 
 def _tests(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
     options, images = analysis.options, kind == IMAGES
-    found = f"boxes found with score ≥ {options.score:g} at IoU {options.iou:g}"
+    found = f"boxes found at IoU {options.iou:g}, {runs[0].name} with score ≥ {options.score:g} and so "
+    found += f"{runs[0].alarms:,} false alarms, the others where they have as many"
     found += "; p by images allows for boxes of one image that are found together"
     caption = f"{kind}: McNemar's test against {runs[0].name} on {'images classified right' if images else found}"
-    header = ["run", "classes", "both", f"only {runs[0].name}", "only this", "neither", "p"]
+    header = [
+        "run",
+        "classes",
+        *([] if images else ["score ≥", "false alarms"]),
+        "both",
+        f"only {runs[0].name}",
+        "only this",
+        "neither",
+        "p",
+    ]
     header += [] if images else ["p by images"]
     rows = [
         [
             run.name,
             group,
+            *([] if images else [f"{run.score:.3f}", f"{run.alarms:,}"]),
             *(str(n) for n in (test.both, test.first, test.second, test.neither)),
             _p(test.p) + (" exact" if test.exact else ""),
             *([] if images else [_p(test.p_clustered)]),

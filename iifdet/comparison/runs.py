@@ -25,7 +25,12 @@ GROUPS = (*GROUP_FIGURES, "many", "medium", "few")
 #: Figures by the overlap of masks, shown where one of the runs has them.
 MASK_FIGURES = ("mask_AP", "mask_tail5", "mask_tail10", "mask_tail20")
 #: Settings worth a word beside a run's name, where runs differ in them.
-SETTINGS = ("model", "adjust", "strategy", "variant", "by", "normalizer", "center", "when", "seed", "epochs")
+SETTINGS = (
+    *("model", "adjust", "strategy", "source", "variant", "by", "normalizer", "temperature", "center", "tau"),
+    *("bg_scale", "bg_shift", "seed", "epochs", "imgsz", "resize", "rect", "mask_threshold"),
+)
+#: Settings that decide which detections there are to be scored: the figures of runs that differ in them do not compare.
+CHOOSING = ("conf", "iou", "max_det", "nms", "multi_label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +145,14 @@ def compare_runs(folders: Sequence[str | Path], by: str = "image") -> Comparison
     notices = _check_same_data(paths, metrics)
     values = [{figure: _percent(m, figure, by) for figure in figures} for m in metrics]
     differences = [{f: _difference(row[f], values[0][f]) for f in figures} for row in values]
-    settings = _differing_settings([read_settings(path) for path in paths])
+    found = [read_settings(path) for path in paths]
+    chosen = _differing(found, CHOOSING)
+    if chosen and figures[0] == "AP":
+        notices.append(
+            f"the runs chose their detections differently ({', '.join(chosen)}): AP, calibration, Fixed AP and errors "
+            "do not compare; evaluate them alike with iifdet val"
+        )
+    settings = _describe(found, _differing(found, (*SETTINGS, *CHOOSING)))
     rows = [Row(*parts) for parts in zip(short_names(paths), settings, values, differences, strict=True)]
     return Comparison(rows, by, notices)
 
@@ -189,9 +201,12 @@ def _difference(value: float | None, first: float | None) -> float | None:
     return None if value is None or first is None else value - first
 
 
-def _differing_settings(settings: list[dict[str, Any]]) -> list[str]:
-    # A key that a run's verb does not have is no difference: val knows no epochs.
-    differing = [key for key in SETTINGS if len({str(s[key]) for s in settings if key in s}) > 1]
+def _differing(settings: list[dict[str, Any]], keys: Sequence[str]) -> list[str]:
+    """The keys in which runs differ. One that a run's verb does not have is no difference: val knows no epochs."""
+    return [key for key in keys if len({str(s[key]) for s in settings if key in s}) > 1]
+
+
+def _describe(settings: list[dict[str, Any]], differing: list[str]) -> list[str]:
     return [" ".join(f"{key}={s[key]}" for key in differing if s.get(key) is not None) for s in settings]
 
 

@@ -189,5 +189,6 @@ class InferenceKeys(DetectionKeys):
 
     engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
     """what computes COCO's figures; both give the same"""
-    group_limits: Annotated[tuple[int, int], Pair, Ascending] = (10, 100)
-    """training images up to which a class is rare, and up to which it is common; above, it is frequent"""
+    group_limits: Annotated[tuple[int, int] | None, Pair, Ascending] = None
+    """training images up to which a class is rare and common (detectors; by default 10, 100), or below which it is few
+    and above which it is many (classifiers; by default 20, 100)"""

@@ -11,12 +11,20 @@ from iifdet.evaluation.classification import ClassificationEvaluator
 from iifdet.evaluation.detection import DetectionEvaluator
 from iifdet.evaluation.engine import evaluate
 from iifdet.evaluation.result import EvalResult
-from iifdet.evaluation.tail import align_counts, frequency_groups, group_ap, tail_classes, tail_k
+from iifdet.evaluation.tail import (
+    GROUP_LIMITS,
+    align_counts,
+    frequency_groups,
+    group_ap,
+    tail_classes,
+    tail_k,
+)
 
 EVALUATORS: dict[str, Any] = {"detect": DetectionEvaluator, "classify": ClassificationEvaluator}
 
 __all__ = [
     "EVALUATORS",
+    "GROUP_LIMITS",
     "SHOT_LIMITS",
     "ClassResult",
     "ClassificationEvaluator",

@@ -88,7 +88,7 @@ class ClassResult:
         return binned(confidence, self.rank[chosen] == 0, row, bins)
 
     def metrics(
-        self, counts: ClassCounts | None = None, groups: Sequence[int] = SHOT_LIMITS, weights: Tensor | None = None
+        self, counts: ClassCounts | None = None, groups: Sequence[int] | None = None, weights: Tensor | None = None
     ) -> dict[str, Any]:
         """Everything as plain values for metrics.json; fractions from 0 to 1, None where there is nothing to measure.
 
@@ -97,6 +97,7 @@ class ClassResult:
             groups: limits of few and many, see :func:`shots`.
             weights: (C,) the weights that the adjustment gives the classes, for the rows of the classes.
         """
+        groups = SHOT_LIMITS if groups is None else groups
         members = None if counts is None else shots(align_counts(counts, self.names), groups)
         accuracy = self.class_accuracy()
         whole = self.reliability()

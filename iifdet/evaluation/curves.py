@@ -1,4 +1,4 @@
-"""Precision-recall and F1 curves, confusion matrix and reliability: pure functions of arrays.
+"""Precision-recall curves, confusion matrix and reliability: pure functions of arrays.
 
 Boxes come as the rows that :func:`iifdet.evaluation.engine.evaluate` takes: ground truth as (m, 7)
 ``[image_id, x, y, w, h, crowd, category_id]`` (see :func:`truth_rows`), detections as (n, 7)
@@ -23,22 +23,17 @@ SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Precision over recall, per class and on average.
+    """Precision over recall of each class.
 
     Attributes:
         recall: (101,).
         precision: (C, 101), NaN for classes without ground truth.
-        f1: (C, 101), the harmonic mean of both.
-        mean_precision, mean_f1: (101,) over the classes with ground truth.
-        best_f1: (C,) the largest F1 of each class.
+        best_f1: (C,) the largest harmonic mean of both; NaN for classes without ground truth.
         best_score: (C,) the score threshold that gives it; NaN where nothing was found.
     """
 
     recall: Array
     precision: Array
-    f1: Array
-    mean_precision: Array
-    mean_f1: Array
     best_f1: Array
     best_score: Array
 
@@ -87,7 +82,7 @@ def precision_recall(precision: Array, scores: Array) -> Curves:
     rows = np.arange(len(pr))
     best_f1 = f1[rows, best]
     best_score = np.where(best_f1 > 0, scores.T[rows, best], np.nan)
-    return Curves(RECALL, pr, f1, _mean_rows(pr), _mean_rows(f1), best_f1, best_score)
+    return Curves(RECALL, pr, best_f1, best_score)
 
 
 def truth_rows(gt: dict[str, Any]) -> Array:
@@ -125,36 +120,28 @@ def greedy_match(iou: Array, taken: Array, threshold: float, prefer: Array | Non
     return matched
 
 
-def match_by_class(truth: Array, detections: Array, category_ids: Array, iou: float = 0.5, limit: int = 100) -> Matches:
-    """Match class by class as COCO does, at one IoU and with at most ``limit`` detections an image and class."""
-    found = detections[np.argsort(-detections[:, 5], kind="stable")]
-    labels, classes = _labels(found[:, 6], category_ids), _labels(truth[:, 6], category_ids)
-    image, image_of_box = _image_rows(found, truth)
-    key, key_of_box = image * len(category_ids) + labels, image_of_box * len(category_ids) + classes
-    keep, correct = _rank_in_group(key) < limit, np.zeros(len(found), bool)
-    for rows, cols in _shared_groups(key, key_of_box):
-        rows, crowd = rows[:limit], truth[cols, 5] > 0
-        overlap = box_iou(found[rows, 1:5], truth[cols, 1:5], crowd)  # (D, G)
-        correct[rows] = greedy_match(overlap, crowd, iou) >= 0
-        keep[rows] = correct[rows] | ~(overlap[:, crowd] >= iou).any(axis=1)
-    return Matches(found[keep, 5], labels[keep], correct[keep])
-
-
 def confusion_matrix(
-    truth: Array, detections: Array, category_ids: Array, score: float = 0.25, iou: float = 0.5
+    truth: Array,
+    detections: Array,
+    category_ids: Array,
+    score: float = 0.25,
+    iou: float = 0.5,
+    excused: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Return (C+1, C+1) counts at one operating point: rows are ground truth, columns predictions, last is background.
 
     Detections with at least ``score`` are matched one to one, best score first. A detection prefers a box of its own
     class, so that the diagonal agrees with AP where boxes of several classes overlap; failing that it takes the box
     that it overlaps most. Unmatched boxes count in the last column (missed), unmatched detections in the last row
-    (false alarms), unless they lie in a crowd of their class.
+    (false alarms), unless they lie in a crowd of their class, or are ``excused`` (n,).
     """
     background = len(category_ids)
-    found = detections[detections[:, 5] >= score]
-    found = found[np.argsort(-found[:, 5], kind="stable")]
+    order = np.argsort(-detections[:, 5], kind="stable")
+    order = order[detections[order, 5] >= score]
+    found = detections[order]
     labels, classes = _labels(found[:, 6], category_ids), _labels(truth[:, 6], category_ids)
     actual, in_crowd = np.full(len(found), background), np.zeros(len(found), bool)
+    forgiven = np.zeros(len(found), bool) if excused is None else excused[order]
     missed = truth[:, 5] == 0
     for rows, cols in _shared_groups(*_image_rows(found, truth)):
         crowd = truth[cols, 5] > 0
@@ -165,8 +152,9 @@ def confusion_matrix(
         boxes = cols[matched[hit]]
         actual[rows[hit]], missed[boxes] = classes[boxes], False
         in_crowd[rows] = ~hit & (same & crowd & (overlap >= iou)).any(axis=1)
+    counts = (actual < background) | ~(in_crowd | forgiven)
     matrix = np.zeros((background + 1, background + 1), np.int64)
-    np.add.at(matrix, (actual[~in_crowd], labels[~in_crowd]), 1)
+    np.add.at(matrix, (actual[counts], labels[counts]), 1)
     np.add.at(matrix, (classes[missed], background), 1)
     return matrix
 
@@ -175,7 +163,7 @@ def reliability(matches: Matches, bins: int = 10, labels: list[int] | None = Non
     """How far confidence can be believed: precision of the detections in each confidence bin.
 
     Args:
-        matches: see :func:`match_by_class`.
+        matches: see :meth:`iifdet.evaluation.matching.MatchRecords.matches`.
         bins: number of bins between 0 and 1.
         labels: only these classes (a frequency group, say).
 
@@ -206,15 +194,6 @@ def _image_rows(left: Array, right: Array) -> tuple[NDArray[np.int64], NDArray[n
     return row[: len(left)], row[len(left) :]
 
 
-def _rank_in_group(key: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many earlier entries have the same key."""
-    order = np.argsort(key, kind="stable")
-    ordered = key[order]
-    rank = np.empty(len(key), np.int64)
-    rank[order] = np.arange(len(key)) - np.searchsorted(ordered, ordered)
-    return rank
-
-
 def _shared_groups(
     left: NDArray[np.int64], right: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -229,8 +208,3 @@ def _shared_groups(
 def _labels(categories: Array, category_ids: Array) -> NDArray[np.int64]:
     order = np.argsort(category_ids)
     return np.asarray(order[np.searchsorted(category_ids, categories, sorter=order)], np.int64)
-
-
-def _mean_rows(values: Array) -> Array:
-    present = values[~np.isnan(values).any(axis=1)]
-    return present.mean(axis=0) if len(present) else np.full(values.shape[1], np.nan)

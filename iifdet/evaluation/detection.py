@@ -20,6 +20,7 @@ from iifdet.evaluation.coverage import count_unread, find_gap, unread_notices
 from iifdet.evaluation.engine import Array, CocoDict, Results, check_choice, evaluate
 from iifdet.evaluation.fixed import BestOfClasses, Unlimited
 from iifdet.evaluation.masks import RLE, encode_masks, mask_truth, with_rectangles
+from iifdet.evaluation.matching import judged_rows, match_records
 from iifdet.evaluation.result import EvalResult
 from iifdet.types import Batch, Detection, ImageInfo
 
@@ -252,14 +253,20 @@ class DetectionEvaluator:
         }
 
     def confusion_matrix(self, score: float = 0.25, iou: float = 0.5) -> NDArray[np.int64]:
-        """(C+1, C+1) counts at an operating point; see :func:`iifdet.evaluation.curves.confusion_matrix`."""
-        truth = curves.truth_rows(self.ground_truth())
-        return curves.confusion_matrix(truth, self.rows(), self.category_ids, score, iou)
+        """(C+1, C+1) counts at an operating point; see :func:`iifdet.evaluation.curves.confusion_matrix`.
+
+        Of a federated data set (LVIS), detections of classes that nobody looked for in their image are left out, and
+        those of classes that were not marked exhaustively are no false alarms.
+        """
+        gt, rows = self.ground_truth(), self.rows()
+        judged, unsure = judged_rows(gt, rows, self.category_ids, self.protocol)
+        truth = curves.truth_rows(gt)
+        return curves.confusion_matrix(truth, rows[judged], self.category_ids, score, iou, unsure[judged])
 
     def reliability(self, bins: int = 10, iou: float = 0.5, labels: list[int] | None = None) -> curves.Reliability:
         """Confidence against precision; see :func:`iifdet.evaluation.curves.reliability`."""
-        truth = curves.truth_rows(self.ground_truth())
-        return curves.reliability(curves.match_by_class(truth, self.rows(), self.category_ids, iou), bins, labels)
+        records = match_records(self.ground_truth(), self.rows(), self.category_ids, protocol=self.protocol)
+        return curves.reliability(records.matches(iou), bins, labels)
 
     def _seen(self) -> list[int]:
         return [image for part in self.parts for image in part.seen]

@@ -102,6 +102,19 @@ def match_records(
     return match_both(gt, results, category_ids, iou_type, protocol)[0]
 
 
+def judged_rows(
+    gt: CocoDict, rows: Array, category_ids: Sequence[int] | Array, protocol: str = "coco"
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(n,) whether each detection counts at all, and whether it may be right where it finds nothing (LVIS).
+
+    Args:
+        rows: (n, 7) ``[image_id, x, y, w, h, score, category_id]``.
+    """
+    image_ids, labels = unique_ids(gt["images"], "image"), np.asarray(category_ids, np.int64)
+    table, boxes = _Table.of(rows, image_ids, labels), _Boxes.of(prepare_truth(gt, "bbox"), image_ids, labels)
+    return _judged(table, boxes, gt, image_ids, labels, protocol)
+
+
 def match_both(
     gt: CocoDict,
     results: Results,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iifdet.evaluation import curves
 from iifdet.evaluation.engine import STATS, Array, CocoDict, EngineOutput
-from iifdet.evaluation.tail import align_counts, group_ap, mean_ap, tail_classes, tail_k
+from iifdet.evaluation.tail import GROUP_LIMITS, align_counts, group_ap, mean_ap, tail_classes, tail_k
 from iifdet.longtail import ClassCounts
 
 ORDERS = ("image", "instance")
@@ -96,7 +96,7 @@ class EvalResult:
         return [name for name, count in zip(self.names, self.gt_instances, strict=True) if count == 0]
 
     def pr_curves(self, iou: float = 0.5) -> curves.Curves:
-        """Precision-recall and F1 curves at one of COCO's IoU thresholds (.50, .55, … .95)."""
+        """Precision-recall curves at one of COCO's IoU thresholds (.50, .55, … .95)."""
         t = round((iou - 0.5) / 0.05)
         if not (0 <= t < len(self.precision) and math.isclose(0.5 + 0.05 * t, iou)):
             raise ValueError(f"iou: expected one of .50, .55, … .95, got {iou}")
@@ -105,6 +105,7 @@ class EvalResult:
     def per_class(self, counts: ClassCounts | None = None, weights: Tensor | None = None) -> list[dict[str, Any]]:
         """One row a class, in label order; None where a value is unknown. These are the rows of per_class.csv.
 
+        ``best_F1`` is the largest F1 at IoU .50, and ``best_score`` the score threshold that gives it.
         With masks, ``mask_AP``, ``mask_AP50`` and ``mask_AR`` stand beside the figures of the boxes.
 
         Args:
@@ -112,7 +113,7 @@ class EvalResult:
             weights: (C,) the weights that the adjustment gives the classes, in label order.
         """
         classes = len(self.names)
-        blank = [None] * classes
+        blank, best = [None] * classes, self.pr_curves(0.5)
         counts = align_counts(counts, self.names) if counts else None
         columns = {
             "class": range(classes),
@@ -124,6 +125,8 @@ class EvalResult:
             "AP": _nones(self.ap),
             "AP50": _nones(self.ap50),
             "AR": _nones(self.ar),
+            "best_F1": _nones(best.best_f1),
+            "best_score": _nones(best.best_score),
         }
         if self.masks is not None:
             measured = {"AP": self.masks.ap, "AP50": self.masks.ap50, "AR": self.masks.ar}
@@ -134,7 +137,7 @@ class EvalResult:
         self,
         counts: ClassCounts | None = None,
         ks: Sequence[int] = (5, 10, 20),
-        groups: Sequence[int] = (10, 100),
+        groups: Sequence[int] | None = None,
         weights: Tensor | None = None,
     ) -> dict[str, Any]:
         """Everything as plain values for metrics.json; NaN becomes None.
@@ -146,9 +149,11 @@ class EvalResult:
             counts: class counts of the *training* set; without them tail and group figures are None and ``notices``
                 says so.
             ks: which tail-k, each by image and by instance counts.
-            groups: upper bounds of the training images of rare and common classes; the data set's own groups win.
+            groups: upper bounds of the training images of rare and common classes, GROUP_LIMITS by default; the data
+                set's own groups win.
             weights: (C,) for the per-class rows.
         """
+        groups = GROUP_LIMITS if groups is None else groups
         return {
             **self._figures(counts, ks, groups),
             **({} if self.masks is None else {"segm": self.masks._figures(counts, ks, groups)}),

@@ -2,6 +2,9 @@
 
 A box is found when a detection of its class, at least as sure as a threshold, was matched to it one to one. Boxes that
 both runs find, or neither, say nothing about the difference: the test looks at those that exactly one of them finds.
+
+One threshold for all runs would test the scale of their scores: an adjustment that raises every score finds more boxes
+above 0.25, with more false alarms. So the first run has a threshold, and the others theirs, at as many false alarms.
 """
 
 from __future__ import annotations
@@ -46,6 +49,23 @@ def found_boxes(records: MatchRecords, score: float = 0.25, iou: float = 0.5) ->
     Boxes of images without detections are there and not found.
     """
     return records.truth_score[iou_row(iou)] >= score
+
+
+def false_alarms(records: MatchRecords, iou: float = 0.5) -> NDArray[np.float64]:
+    """Scores of the detections that find no box, best first, without those that a crowd or the protocol excuses."""
+    t = iou_row(iou)
+    return np.sort(records.score[~records.correct[t] & ~records.ignored[t]])[::-1]
+
+
+def score_of_alarms(alarms: NDArray[np.float64], count: int) -> float:
+    """The lowest threshold with at most ``count`` of these false alarms (descending scores) at or above it.
+
+    Example:
+        >>> alarms = np.array([0.9, 0.5, 0.4, 0.1])
+        >>> bool(0.4 < score_of_alarms(alarms, 2) <= 0.5), score_of_alarms(alarms, 4)
+        (True, 0.0)
+    """
+    return 0.0 if count >= len(alarms) else float(np.nextafter(alarms[count], np.inf))
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_], image: NDArray[np.int64] | None = None) -> McNemar:

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from iifdet.errors import InputError
 from iifdet.longtail import ClassCounts
 
+#: Training images up to which a class is rare, and up to which it is common (LVIS).
+GROUP_LIMITS = (10, 100)
+
 
 class Scored(Protocol):
     """What these functions need of a result: names (C), AP (C,) and ground-truth boxes (C,) of the evaluated split."""
@@ -64,7 +67,7 @@ def tail_k(result: Scored, counts: ClassCounts, k: int, by: str = "image") -> fl
 
 
 def frequency_groups(
-    counts: ClassCounts, thresholds: Sequence[int] = (10, 100), by: str = "image"
+    counts: ClassCounts, thresholds: Sequence[int] = GROUP_LIMITS, by: str = "image"
 ) -> dict[str, list[int]]:
     """Labels by training frequency: rare (<= first threshold), common (<= second) and frequent.
 
@@ -83,7 +86,7 @@ def frequency_groups(
 
 
 def group_ap(
-    result: Scored, counts: ClassCounts, thresholds: Sequence[int] = (10, 100), by: str = "image"
+    result: Scored, counts: ClassCounts, thresholds: Sequence[int] = GROUP_LIMITS, by: str = "image"
 ) -> dict[str, float]:
     """Mean AP of each frequency group over its classes with ground truth; NaN for a group without any."""
     groups = frequency_groups(align_counts(counts, result.names), thresholds, by)

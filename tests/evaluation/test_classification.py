@@ -128,6 +128,7 @@ def test_groups_are_means_over_classes_by_training_counts() -> None:
     accuracy = sk.recall_score(labels, logits.argmax(1), average=None)
     expected = {"many": accuracy[:2].mean(), "medium": accuracy[2:5].mean(), "few": accuracy[5:].mean()}
     assert metrics["groups"] == pytest.approx(expected)
+    assert metrics["group_thresholds"] == result.metrics(COUNTS, groups=None)["group_thresholds"] == [20, 100]
     wider = result.metrics(COUNTS, groups=(2, 60))["groups"]
     assert wider["few"] == pytest.approx(accuracy[6]) and wider["many"] == pytest.approx(accuracy[:3].mean())
     assert shots(COUNTS, (0, 10_000)) == {"many": [], "medium": list(range(C)), "few": []}

@@ -194,10 +194,12 @@ class TestMetrics:
     def test_rows_a_class(self, result):
         rows = result.per_class(COUNTS, iif_weights(COUNTS))
         columns = ["class", "name", "train_images", "train_instances", "weight", "val_instances", "AP", "AP50", "AR"]
+        columns += ["best_F1", "best_score"]
         assert all(list(row) == columns for row in rows)
         assert rows[1] | {"weight": None} == {
             "class": 1, "name": "bus", "train_images": 20, "train_instances": 25, "weight": None,
             "val_instances": 1, "AP": pytest.approx(1), "AP50": pytest.approx(1), "AR": 1,
+            "best_F1": pytest.approx(1), "best_score": pytest.approx(0.9),
         }  # fmt: skip
         assert rows[2]["weight"] == pytest.approx(float(iif_weights(COUNTS)[2]))
         assert rows[2]["AP"] is None and rows[2]["val_instances"] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from iifdet.errors import InputError
 from iifdet.evaluation import DetectionEvaluator
 from iifdet.evaluation.detection import Part
 from iifdet.evaluation.engine import evaluate
+from iifdet.evaluation.matching import judged_rows
 
 BOX, ELSEWHERE = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 9.0, 9.0]
 
@@ -49,6 +51,23 @@ def test_further_instances_are_no_faults_where_labels_are_not_exhaustive() -> No
     good, further = (1, BOX, 0.5), (1, ELSEWHERE, 0.9)
     assert ap(truth([], []), good, further) == pytest.approx(0.5)
     assert ap(truth([], [3]), good, further) == pytest.approx(1)
+
+
+def test_pictures_too_count_as_faults_only_what_was_looked_for() -> None:
+    """Image 2 is known to be without class 3, nothing is known of class 8; class 3 of image 1 may have more."""
+    gt = truth([3], [3])
+    index: Any = SimpleNamespace(
+        names=["3", "7", "8"], image_ids=[1, 2], category_ids=[3, 7, 8], federated=object(), to_coco=lambda: gt
+    )
+    finds = [(1, BOX, 3), (1, ELSEWHERE, 3), (1, BOX, 8), (1, ELSEWHERE, 7), (2, BOX, 3), (2, BOX, 8)]
+    evaluator = DetectionEvaluator(index)
+    evaluator.parts = [Part([1, 2], [np.array([[image, *box, 0.9, category] for image, box, category in finds])])]
+    judged, unsure = judged_rows(gt, evaluator.rows(), [3, 7, 8], "lvis")
+    assert judged.tolist() == [True, True, False, True, True, False]
+    assert unsure.tolist() == [True, True, False, False, False, False]
+    assert evaluator.confusion_matrix().tolist() == [[1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0]]
+    seen = evaluator.reliability()
+    assert seen.count.sum() == 3 and seen.precision[-1] == pytest.approx(1 / 3)
 
 
 def test_an_image_has_300_detections_of_all_classes_together() -> None:

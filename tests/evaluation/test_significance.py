@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iifdet.evaluation.matching import match_records
-from iifdet.evaluation.significance import found_boxes, mcnemar
+from iifdet.evaluation.significance import false_alarms, found_boxes, mcnemar, score_of_alarms
 
 
 def paired(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,3 +65,35 @@ def test_a_box_is_found_by_one_sure_detection_of_its_class_and_images_without_an
     assert found_boxes(records, score=0.05).tolist() == [True, False, False, True]
     with pytest.raises(ValueError, match="same boxes"):
         mcnemar(found_boxes(records), np.array([True]))
+
+
+def scored(scores: list[float], hits: list[bool]) -> Any:
+    """Records of one class: a box an image, and a detection that hits it or misses."""
+    images = range(1, len(scores) + 1)
+    truth = {
+        "images": [{"id": i} for i in images],
+        "categories": [{"id": 1}],
+        "annotations": [{"image_id": i, "category_id": 1, "bbox": [0, 0, 10, 10]} for i in images],
+    }
+    boxes = [[i, 0 if hit else 50, 0, 10, 10, s, 1] for i, s, hit in zip(images, scores, hits, strict=True)]
+    return match_records(truth, np.array(boxes, float), [1])
+
+
+@given(st.lists(st.tuples(st.integers(1, 99), st.booleans()), min_size=1, max_size=30), st.integers(0, 100))
+def test_a_run_with_other_scores_in_the_same_order_finds_the_same_boxes(
+    found: list[tuple[int, bool]], percent: int
+) -> None:
+    """At one threshold for both, the root of each score would find more, with more false alarms."""
+    scores, hits = [s / 100 for s, _ in found], [hit for _, hit in found]
+    first, second = scored(scores, hits), scored([math.sqrt(s) for s in scores], hits)
+    alarms, others = false_alarms(first), false_alarms(second)
+    allowed = int((alarms >= percent / 100).sum())
+    same = score_of_alarms(alarms, allowed)
+    mine, theirs = found_boxes(first, same), found_boxes(second, score_of_alarms(others, allowed))
+    assert mine.tolist() == theirs.tolist()
+    assert (alarms >= same).sum() == (others >= score_of_alarms(others, allowed)).sum() == allowed
+
+
+def test_equal_scores_are_on_one_side_of_the_threshold() -> None:
+    alarms = np.array([0.9, 0.5, 0.5, 0.5, 0.1])
+    assert [(alarms >= score_of_alarms(alarms, n)).sum() for n in range(6)] == [0, 1, 1, 1, 4, 5]
