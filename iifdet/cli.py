@@ -96,9 +96,9 @@ def _run(words: list[str]) -> int:
         print(_help())
         return 0
     if words[0] == "--version":
-        from importlib.metadata import version
+        from iifdet import __version__
 
-        print(version("iifdet"))
+        print(__version__)
         return 0
     verb, rest = words[0], words[1:]
     if verb not in VERBS:

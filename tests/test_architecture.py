@@ -37,9 +37,9 @@ LAYERS: dict[str, int] = {
     "build": 7,
     "running": 8,
     "api": 9,
-    "cli": 10,
     "__init__": 10,
-    "__main__": 11,
+    "cli": 11,
+    "__main__": 12,
 }
 
 #: Who may import a room at all, where the layers alone would allow more.

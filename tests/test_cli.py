@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,12 @@ def test_help_and_version_end_with_0(capsys: pytest.CaptureFixture[str]) -> None
     for words in ([], ["--help"], ["help"], ["train", "--help"], ["val", "-h"], ["--version"]):
         assert main(words) == 0
         assert capsys.readouterr().out.strip()
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out.strip() == project["version"]
 
 
 @pytest.mark.parametrize("verb", sorted(VERBS))
