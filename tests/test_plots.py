@@ -206,6 +206,8 @@ def test_results_of_a_detector_are_ap_and_tails(tmp_path: Path, monkeypatch: pyt
 NONE = ClassCounts([], torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64), num_images=0)
 ZERO = ClassCounts(["a", "b"], torch.tensor([0, 0]), torch.tensor([0, 0]), num_images=0)
 NANS = torch.tensor([NAN, NAN])
+SOME = Reliability(np.linspace(0, 1, 3), np.array([0.2, 0.7]), np.array([0.1, 0.8]), np.array([4, 9]), 0.1, 0.1)
+NOTHING = Reliability(np.linspace(0, 1, 3), np.full(2, NAN), np.full(2, NAN), np.zeros(2), NAN, NAN)
 EMPTY_INPUTS: dict[str, Callable[[Path], None]] = {
     "labels, no classes": lambda p: plots.plot_labels(NONE, None, p),
     "labels, no classes with weights": lambda p: plots.plot_labels(NONE, torch.tensor([]), p),
@@ -237,6 +239,7 @@ EMPTY_INPUTS: dict[str, Callable[[Path], None]] = {
     "intervals, nothing known": lambda p: plots.plot_intervals({"a": {"AP": (NAN, NAN, NAN)}}, p),
     "errors, no runs": lambda p: plots.plot_errors({}, p),
     "reliabilities, no runs": lambda p: plots.plot_reliabilities({}, p),
+    "reliabilities, a group of nothing": lambda p: plots.plot_reliabilities({"a": {"all": SOME, "rare": NOTHING}}, p),
     "reliability, no bins": lambda p: plots.plot_reliability([], [], [], NAN, p),
     "reliability, no detections": lambda p: plots.plot_reliability(NANS, NANS, [0, 0], NAN, p),
 }

@@ -256,7 +256,8 @@ def plot_reliabilities(runs: Mapping[str, Mapping[str, Any]], path: str | Path, 
             label = shorten(name, 40) if ax is panels.flat[0] else None
             known = np.isfinite(as_array(r.confidence))
             x, y = as_array(r.confidence)[known], as_array(r.precision)[known]
-            ax.plot(x, y, color=look[0], linestyle=look[1], marker=look[2], markersize=4, label=label, clip_on=False)
+            (line,) = ax.plot(x, y, color=look[0], linestyle=look[1], marker=look[2], markersize=4, label=label)
+            line.set_clip_on(not len(x))  # markers on the border are whole; without any, the layout would collapse
     for ax in panels[:, 0]:
         ax.set_ylabel(what)
     if runs:
