@@ -207,6 +207,7 @@ NONE = ClassCounts([], torch.tensor([], dtype=torch.int64), torch.tensor([], dty
 ZERO = ClassCounts(["a", "b"], torch.tensor([0, 0]), torch.tensor([0, 0]), num_images=0)
 NANS = torch.tensor([NAN, NAN])
 SOME = Reliability(np.linspace(0, 1, 3), np.array([0.2, 0.7]), np.array([0.1, 0.8]), np.array([4, 9]), 0.1, 0.1)
+SOME_GROUPS = dict.fromkeys(("all", "frequent", "common"), SOME)
 NOTHING = Reliability(np.linspace(0, 1, 3), np.full(2, NAN), np.full(2, NAN), np.zeros(2), NAN, NAN)
 EMPTY_INPUTS: dict[str, Callable[[Path], None]] = {
     "labels, no classes": lambda p: plots.plot_labels(NONE, None, p),
@@ -239,7 +240,7 @@ EMPTY_INPUTS: dict[str, Callable[[Path], None]] = {
     "intervals, nothing known": lambda p: plots.plot_intervals({"a": {"AP": (NAN, NAN, NAN)}}, p),
     "errors, no runs": lambda p: plots.plot_errors({}, p),
     "reliabilities, no runs": lambda p: plots.plot_reliabilities({}, p),
-    "reliabilities, a group of nothing": lambda p: plots.plot_reliabilities({"a": {"all": SOME, "rare": NOTHING}}, p),
+    "reliabilities, a group of nothing": lambda p: plots.plot_reliabilities({"a": {**SOME_GROUPS, "rare": NOTHING}}, p),
     "reliability, no bins": lambda p: plots.plot_reliability([], [], [], NAN, p),
     "reliability, no detections": lambda p: plots.plot_reliability(NANS, NANS, [0, 0], NAN, p),
 }
