@@ -78,6 +78,7 @@ def val(**keys: Any) -> RunResult:
     cfg = resolve(ValConfig, {**keys_of_recipe(recipe), **keys})
     task = build.task_of_model(architecture or cfg.model)
     build.refuse_keys_in_val(keys, task)
+    build.refuse_idle_weight_keys(keys)
     device = build.pick_device(cfg.device, distributed.launched())
     with distributed.joined(device) as world:
         return run_val(cfg, task, device, world)

@@ -27,6 +27,11 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
 
 
+def has_area(boxes: Tensor) -> Tensor:
+    """(..., 4) -> (...,) whether a box is wider and higher than nothing."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+
+
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Clip (..., 4) boxes to an image of ``size`` (height, width)."""
     height, width = size

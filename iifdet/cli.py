@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from iifdet.errors import InputError, suggest
+from iifdet.errors import InputError, counted, suggest
 
 #: What each verb does, and a command of it.
 VERBS = {
@@ -240,7 +240,8 @@ def _print_stats(result: Any) -> None:
     header = ["#", *list(rows[0])[1:]]  # 80 columns hold all variants of names that are not long
     cells = [[format(v, ".2f") if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     console = Console()
-    Table(f"{len(counts)} classes, {counts.num_images} images", header, cells, text_columns=2).print(console)
+    caption = f"{counted(len(counts), 'class', 'classes')}, {counted(counts.num_images, 'image')}"
+    Table(caption, header, cells, text_columns=2).print(console)
     orders = ("image",) if counts.alike else ("image", "instance")
     factors = ", ".join(f"{counts.imbalance(by):.1f} by {by}" for by in orders)
     console.print(f"imbalance factor: {factors}")

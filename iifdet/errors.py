@@ -28,6 +28,27 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(options)}" if options else ""
 
 
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first few names, and whether there are more.
+
+    Example:
+        >>> some(["a", "b"]), some(["a", "b", "c", "d"])
+        ('a, b', 'a, b, c, …')
+    """
+    listed = list(names)
+    return ", ".join([*listed[:most], *(["…"] if len(listed) > most else [])])
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and its noun.
+
+    Example:
+        >>> counted(1, "image"), counted(1200, "box", "boxes")
+        ('1 image', '1,200 boxes')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 #: How libraries that torch calls say what torch itself says with an OutOfMemoryError.
 _NO_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",

@@ -13,6 +13,8 @@ from iifdet.datasets.classification.health import ClassSplitToCheck, check_class
 from iifdet.datasets.description import task_of
 from iifdet.datasets.findings import SEVERITIES, Finding, ReasonCount, count_reasons, printable
 from iifdet.datasets.health import SplitToCheck, check_splits
+from iifdet.datasets.strays import find_strays
+from iifdet.errors import counted
 from iifdet.evaluation.lookalikes import find_lookalikes
 from iifdet.rundir import RunDir
 from iifdet.tables import Table
@@ -49,7 +51,7 @@ def read_splits(
         where = description.split(name)
         place = str(where.annotations or where.images[0])
         index = load_index(description, name, max_bad=1.0, cache_index=False, allow_outside=allow_outside)
-        found.append(SplitToCheck(name, index, place))
+        found.append(SplitToCheck(name, index, place, tuple(find_strays(description, name))))
     return found
 
 
@@ -65,7 +67,7 @@ def find_faults(
         return check_class_splits(splits, decode=decode, seen=seen)
     found = check_splits(splits, decode=decode, max_bad=max_bad, seen=seen)
     for split in splits:
-        found += find_lookalikes(split.index, split.name)
+        found += [*find_lookalikes(split.index, split.name), *split.strays]
     return found
 
 
@@ -151,16 +153,16 @@ class CheckReport:
     def verdict(self) -> str:
         """The closing line."""
         counts = self.counts()
-        said = ", ".join(_number(count, severity) for severity, count in counts.items())
+        said = ", ".join(counted(count, severity) for severity, count in counts.items())
         return f"{self.data}: {'does not pass' if counts['error'] else 'passes'}: {said}; all of it: {self.folder}"
 
     def _heading(self) -> list[str]:
-        boxes = {split: f"{n['boxes']} boxes, " if "boxes" in n else "" for split, n in self.splits.items()}
-        splits = [
-            f"{self.data} {split}: {_number(n['images'], 'image')}, {boxes[split]}{n['classes']} classes"
+        nouns = {"images": ("image",), "boxes": ("box", "boxes"), "classes": ("class", "classes")}
+        sizes = {
+            split: ", ".join(counted(n[what], *noun) for what, noun in nouns.items() if what in n)
             for split, n in self.splits.items()
-        ]
-        return [*splits, self.compared]
+        }
+        return [*(f"{self.data} {split}: {size}" for split, size in sizes.items()), self.compared]
 
     def _table(self) -> RichTable:
         from rich.table import Table as RichTable
@@ -197,10 +199,6 @@ def _cells(group: ReasonCount) -> tuple[str, str, str, int]:
 def _one_line(finding: Finding) -> str:
     box = "" if finding.box is None else f" box {finding.box}"
     return f"{finding.file}{box}" + (f": {finding.detail}" if finding.detail else "")
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _say(console: Console, text: str) -> None:

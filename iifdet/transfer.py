@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torchvision.ops import FrozenBatchNorm2d
 
-from iifdet.errors import InputError
+from iifdet.errors import InputError, counted
 from iifdet.longtail import AdjustedModel, ClassifierRows
 
 
@@ -109,7 +109,7 @@ def _copy_class_rows(model: AdjustedModel, source: AdjustedModel) -> list[str]:
         notes.append(f"class rows{which} keep random weights: they differ in shape or in anchors")
     absent = [name for name in model.names if name not in place]
     if absent:
-        notes.append(f"{len(absent)} classes start from random rows: {', '.join(absent)}")
+        notes.append(f"{counted(len(absent), 'class starts', 'classes start')} from random rows: {', '.join(absent)}")
     return notes
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -254,3 +256,29 @@ def test_the_real_sets_pass(name: str, tmp_path: Path) -> None:
 def test_a_missing_key_of_python_is_an_input_error_as_well() -> None:
     with pytest.raises(InputError, match="unknown key"):
         iifdet.check(dat="demo")
+
+
+def test_labels_of_no_image_and_images_that_nothing_reads_are_said(tmp_path: Path) -> None:
+    for folder in ("images/train", "labels/train", "images/val", "labels/val"):
+        (tmp_path / folder).mkdir(parents=True)
+    picture = np.full((40, 40, 3), 90, np.uint8)
+    for split in ("train", "val"):
+        for name in "abc":
+            cv2.imwrite(str(tmp_path / "images" / split / f"{name}.png"), picture + len(split) * ord(name) % 160)
+            (tmp_path / "labels" / split / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.2")
+    images, labels = tmp_path / "images" / "train", tmp_path / "labels" / "train"
+    (images / "a.png").rename(images / "a.gif")
+    (labels / "b.txt").rename(labels / "b.TXT")
+    (labels / "classes.txt").write_text("dot")
+    (tmp_path / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames: [dot]")
+    report = iifdet.check(data=str(tmp_path / "data.yaml"), project=str(tmp_path / "out"))
+    strays = {(Path(f.file).name, f.reason) for f in report.findings if f.severity == "warning" and f.split == "train"}
+    assert strays == {
+        ("a.gif", "file of a kind that is not read as an image"),
+        ("a.txt", "label file without an image"),
+        ("b.TXT", "label file without an image"),
+    }
+    (tmp_path / "some.txt").write_text("images/train/c.png")
+    (tmp_path / "data.yaml").write_text("path: .\ntrain: some.txt\nval: images/val\nnames: [dot]")
+    report = iifdet.check(data=str(tmp_path / "data.yaml"), project=str(tmp_path / "out"))
+    assert not [f for f in report.findings if f.split == "train" and f.severity == "warning"], "a list chooses"

@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from iifdet import api
+from iifdet.checkpoint import save_checkpoint
 from iifdet.cli import VERBS, main, parse
 from iifdet.config import CONFIGS
 from iifdet.errors import InputError
+from iifdet.models import create_model
 from iifdet.running import RunResult
 
 Keys = Callable[..., dict[str, Any]]
@@ -286,6 +288,16 @@ def test_optuna_is_imported_by_tune_alone() -> None:
 def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "iifdet", "trian"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("iifdet: verb: ") and not done.stdout
+
+
+@pytest.mark.parametrize("verb", ["val", "predict", "export"])
+def test_keys_of_an_adjustment_that_nobody_asked_for_are_refused(
+    verb: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    """They would stand in args.yaml and do nothing."""
+    save_checkpoint(tmp_path / "last.pt", create_model("yolov3-nano", 3, width=0.125, depth=0.1))
+    line = refused(verb, f"weights={tmp_path / 'last.pt'}", "tau=9", *(["source=x.jpg"] if verb == "predict" else []))
+    assert line.startswith("iifdet: tau: belongs to a new adjustment") and "adjust=iif" in line
 
 
 @pytest.mark.parametrize(

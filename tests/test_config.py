@@ -90,6 +90,7 @@ def test_a_key_given_plain_and_dotted_is_refused() -> None:
         ("lr", float("nan"), "finite number"),
         ("flip", 1.5, "less than or equal to 1"),
         ("optimizer", "sdg", "expected one of sgd, adamw"),
+        ("temperature", 0, "input should be greater than 0, or one of mean"),
         ("strategy", "end2end", "expected one of end_to_end, post_process, decoupled, cost_sensitive"),
         ("adjust", "fii", "expected one of none, iif"),
         ("by", "box", "expected one of image, instance"),

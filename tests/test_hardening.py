@@ -200,3 +200,15 @@ def test_one_broken_image_of_many_is_replaced_and_said(
     file.write_bytes(file.read_bytes()[:60])
     run = iifdet.train(**tiny_keys(tmp_path, data=tiny_copy / "data.yaml", epochs=1, max_bad=0.05))
     assert run.metrics["AP"] is not None
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_workers_do_not_multiply_a_broken_image(tiny_keys: Keys, tiny_copy: Path, tmp_path: Path, workers: int) -> None:
+    """One of 24 is 4.2 %, however many workers look; two are 8.3 %, also where two workers see one each."""
+    broken = [tiny_copy / "train" / f"{n:03}.png" for n in (3, 10)]
+    keys = tiny_keys(tmp_path, data=tiny_copy / "data.yaml", epochs=1, batch=4, workers=workers, cache_index=False)
+    broken[0].write_bytes(broken[0].read_bytes()[:60])
+    iifdet.train(**keys, max_bad=0.05)
+    broken[1].write_bytes(broken[1].read_bytes()[:60])
+    with pytest.raises(InputError, match=r"expected at most 5.0% images that .*, got 8.3% so far"):
+        iifdet.train(**{**keys, "epochs": 3}, max_bad=0.05)

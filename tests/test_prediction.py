@@ -84,6 +84,21 @@ def test_conf_is_0_25_whatever_the_checkpoint_says_and_the_resize_is_its_own(tin
     assert torch.equal(low.boxes, again.boxes) and not torch.equal(low.boxes[:9], other.boxes[:9])
 
 
+def test_nothing_of_the_padding_is_found(tiny_checkpoint: str) -> None:
+    """A strip in the middle of a square: much of what an untrained model finds lies above and below it."""
+    keys: dict[str, Any] = {"weights": tiny_checkpoint, "conf": 0.0, "resize": "letterbox", "max_det": 3000}
+    strip = iifdet.predict(np.zeros((8, 64, 3), np.uint8), iou=1.0, **keys)[0]
+    square = iifdet.predict(np.zeros((64, 64, 3), np.uint8), iou=1.0, **keys)[0]
+    assert 0 < len(strip) < 0.9 * len(square)
+    assert (strip.boxes[:, 2:] > strip.boxes[:, :2]).all() and len(strip.labels) == len(strip.scores) == len(strip)
+
+
+def test_a_model_and_weights_at_once_are_refused(tiny_checkpoint: str, spot: Spot) -> None:
+    model = iifdet.load(tiny_checkpoint)
+    with pytest.raises(InputError, match=r"^weights: expected model or weights, got both"):
+        iifdet.predict(spot(), model=model, weights=tiny_checkpoint)
+
+
 @pytest.mark.parametrize(
     ("name", "args"),
     [

@@ -195,7 +195,7 @@ def test_the_command_line_writes_files_counts_bad_ones_and_ends_with_0_or_2(
     (tmp_path / "bad.jpg").write_text("no picture")
     common = [f"weights={tiny_checkpoint}", "device=cpu", "conf=0", "max_det=3", f"project={tmp_path}"]
     assert main(["predict", f"source=[{tiny_root}/val/000.png, {tmp_path}/bad.jpg]", *common]) == 0
-    assert "1 images, 3 detections" in capsys.readouterr().out
+    assert "1 image, 3 detections" in capsys.readouterr().out
     assert (tmp_path / "predict" / "pictures" / "000.jpg").is_file()
     assert len(json.loads((tmp_path / "predict" / "predictions.json").read_text())["annotations"]) == 3
     assert main(["predict", f"source={tmp_path}/bad.jpg", *common]) == 2

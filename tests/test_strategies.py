@@ -98,6 +98,8 @@ def test_val_keeps_removes_or_changes_the_checkpoint_s_adjustment(
     assert figures(check(last(post), adjust="none")) == figures(softmax.metrics)
     again = check(last(post), adjust="iif")  # the variant comes from the checkpoint's recipe
     assert figures(again) == figures(kept)
+    with pytest.raises(InputError, match=r"^variant: belongs to a new adjustment, and without adjust="):
+        check(last(post), variant="smooth")
     other = check(last(post), adjust="iif", variant="smooth", by="instance")
     assert [row["weight"] for row in other["per_class"]] != pytest.approx(raw)
 
@@ -173,6 +175,11 @@ def test_a_decoupled_stage_resumes_and_keeps_box_rows(tiny_keys: Keys, softmax: 
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
+def test_class_rows_start_afresh_in_the_decoupled_stage_alone(tiny_keys: Keys, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^reinit: starts the class rows of strategy=decoupled afresh, got strategy="):
+        iifdet.train(**tiny_keys(tmp_path, reinit=True))
+
+
 def test_a_decoupled_stage_without_a_first_one_is_refused(tiny_keys: Keys, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give weights="):
         iifdet.train(**tiny_keys(tmp_path, strategy="decoupled"))
@@ -202,7 +209,7 @@ def test_weights_of_another_class_list_go_in_by_class_name(
     keys = tiny_keys(tmp_path, data=tiny_copy / "data.yaml", weights=last(softmax), epochs=1, lr=1e-12)
     with caplog.at_level("INFO", "iifdet"):
         run = iifdet.train(**keys)
-    assert "1 classes start from random rows: pink" in caplog.text
+    assert "1 class starts from random rows: pink" in caplog.text
     mine: Any = iifdet.load(last(run))
     theirs: Any = iifdet.load(last(softmax))
     assert mine.names == ["white", "blue", "pink", "red"]

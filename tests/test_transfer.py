@@ -26,7 +26,7 @@ def test_class_rows_follow_class_names_and_new_classes_stay_random() -> None:
         assert torch.equal(mine.weight[0], theirs.weight[2]) and torch.equal(mine.bias[0], theirs.bias[2])
         assert torch.equal(mine.weight[2], theirs.weight[0])
         assert torch.equal(mine.weight[1], fox)
-    assert any("1 classes start from random rows: fox" in note for note in notes)
+    assert any("1 class starts from random rows: fox" in note for note in notes)
 
 
 def test_everything_beside_the_class_rows_is_taken() -> None:

@@ -1,6 +1,6 @@
 """The only wiring: Config -> data, counts, model, optimizer, evaluator."""
 
-from iifdet.build.adjustment import class_weights, set_adjustment
+from iifdet.build.adjustment import class_weights, refuse_idle_weight_keys, set_adjustment
 from iifdet.build.batch import check_batch, settle_batch
 from iifdet.build.batches import EpochBatches, ending_workers
 from iifdet.build.comparison import classifier_norms, evaluated_index
@@ -74,6 +74,7 @@ __all__ = [
     "placed",
     "postprocess_options",
     "read_about",
+    "refuse_idle_weight_keys",
     "refuse_keys_in_val",
     "set_adjustment",
     "settle_batch",

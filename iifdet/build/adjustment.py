@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -83,6 +83,20 @@ def set_adjustment(
         raise InputError(str(error)) from error
 
 
+def refuse_idle_weight_keys(keys: Mapping[str, Any]) -> None:
+    """Refuse keys of an adjustment where none is asked for: the checkpoint's stays as it is, and they would do nothing.
+
+    Args:
+        keys: those that were given, without what a checkpoint says.
+    """
+    idle = [key for key in WeightKeys.model_fields if key in keys]
+    if idle and keys.get("adjust") is None:
+        raise InputError(
+            f"{idle[0]}: belongs to a new adjustment, and without adjust= the checkpoint's stays as it is; "
+            "give adjust=iif (or la) beside it"
+        )
+
+
 def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
     """Apply ``adjust`` and ``strategy``; a decoupled stage also freezes everything but the class rows."""
     assert model.counts is not None
@@ -102,6 +116,10 @@ def _refuse_odd_pairs(config: TrainConfig) -> None:
         raise InputError(f"strategy: {config.strategy} needs an adjustment, got adjust=none; give adjust=iif")
     if config.strategy == "decoupled" and not config.weights:
         raise InputError("strategy: decoupled trains the class rows of a finished model; give weights=<its last.pt>")
+    if config.reinit and config.strategy != "decoupled":
+        raise InputError(
+            f"reinit: starts the class rows of strategy=decoupled afresh, got strategy={config.strategy}; drop one"
+        )
     if config.strategy == "cost_sensitive" and config.adjust not in ("iif", "none"):
         raise InputError(
             f"strategy: cost_sensitive weighs the loss by IIF weights; got adjust={config.adjust}, use iif"

@@ -22,7 +22,7 @@ from iifdet.datasets.classification.photos import (
 )
 from iifdet.datasets.classification.resident import ResidentImages, ResidentSplit, ResidentTraining
 from iifdet.distributed import ALONE, World
-from iifdet.errors import InputError
+from iifdet.errors import InputError, counted
 from iifdet.evaluation import ClassificationEvaluator
 
 #: Images up to this side are cropped out of a border and looked at as a whole; larger ones are photographs.
@@ -130,7 +130,7 @@ def _refuse_keys_of_small_images(config: TrainConfig) -> None:
 
 def describe_classification(index: ClassIndex) -> str:
     """Images."""
-    return f"{len(index)} training images"
+    return counted(len(index), "training image")
 
 
 def classification_train_batches(

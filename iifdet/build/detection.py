@@ -23,7 +23,7 @@ from iifdet.datasets import (
     make_loader,
 )
 from iifdet.distributed import ALONE, World
-from iifdet.errors import InputError
+from iifdet.errors import InputError, counted
 from iifdet.evaluation import DetectionEvaluator
 from iifdet.evaluation.detection import KEPT
 from iifdet.evaluation.engine import PROTOCOLS
@@ -74,7 +74,8 @@ def _parts(config: DataKeys) -> tuple[DatasetIndex, DatasetIndex]:
 
 def _with_boxes(config: DataKeys, index: DatasetIndex) -> DatasetIndex:
     if not len(index.labels):
-        which = "its labels" if config.classes is None else "its labels and the key 'classes'"
+        keys = [f"'{key}'" for key in ("classes", "fraction") if getattr(config, key) not in (None, 1.0)]
+        which = " and ".join(["its labels", *(f"the key {key}" for key in keys)])
         raise InputError(f"data: expected boxes in the train split of {config.data}, got none; check {which}")
     return index
 
@@ -90,7 +91,7 @@ def refuse_labels(config: TrainConfig) -> None:
 
 def describe_detection(index: DatasetIndex) -> str:
     """Images and boxes."""
-    return f"{len(index)} training images, {len(index.labels)} boxes"
+    return f"{counted(len(index), 'training image')}, {counted(len(index.labels), 'box', 'boxes')}"
 
 
 def _selection(config: DataKeys) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from iifdet.config import resolve
 from iifdet.config.explaining import CamConfig
 from iifdet.datasets import DatasetIndex, EvalTransform, load_index, read_image
 from iifdet.detectors import Detector
-from iifdet.errors import InputError, suggest
+from iifdet.errors import InputError, some, suggest
 from iifdet.explaining import CamColumn, CamJob, Choice, View, draw_class_sheet, explain_class
 from iifdet.explaining.job import CamTask
 from iifdet.explaining.layers import find_layers
@@ -157,7 +157,7 @@ def _check_names(names: list[str], own: list[str], weights: str) -> None:
     if list(names) != list(own):
         raise InputError(
             f"weights: expected models of the same classes, got {weights} with {len(own)} "
-            f"({', '.join(own[:3])}, …) beside {len(names)} ({', '.join(names[:3])}, …)"
+            f"({some(own)}) beside {len(names)} ({some(names)})"
         )
 
 

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from iifdet.build.adjustment import refuse_idle_weight_keys
 from iifdet.build.finished import adjust_finished, borrow, habits, load_finished
 from iifdet.build.model import postprocess_options
 from iifdet.config import resolve
@@ -25,6 +26,7 @@ def build_export(keys: dict[str, Any], model: Detector | None = None) -> ExportJ
     Raises:
         InputError: bad keys or weights, a file that is there already, a package that is not.
     """
+    refuse_idle_weight_keys(keys)
     keys = {"conf": ExportConfig.model_fields["conf"].default, "adjust": None, **keys}
     config = resolve(ExportConfig, keys)
     model = load_finished(config.weights, config) if model is None else borrow(model, None)

@@ -15,7 +15,7 @@ from torch import nn
 from iifdet.config import TrainConfig
 from iifdet.detectors import Detector
 from iifdet.distributed import ALONE, World
-from iifdet.errors import InputError
+from iifdet.errors import InputError, counted
 from iifdet.optim import AveragedWeights, Schedule, build_optimizer
 from iifdet.training import FitOptions, GraphedStep, Step, TrainState, train_step
 
@@ -155,9 +155,9 @@ def build_schedule(config: TrainConfig) -> Schedule:
     if config.schedule == "step" and config.steps and min(config.steps) >= config.epochs:
         shares = ",".join(f"{step / max(config.steps) * 0.95 * config.epochs:.3g}" for step in config.steps)
         log.warning(
-            "steps: none of %s lies within %d epochs, so the learning rate never drops; give steps=[%s] or so",
+            "steps: none of %s lies within %s, so the learning rate never drops; give steps=[%s] or so",
             list(config.steps),
-            config.epochs,
+            counted(config.epochs, "epoch"),
             shares,
         )
     return Schedule(

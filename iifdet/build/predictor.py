@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from iifdet.build.adjustment import refuse_idle_weight_keys
 from iifdet.build.class_predictor import image_side, refuse_box_keys
 from iifdet.build.classification import class_view
 from iifdet.build.detection import check_rect
@@ -47,6 +48,9 @@ def build_prediction(keys: dict[str, Any], source: Any, model: Any = None) -> Pr
     Raises:
         InputError: bad keys, weights or source.
     """
+    refuse_idle_weight_keys(keys)
+    if model is not None and keys.get("weights"):
+        raise InputError("weights: expected model or weights, got both; give one of them")
     defaults = {key: PredictConfig.model_fields[key].default for key in OWN}
     config = resolve(PredictConfig, {**defaults, **keys})
     if source is None:

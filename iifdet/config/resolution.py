@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import date
 from os import PathLike
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -53,9 +54,15 @@ def validate(kind: type[C], values: dict[str, Any]) -> C:
 
 def _expected(kind: type[BaseModel], key: str, message: str) -> str:
     annotation = kind.model_fields[key].annotation
-    choices = [c for part in (annotation, *get_args(annotation)) for c in get_args(part) if isinstance(c, str)]
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    kinds = tuple(get_args(k)[0] if get_origin(k) is Annotated else k for k in kinds if k is not NoneType)
+    choices = [choice for k in kinds if get_origin(k) is Literal for choice in get_args(k) if isinstance(choice, str)]
     message = message.removeprefix("Value error, ")
-    return f"expected one of {', '.join(choices)}" if choices else message[:1].lower() + message[1:]
+    message = message[:1].lower() + message[1:]
+    if not choices:
+        return message
+    others = any(get_origin(k) is not Literal for k in kinds)  # such as a number
+    return f"{message}, or one of {', '.join(choices)}" if others else f"expected one of {', '.join(choices)}"
 
 
 def _nest(overrides: dict[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,23 @@ def read_lvis(description: DataDescription, split: Split, *, segments: bool = Tr
     return _read(description, split, segments, lvis=True)
 
 
+#: Above, ids leave no room for further ones.
+MOST_ID = 1 << 62
+
+
+def _distinct(ids: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The annotations' ids; those that repeat one, or are none, get numbers of their own above all others."""
+    first = np.zeros(len(ids), dtype=bool)
+    first[np.unique(ids, return_index=True)[1]] = True
+    own = first & valid
+    distinct = ids.copy()
+    highest = int(ids[own].max(initial=0))
+    if highest > MOST_ID:
+        return np.arange(1, len(ids) + 1)
+    distinct[~own] = highest + 1 + np.arange((~own).sum())
+    return distinct
+
+
 def _read(description: DataDescription, split: Split, segments: bool, lvis: bool) -> DatasetIndex:
     file, folder = _places(split)
     content = read_coco_json(file, segments=segments)
@@ -101,8 +118,7 @@ def _read(description: DataDescription, split: Split, segments: bool, lvis: bool
     keep = np.flatnonzero(boxes.wanted & ((boxes.codes == 0) | (boxes.codes == CLIPPED)))
     keep = keep[np.argsort(boxes.image[keep], kind="stable")]
     box_image, clipped, ids = boxes.image[keep], boxes.boxes[keep], rows.ids[keep]
-    distinct = bool(rows.valid[keep, 0].all()) and bool((np.diff(np.sort(ids)) > 0).all())
-    ann_ids = ids if distinct else np.arange(1, len(keep) + 1, dtype=np.int64)
+    ann_ids = _distinct(ids, rows.valid[keep, 0])
     return DatasetIndex(
         names=categories.names,
         root=str(folder),

@@ -37,7 +37,7 @@ from iifdet.datasets.places import (
     split_hint,
     text_of,
 )
-from iifdet.errors import InputError, suggest
+from iifdet.errors import InputError, some, suggest
 
 __all__ = [
     "FORMATS",
@@ -235,7 +235,10 @@ def parse_names(value: Any, where: str) -> list[str]:
         # Quoted keys are numbers all the same, as for Ultralytics: {'0': car}.
         value = {int(k) if isinstance(k, str) and k.isdecimal() else k: name for k, name in value.items()}
         if sorted(value, key=str) != sorted(range(len(value)), key=str):
-            raise InputError(f"{where}: names: expected the keys 0…{len(value) - 1}, got {list(value)[:5]}…")
+            raise InputError(
+                f"{where}: names: expected the keys 0…{len(value) - 1}, got {some(map(str, value), 5)}; "
+                "number the classes without gaps"
+            )
         value = [value[i] for i in range(len(value))]
     if not isinstance(value, list) or not value:
         raise InputError(f"{where}: names: expected a list of class names, got {value!r}")

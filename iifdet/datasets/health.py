@@ -38,11 +38,12 @@ class NamedFiles(Protocol):
 
 @dataclass(frozen=True)
 class SplitToCheck:
-    """A split's name, its index, and the file or folder that stands for all of it in messages."""
+    """A split's name, its index, the file or folder that stands for it in messages, and what strays around it."""
 
     name: str
     index: DatasetIndex
     place: str
+    strays: tuple[Finding, ...] = ()
 
 
 def check_splits(

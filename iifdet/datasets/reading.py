@@ -17,7 +17,7 @@ from iifdet.datasets.index_cache import cached_index
 from iifdet.datasets.select import choose_classes, merge_classes, take_fraction
 from iifdet.datasets.voc import read_voc
 from iifdet.datasets.yolo_txt import read_yolo
-from iifdet.errors import InputError
+from iifdet.errors import InputError, counted
 
 logger = logging.getLogger("iifdet")
 
@@ -98,7 +98,9 @@ def _report(index: DatasetIndex, what: str, max_bad: float) -> None:
                 f"{what}: expected at most {max_bad:.1%} broken {unit}, got {len(dropped)} of {kept + len(dropped)} "
                 f"({share:.1%}): {summarize(dropped)}; first: {first}; repair them or raise max_bad"
             )
-    logger.warning("%s: %d images and %d boxes kept; %s", what, len(index), len(index.labels), text)
+    logger.warning(
+        "%s: %s and %s kept; %s", what, counted(len(index), "image"), counted(len(index.labels), "box", "boxes"), text
+    )
 
 
 def summarize(problems: list[Problem]) -> str:

@@ -119,7 +119,8 @@ def hold_out(index: DatasetIndex, share: float, seed: int = 0) -> tuple[DatasetI
         raise InputError(f"holdout: expected a share above 0 and below 1, got {share}")
     held = _held_out(index, share, seed)
     if not held.any() or held.all():
-        raise InputError(f"holdout: expected enough images to hold {share:.0%} out, got {len(index)}; raise the share")
+        way_out = "raise the share" if len(index) > 1 else "drop holdout, or add images"
+        raise InputError(f"holdout: expected enough images to hold {share:.0%} out, got {len(index)}; {way_out}")
     return index.select(~held), index.select(held)
 
 

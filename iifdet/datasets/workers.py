@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from iifdet.datasets.samplers import Shard
+
+# Workers wait for the disk as well: two on one core are no mistake, and it is the default of ours that is meant.
+warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
 
 
 def worker_loader(

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iifdet.boxes import has_area
 from iifdet.evaluation import curves
 from iifdet.evaluation.coverage import count_unread, find_gap, unread_notices
 from iifdet.evaluation.engine import Array, CocoDict, Results, check_choice, evaluate
@@ -119,7 +120,8 @@ class DetectionEvaluator:
         """Add one batch: boxes and masks go back to the pixels of the original images.
 
         Args:
-            detections: one Detection an image, boxes and masks in pixels of the image tensor.
+            detections: one Detection an image, boxes and masks in pixels of the image tensor. Boxes of which nothing
+                lies in the image, but in the padding around it, are left out.
             batch: the batch they came from; its infos say where each image tensor came from.
         """
         if len(detections) != len(batch.infos):
@@ -133,7 +135,9 @@ class DetectionEvaluator:
         scores = torch.cat([d["scores"] for d in detections]).detach().float().cpu().split(sizes)
         part = Part(unread=count_unread(batch.infos))
         for info, box, label, score, found in zip(batch.infos, boxes, labels, scores, detections, strict=True):
+            box = info.to_original(box)
             order = score.argsort(descending=True, stable=True)
+            order = order[has_area(box)[order] | ~box[order].isfinite().all(dim=1)]  # the rest lay in the padding
             order = order if self.fixed else order[: self.max_per_image]
             rows = self._to_rows(info, box, label, score, order)
             rles = self._to_rles(info, found, order) if self.masks else None
@@ -147,7 +151,7 @@ class DetectionEvaluator:
             self.parts[0].best = self._best
 
     def _to_rows(self, info: ImageInfo, boxes: Tensor, labels: Tensor, scores: Tensor, order: Tensor) -> Array:
-        image_id, boxes = info.image_id, info.to_original(boxes)
+        image_id = info.image_id
         if not (boxes.isfinite().all() and scores.isfinite().all()):
             raise ValueError(f"image {image_id}: expected finite boxes and scores, got NaN; the model has diverged")
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(self.category_ids)):

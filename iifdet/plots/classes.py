@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from iifdet.errors import counted
 from iifdet.longtail import ClassCounts
 from iifdet.plots.figure import (
     BLUE,
@@ -80,7 +81,7 @@ def plot_weight_curves(
     figure = new_figure(13, 5.2)
     left, right = figure.subplots(1, 2, sharey=True)
     unit = "images" if by == "image" else "instances"
-    title = f"{len(counts)} classes, imbalance {counts.imbalance(by):.4g} ({unit})"
+    title = f"{counted(len(counts), 'class', 'classes')}, imbalance {counts.imbalance(by):.4g} ({unit})"
     tidy(left, title=title, xlabel=f"class frequency p = n / Σn ({unit}, log)", ylabel="weight", grid="both")
     tidy(right, title=_weights_title(weights_by_variant), xlabel=f"classes, by number of {unit}", grid="both")
     if not weights_by_variant or len(counts) == 0:
@@ -111,7 +112,7 @@ def by_frequency(counts: ClassCounts, by: str = "image") -> np.ndarray:
 
 def _counts_title(counts: ClassCounts) -> str:
     images, boxes = counts.imbalance("image"), counts.imbalance("instance")
-    title = f"{len(counts)} classes, {counts.num_images:,} images"
+    title = f"{counted(len(counts), 'class', 'classes')}, {counted(counts.num_images, 'image')}"
     if counts.alike:
         title += f"; imbalance {images:,.0f}"
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iifdet.errors import counted
 from iifdet.plots.figure import (
     BLUE,
     COLOURS,
@@ -47,7 +48,7 @@ def plot_pr_curve(recall: Any, precision: Any, names: Sequence[str], ap50: Any, 
     figure = new_figure(8, 6)
     ax = figure.subplots()
     missing = len(names) - len(curves)
-    title = f"AP50 {number(mean_of_finite(ap50))}: mean of {len(curves)} classes"
+    title = f"AP50 {number(mean_of_finite(ap50))}: mean of {counted(len(curves), 'class', 'classes')}"
     title += f", {missing} without ground truth" if missing else ""
     tidy(ax, title=title, xlabel="recall", ylabel="precision (IoU 0.5)", grid="both")
     ax.set(xlim=(0, 1.005), ylim=(0, 1.02))

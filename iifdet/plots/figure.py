@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,12 @@ LINE_STYLES = ("-", "--", "-.", ":")
 
 #: Up to this many classes an axis shows every name; above, ranks.
 MAX_NAMES = 60
+#: Fonts with Chinese, Japanese and Korean letters, one of which most systems have.
+FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP", "Source Han Sans", "WenQuanYi Zen Hei", "IPAGothic"),
+    *("Droid Sans Fallback", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Hiragino Sans", "PingFang SC"),
+    *("Apple SD Gothic Neo", "Arial Unicode MS"),
+)
 DPI = 120
 
 
@@ -90,7 +98,27 @@ def mean_of_finite(values: np.ndarray) -> float:
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure; the suffix of the path names the format."""
     kind = Path(path).suffix.lstrip(".") or "png"
-    write_atomically(path, lambda file: figure.savefig(file, format=kind, facecolor="white"))
+    lend_fonts(figure)
+    with warnings.catch_warnings():  # one for each letter that no font has
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        write_atomically(path, lambda file: figure.savefig(file, format=kind, facecolor="white"))
+
+
+def lend_fonts(figure: Figure) -> None:
+    """Let texts beyond ASCII, such as names of classes, take what matplotlib's own font lacks from FONTS."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if not text.get_text().isascii():
+            text.set_fontfamily([*text.get_fontfamily(), *_installed_fonts()])
+
+
+@cache
+def _installed_fonts() -> tuple[str, ...]:
+    from matplotlib.font_manager import fontManager
+
+    known = set(fontManager.get_font_names())
+    return tuple(name for name in FONTS if name in known)
 
 
 def write_atomically(path: str | Path, write: Callable[[Any], object]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iifdet.errors import counted
 from iifdet.longtail import ClassCounts
 from iifdet.plots.classes import by_frequency
 from iifdet.plots.figure import (
@@ -101,7 +102,7 @@ def _draw_rarest(ax: Axes, ap: np.ndarray, rarest: np.ndarray, names: Sequence[s
 def _title(ap: np.ndarray, tails: Mapping[str, float | None], what: str) -> str:
     parts = [f"{what} {number(mean_of_finite(ap))}", *(f"{key} {number(_value(v))}" for key, v in tails.items())]
     missing = int((~np.isfinite(ap)).sum())
-    text = ", ".join(parts) + f"; {len(ap) - missing} classes"
+    text = ", ".join(parts) + f"; {counted(len(ap) - missing, 'class', 'classes')}"
     return f"{text}, {missing} without ground truth left out" if missing else text
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iifdet.errors import InputError
+from iifdet.errors import InputError, counted
 from iifdet.prediction.output import Outputs, Writer, make_folder
 from iifdet.prediction.predictor import Predictor
 from iifdet.prediction.shown import Shown
@@ -41,8 +41,8 @@ class PredictionSummary:
         named = [f"{count} {name}" for name, count in self.classes.most_common(8)]
         more = ["…"] if len(self.classes) > 8 else []
         classes = f" ({', '.join(named + more)})" if named else ""
-        counted = f", {self.classes.total()} {self.unit}" if self.unit != "images" else ""
-        return f"{self.images} images{counted}{classes}"
+        found = f", {counted(self.classes.total(), self.unit.removesuffix('s'))}" if self.unit != "images" else ""
+        return f"{counted(self.images, 'image')}{found}{classes}"
 
 
 @dataclass

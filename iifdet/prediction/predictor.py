@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from iifdet.boxes import has_area
 from iifdet.datasets import EvalTransform, ImageError
 from iifdet.datasets.loader import channels_first
 from iifdet.datasets.rect import STRIDE
@@ -128,8 +129,11 @@ class Predictor:
         return {name: value[rows] for name, value in found.items()}
 
     def _result(self, item: Item, image: Image, info: ImageInfo, found: dict[str, Tensor]) -> Result:
+        boxes = info.to_original(found["boxes"].float().cpu().reshape(-1, 4))
+        inside = has_area(boxes)  # what lies in the padding is not in the picture
+        found = {name: value[inside.to(value.device)] for name, value in found.items()}
         return Result(
-            boxes=info.to_original(found["boxes"].float().cpu().reshape(-1, 4)).clone(),
+            boxes=boxes[inside],
             labels=found["labels"].cpu().clone(),
             scores=found["scores"].float().cpu().clone(),
             names=self.model.names,  # type: ignore[arg-type]

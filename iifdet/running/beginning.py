@@ -9,6 +9,7 @@ from typing import Any
 from iifdet import build
 from iifdet.config import TrainConfig
 from iifdet.distributed import World
+from iifdet.errors import counted, some
 from iifdet.longtail import ClassCounts
 from iifdet.online import OnlineIIF
 from iifdet.rundir import RunDir
@@ -25,11 +26,12 @@ def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -
     imbalance = f"imbalance {counts.imbalance('image'):.0f} by image"
     if task == "detect":  # an image of a classifier shows one object
         imbalance += f", {counts.imbalance('instance'):.0f} by instance"
-    log.info("%s, %d classes, %s", build.describe_index(index, task), len(index.names), imbalance)
+    classes = counted(len(index.names), "class", "classes")
+    log.info("%s, %s, %s", build.describe_index(index, task), classes, imbalance)
     absent = [name for name, images in zip(counts.names, counts.images.tolist(), strict=True) if not images]
     if absent:
-        some = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-        log.warning("%d classes have no training image and cannot be learnt: %s", len(absent), some)
+        have = f"{counted(len(absent), 'class', 'classes')} {'has' if len(absent) == 1 else 'have'}"
+        log.warning("%s no training image and cannot be learnt: %s", have, some(absent, 5))
 
 
 def draw_training_data(cfg: TrainConfig, run: RunDir, index: Any, counts: ClassCounts, batches: Any, task: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ from iifdet.rundir import Onlooker, RunDir
 
 
 def open_run(world: World, make: Callable[[], RunDir]) -> tuple[RunDir, AbstractContextManager[Any]]:
-    """A run folder and the lock on it: held by the main process, which alone writes there; the others may read."""
+    """A run folder and the lock on it: held by the main process, which alone writes there; the others may read.
+
+    Where nothing was written before the lock is let go of, the folder goes with it.
+    """
     lock = ExitStack()
 
     def hold() -> Path:
         run = make()
+        lock.callback(_remove_if_empty, run.path)
         lock.enter_context(run.lock())
         return run.path
 
@@ -27,3 +31,8 @@ def open_run(world: World, make: Callable[[], RunDir]) -> tuple[RunDir, Abstract
             f"project: expected a folder that all machines see, got {path.absolute()}; choose a shared one"
         )
     return (RunDir if world.is_main else Onlooker)(path), lock
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

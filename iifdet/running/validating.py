@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from iifdet import build
 from iifdet.config import ValConfig, WeightKeys
 from iifdet.distributed import World
-from iifdet.errors import InputError
+from iifdet.errors import InputError, some
 from iifdet.evaluation.fixed import save_fixed
 from iifdet.rundir import RunDir
 from iifdet.running.folder import open_run
@@ -38,10 +38,10 @@ def run_val(cfg: ValConfig, task: str, device: torch.device, world: World) -> Ru
     evaluator = build.build_evaluator(cfg, index, task, model.wants_masks, model.class_activation)
     run, lock = open_run(world, lambda: RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok))
     with lock, build.ending_workers(batches):
-        run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
-        run.write_environment()
         watcher = Validation(cfg, run, model.to(device).eval(), task, batches, evaluator, device, world)
         watcher(model)
+        run.write_yaml("args.yaml", cfg.model_dump(mode="json"))  # not before: a failure leaves no folder behind
+        run.write_environment()
         split = build.split_name(cfg, cfg.split, task)
         metrics = watcher.leave(split)
         if world.is_main:
@@ -54,8 +54,8 @@ def _model_for_val(cfg: ValConfig, index: Any) -> Any:
     model = build.load_finished(cfg.weights, cfg, cfg.trusted, index.names)
     if list(model.names) != list(index.names):
         raise InputError(
-            f"data: expected the checkpoint's {len(model.names)} classes ({', '.join(model.names[:3])}, …), "
-            f"got {len(index.names)} ({', '.join(index.names[:3])}, …); evaluate on the data it was trained for"
+            f"data: expected the checkpoint's {len(model.names)} classes ({some(model.names)}), "
+            f"got {len(index.names)} ({some(index.names)}); evaluate on the data it was trained for"
         )
     return model
 

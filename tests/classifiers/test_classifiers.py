@@ -124,7 +124,7 @@ def test_class_rows_go_by_name_and_a_learned_scale_goes_along(head: str) -> None
             parameter.add_(0.1)
     model.names = ["e", "new", "c", "b", "a"]
     notes = transfer_weights(model, source)
-    assert any("1 classes start from random rows: new" in note for note in notes)
+    assert any("1 class starts from random rows: new" in note for note in notes)
     found, expected = model(IMAGES), source(IMAGES)
     torch.testing.assert_close(found[:, [0, 2, 3, 4]], expected[:, [4, 2, 1, 0]])
 

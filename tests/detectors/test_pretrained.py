@@ -54,7 +54,7 @@ def test_coco_s_columns_become_classes_by_name(name: str, tmp_path: Path) -> Non
     model = ours(name, **OPTIONS[name])
     random = [rows.weight[1].clone() for rows in model.classifier_rows()]
     notes = build.load_weights(model, str(tmp_path / "coco.pth"))
-    assert any("1 classes start from random rows: unicorn" in note for note in notes)
+    assert any("1 class starts from random rows: unicorn" in note for note in notes)
     assert not any("keep random weights" in note for note in notes)
     first = 0 if name == "retinanet" else 1
     zebra, person = (coco_categories().index(n) - first for n in ("zebra", "person"))

@@ -68,6 +68,17 @@ def test_boxes_come_back_through_the_letterbox(index, as_batch, as_detection):
     assert (found["image_id"], found["category_id"]) == (100, 4)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_boxes_in_the_padding_are_no_detections(index, as_batch, as_detection, fixed):
+    evaluator = DetectionEvaluator(index, fixed=fixed, max_per_image=2)
+    above, beside, inside = (0, 0, 5.0, 2.0, 20.0, 15.0), (0, 1, 10.0, 50.0, 30.0, 63.0), (0, 0, 5.0, 2.0, 20.0, 30.0)
+    info = index.info(0, scale=(0.32, 0.32), offset=(0.0, 16.0))
+    evaluator.update([as_detection([above, beside, inside])], as_batch([info]))
+    (found,) = evaluator.predictions()
+    assert found["bbox"][1] == 0 and found["bbox"][3] == pytest.approx(14 / 0.32)
+    assert not fixed or len(evaluator.unlimited().rows) == 1
+
+
 def test_boxes_are_clipped_to_the_image(index, as_batch, as_detection):
     evaluator = DetectionEvaluator(index)
     evaluator.update([as_detection([(0, 0, -50.0, -50.0, 500.0, math.inf)])], as_batch([index.info(0)]))
