@@ -245,6 +245,9 @@ def _print_stats(result: Any) -> None:
     orders = ("image",) if counts.alike else ("image", "instance")
     factors = ", ".join(f"{counts.imbalance(by):.1f} by {by}" for by in orders)
     console.print(f"imbalance factor: {factors}")
-    for variant, reason in result.undefined.items():
-        console.print(f"{variant}: undefined here: {reason}")
+    reasons: dict[str, list[str]] = {}
+    for variant, reason in result.undefined.items():  # most often the same: a class without an image
+        reasons.setdefault(reason.replace(f"variant={variant}", "their formula"), []).append(variant)
+    for reason, variants in reasons.items():
+        console.print(f"{', '.join(variants)}: undefined here: {reason}")
     console.print(f"pictures and tables: {result.folder}")

@@ -46,6 +46,19 @@ def test_stats_writes_counts_imbalance_and_curves(tiny_root: Path, tmp_path: Pat
     assert found.counts.names == names and set(found.weights) | set(found.undefined) == set(iifdet.longtail.VARIANTS)
 
 
+def test_variants_that_are_undefined_for_one_reason_share_a_line(
+    tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads((tiny_copy / "train.json").read_text())
+    rarest = document["categories"][3]["id"]
+    document["annotations"] = [a for a in document["annotations"] if a["category_id"] != rarest]
+    (tiny_copy / "train.json").write_text(json.dumps(document))
+    assert main(["stats", f"data={tiny_copy / 'data.yaml'}", f"project={tmp_path}", "plots=false"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("undefined here") == 1
+    assert "raw, relative, base2, base10, gombit, normit: undefined here: class 3 'white' has 0 training images" in said
+
+
 def test_stats_counts_by_instance_and_of_another_split(tiny_root: Path, tmp_path: Path) -> None:
     _, instances, _ = counted(tiny_root)
     found = iifdet.stats(data=tiny_root / "data.yaml", project=tmp_path, by="instance", plots=False)
