@@ -90,8 +90,10 @@ class Worker:
         """
         with GracefulStop() as stop:
             try:
-                while not stop.asked and self._turn():
-                    pass
+                while self._turn():
+                    stop.agree()
+                    if stop.asked:
+                        break
             finally:
                 for slot in list(self.running):
                     self._abandon(slot)
