@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iifdet.boxes import has_area
 from iifdet.errors import InputError
 from iifdet.types import Target
 
@@ -40,7 +41,7 @@ def check_targets(
             if got != shape:
                 raise InputError(f"targets: expected {name} {shape} beside the labels of image {i}, got {got}")
     boxes, labels = torch.cat([t["boxes"] for t in targets]), torch.cat([t["labels"] for t in targets])
-    solid = boxes.isfinite().all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    solid = boxes.isfinite().all(dim=1) & has_area(boxes)
     bad = ~(solid & (labels >= 0) & (labels < num_classes))
     if bad.any():  # the one question for the whole batch: of targets on CUDA it waits for the device
         row = int(bad.nonzero()[0])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iifdet.errors import InputError, counted
+from iifdet.errors import InputError, counted, some
 from iifdet.prediction.output import Outputs, Writer, make_folder
 from iifdet.prediction.predictor import Predictor
 from iifdet.prediction.shown import Shown
@@ -38,9 +38,8 @@ class PredictionSummary:
 
     def describe(self) -> str:
         """One line: ``3 images, 5 detections (4 car, 1 bus)``, or ``3 images (2 cat, 1 dog)``."""
-        named = [f"{count} {name}" for name, count in self.classes.most_common(8)]
-        more = ["…"] if len(self.classes) > 8 else []
-        classes = f" ({', '.join(named + more)})" if named else ""
+        named = some((f"{count} {name}" for name, count in self.classes.most_common()), 8)
+        classes = f" ({named})" if named else ""
         found = f", {counted(self.classes.total(), self.unit.removesuffix('s'))}" if self.unit != "images" else ""
         return f"{counted(self.images, 'image')}{found}{classes}"
 
@@ -128,7 +127,6 @@ class PredictionJob:
     def _end(self) -> None:
         bad = self.summary.unreadable
         if not self.summary.images:
-            more = ", …" if len(bad) > 1 else ""
-            raise InputError(f"source: expected readable images, got none in {len(bad)} ({bad[0]}{more})")
+            raise InputError(f"source: expected readable images, got none in {len(bad)} ({some(bad, 1)})")
         if bad:
             log.warning("%d of %d could not be read", len(bad), len(bad) + self.summary.images)
