@@ -6,25 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from iifdet.config.keys import Adjust, Options, Share, WeightKeys
+from iifdet.config.keys import FinishedKeys, Share, WeightKeys
 
 
-class ExportConfig(WeightKeys):
+class ExportConfig(FinishedKeys, WeightKeys):
     """What is written
 
     What the checkpoint says holds where no key says it, except for ``conf`` and ``adjust``.
     """
 
-    weights: str | None = None
-    """a checkpoint, or another program's weights beside model"""
-    model: str | None = None
-    """beside another program's weights: the model's name"""
-    model_args: Options = Field(default_factory=dict)
-    """beside another program's weights: options of the model"""
     data: str | None = None
     """names the classes of another program's weights"""
-    adjust: Adjust | None = None
-    """adjust a model that was trained without, or otherwise; if not given, as the checkpoint has it"""
 
     format: Literal["onnx", "torch"] = "onnx"
     """an ONNX file, or a program of torch.export (.pt2)"""

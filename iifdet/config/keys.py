@@ -157,6 +157,19 @@ class WeightKeys(Keys):
     """a weight of zero or less, which inverts the sign of a logit, stops the run or is let through"""
 
 
+class FinishedKeys(Keys):
+    """The finished model"""
+
+    weights: str | None = None
+    """a checkpoint, an exported file (val, predict), or another program's weights beside model"""
+    model: str | None = None
+    """beside another program's weights: the model's name"""
+    model_args: Options = Field(default_factory=dict)
+    """beside another program's weights: options of the model"""
+    adjust: Adjust | None = None
+    """adjust a model that was trained without, or otherwise; if not given, as the checkpoint has it"""
+
+
 class DetectionKeys(Keys):
     """How the model runs and how detections are chosen"""
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from iifdet.config.keys import Adjust, Classes, DetectionKeys, FolderKeys, Options, Share, WeightKeys
+from iifdet.config.keys import Classes, DetectionKeys, FinishedKeys, FolderKeys, Share, WeightKeys
 
 
-class PredictConfig(FolderKeys, WeightKeys, DetectionKeys):
+class PredictConfig(FinishedKeys, FolderKeys, WeightKeys, DetectionKeys):
     """What is looked at and what is written
 
     How images are resized, how detections are chosen and what weighs them comes from the checkpoint where no key says
@@ -18,12 +18,6 @@ class PredictConfig(FolderKeys, WeightKeys, DetectionKeys):
 
     source: Any = None
     """file, folder, glob, .txt list, video, camera number, URL, or a list of them"""
-    weights: str | None = None
-    """a checkpoint, an exported file, or another program's weights beside model"""
-    model: str | None = None
-    """beside another program's weights: the model's name"""
-    model_args: Options = Field(default_factory=dict)
-    """beside another program's weights: options of the model"""
     data: str | None = None
     """names the classes of another program's weights"""
     trusted: bool = False
@@ -41,8 +35,6 @@ class PredictConfig(FolderKeys, WeightKeys, DetectionKeys):
     """show only these, by number or name"""
     top: Annotated[int, Field(ge=1)] = 5
     """classifiers: how many classes of each picture"""
-    adjust: Adjust | None = None
-    """adjust a model that was trained without, or otherwise; if not given, as the checkpoint has it"""
     fuse: bool = True
     """several pictures, no amp: batch norms go into the convolutions, and those are packed for the CPU"""
     frame_stride: Annotated[int, Field(ge=1)] = 1

@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from iifdet.config.keys import FolderKeys, TalkKeys
+from iifdet.config.keys import FinishedKeys, FolderKeys, TalkKeys
 
-#: Groups that say nothing about the matter come last.
-_LAST = (FolderKeys, TalkKeys)
+#: Without the first nothing goes; the last say nothing about the matter.
+_PLACES = {FinishedKeys: 0, FolderKeys: 2, TalkKeys: 2}
 
 
 class Key(NamedTuple):
@@ -39,7 +39,7 @@ def key_groups(kind: type[BaseModel], values: Mapping[str, Any] | None = None) -
         groups[group] = [_key(name, kind, values) for name in own]
         for name in own:
             del left[name]
-    for group in sorted(groups, key=lambda c: c in _LAST):
+    for group in sorted(groups, key=lambda c: _PLACES.get(c, 1)):
         if groups[group]:
             yield inspect.cleandoc(group.__doc__ or "").split("\n")[0], groups[group]
 

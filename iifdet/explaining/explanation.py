@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iifdet.detectors import Detector
+from iifdet.errors import counted
 from iifdet.explaining.attribution import SCALARS, LayerMap, Map, attribute
 from iifdet.explaining.choosing import Choice, Chosen, choose
 from iifdet.explaining.curves import Curves, areas, curves_of, detection_score
@@ -205,8 +206,8 @@ def _why_nothing(model: Detector, found: Detection, choice: Choice) -> str:
         return "no row of the model's predictions is there"
     labels = found["labels"]
     count = len(labels) if choice.label is None else int((labels == choice.label).sum())
-    what = "detection" if choice.label is None else f"detection of {model.names[choice.label]}"
+    of = "" if choice.label is None else f" of {model.names[choice.label]}"
+    limit = f"above conf {model.options.conf:g}"
     if not count:
-        return f"no {what} above conf {model.options.conf:g}"
-    many = "s" if count > 1 else ""
-    return f"{count} {what}{many} above conf {model.options.conf:g}, so none of number {choice.detection}"
+        return f"no detection{of} {limit}"
+    return f"{counted(count, 'detection')}{of} {limit}, so none of number {choice.detection}"

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from iifdet.errors import counted
 from iifdet.explaining.explanation import Explanation, normalised
 from iifdet.explaining.grid import Row, draw_grid
 from iifdet.explaining.heat import NO_CLASS
@@ -50,9 +51,8 @@ def _detections(ax: Any, picture: Pixels, seen: Explanation) -> None:
     if seen.chosen is None:
         say(ax, seen.line)
     of = f", {len(shown)} shown" if len(shown) < len(seen.boxes) else ""
-    plural = "" if len(seen.boxes) == 1 else "s"
     first = ", ".join(f"{i + 1} {seen.names[seen.labels[i]]} {seen.scores[i]:.2f}" for i in shown[:MOST_LISTED])
-    count = f"{len(seen.boxes)} detection{plural} above {seen.conf:g}{of}"
+    count = f"{counted(len(seen.boxes), 'detection')} above {seen.conf:g}{of}"
     ax.set_title(f"{count}\n{plain(first, 54) or ' '}", loc="left", fontsize=9)
 
 
@@ -90,7 +90,7 @@ def _classes(ax: Any, picture: Pixels, seen: Explanation) -> None:
         scale = seen.confidence.shape[1] / shape[0]
         name_plate(ax, x * scale, y * scale, seen.names[label], class_colour(label), "center")
     rest = f", {MOST_NAMES} named" if len(present) > MOST_NAMES else ""
-    count = f"{len(present)} class{'' if len(present) == 1 else 'es'} above {seen.classes_above:g}{rest}"
+    count = f"{counted(len(present), 'class', 'classes')} above {seen.classes_above:g}{rest}"
     ax.set_title(f"of each cell: {count}", loc="left", fontsize=9)
 
 
