@@ -13,6 +13,7 @@ from torch import Tensor
 
 from iifdet import class_pictures, plots
 from iifdet.detectors import Detector
+from iifdet.evaluation.curves import UNSURE
 from iifdet.longtail import AdjustedModel, ClassCounts
 from iifdet.types import Batch, Detection, Target
 
@@ -100,7 +101,7 @@ def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts |
     matrix, point = evaluator.confusion_matrix(MIN_SCORE, MIN_IOU), f"score above {MIN_SCORE}, IoU from {MIN_IOU}"
     plots.plot_confusion(matrix, result.names, folder / "confusion_matrix.png", order, point=point)
     r = evaluator.reliability()
-    plots.plot_reliability(r.confidence, r.precision, r.count, r.ece, folder / "reliability.png")
+    plots.plot_reliability(r.confidence, r.precision, r.count, r.ece, folder / "reliability.png", UNSURE)
     if counts is not None:
         tails = {name: metrics[name]["image"] for name in ("tail5", "tail10", "tail20")}
         groups = frequency_groups(counts, tuple(metrics["group_thresholds"]))

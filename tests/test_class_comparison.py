@@ -98,7 +98,7 @@ def test_what_cannot_be_compared_is_said_and_the_table_stands(run: Run, tmp_path
     assert "expected classes below 3" in iifdet.compare([one]).notices[-1]
     (one / "predictions.json").write_text("[]")
     assert "expected images" in iifdet.compare([one]).notices[-1]
-    for broken in ("{", '[{"image_id": 0}]', '[{"image_id": 0, "label": 0, "classes": [], "scores": []}]'):
+    for broken in ("{", '[{"image_id": 0}]', '[{"image_id": 0, "label": 0, "classes": 1, "scores": []}]'):
         (one / "predictions.json").write_text(broken)
         found = iifdet.compare([one])
         assert "a classifier's predictions" in found.notices[-1] and found.analysis is None and found.rows

@@ -64,6 +64,14 @@ def run(tiny_data: str, tmp_path: Path) -> Run:
     return make
 
 
+@pytest.fixture
+def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny split has an image or two of a class, on which no interval would be given."""
+    for limit in ("CLASS_IMAGES", "MEAN_IMAGES"):
+        monkeypatch.setattr(f"iifdet.evaluation.resampling.{limit}", 1)
+
+
+@pytest.mark.usefixtures("any_size")
 def test_a_better_run_is_better_beyond_chance_and_equal_runs_are_not(run: Run) -> None:
     worse, better = run("worse", 0.3), run("better", 1.0)
     found = iifdet.compare([worse, better, worse], draws=200)
@@ -75,7 +83,11 @@ def test_a_better_run_is_better_beyond_chance_and_equal_runs_are_not(run: Run) -
         assert 100 * change.value == pytest.approx(row.differences[figure])
         assert 0 < change.low < change.value < change.high
     assert second.mcnemar["all"].p < 0.05 and second.mcnemar["all"].first == 0
-    assert sum(test.both for test in second.mcnemar.values()) == 2 * second.mcnemar["all"].both  # groups add up to all
+    tests, points = second.mcnemar, second.points
+    for group in set(tests) - {"all"}:  # each at as many false alarms of its own as the first run has
+        assert points[group].alarms <= found.analysis.runs[0].points[group].alarms
+    boxes = {group: t.both + t.first + t.second + t.neither for group, t in tests.items()}
+    assert sum(boxes.values()) == 2 * boxes["all"]  # the groups' boxes are all boxes
     # The same run again: every draw is paired, so no figure ever differs.
     assert {(d.value, d.low, d.high) for d in again.differences.values()} == {(0.0, 0.0, 0.0)}
     assert again.mcnemar["all"].p == 1 and [r.name for r in found.analysis.runs] == [
@@ -85,6 +97,15 @@ def test_a_better_run_is_better_beyond_chance_and_equal_runs_are_not(run: Run) -
     ]
 
 
+def test_too_few_images_of_a_class_give_figures_and_no_intervals(run: Run) -> None:
+    found = iifdet.compare([run("worse", 0.3), run("better", 1.0)], draws=50)
+    assert found.analysis is not None
+    change = found.analysis.runs[1].differences["AP"]
+    assert change.value > 0 and np.isnan(change.low) and np.isnan(change.high)
+    assert np.isnan(found.analysis.runs[1].class_differences[:, 1:]).all()
+
+
+@pytest.mark.usefixtures("any_size")
 def test_a_report_holds_every_table_and_picture(
     run: Run, tiny_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,7 +188,7 @@ def test_what_does_not_fit_together_is_said(run: Run) -> None:
     (folder / "predictions.json").write_text(json.dumps(rows + rows[:1] * 300))
     notices = iifdet.compare([folder], draws=0).notices
     assert re.search(r"gives AP .*, metrics.json says 12.30", notices[0])
-    said = "a: Fixed AP sees only the 300 detections of an image that a run keeps"
+    said = "a: Fixed AP sees only the 300 detections of an image that the run kept"
     assert notices[1] == f"{said}; iifdet val fixed_ap=true keeps what it needs"
 
 

@@ -14,8 +14,10 @@ import torch
 import iifdet
 from iifdet.api import RunResult
 from iifdet.checkpoint import read_checkpoint
+from iifdet.detectors import DETECTORS
 from iifdet.errors import InputError
 from iifdet.longtail import batch_counts, online_weights
+from iifdet.longtail.model import PRIOR
 from iifdet.training import Callback, TrainState
 from iifdet.types import Batch
 
@@ -223,3 +225,23 @@ def test_sampling_changes_how_often_classes_are_seen(
         assert len(list(csv.DictReader(file))) == 1
     # Weights come from the data set, not from what the sampler makes of it.
     assert adjustment(run).scale.tolist() == pytest.approx(SMOOTH)
+
+
+# -- sigmoid priors ----------------------------------------------------------------------------------------------------
+
+
+def test_sigmoid_classes_begin_at_the_prior_whatever_their_weight() -> None:
+    model = DETECTORS["ssd300"](4, class_loss="bce")
+    rows = list(model.classifier_rows())
+    assert all(torch.allclose(r.bias.sigmoid(), torch.tensor(PRIOR)) for r in rows)
+    with torch.no_grad():
+        rows[0].bias[1] = 0.3  # trained, or loaded
+    scale, shift = torch.tensor([1.0, 2.0, 8.0, 4.0]), torch.tensor([0.0, -1.0, 0.5, 0.0])
+    model.set_adjustment(scale, shift, when="infer")
+    model.init_class_biases(untrained_only=True)
+    assert all(torch.allclose(r.bias.sigmoid(), torch.tensor(PRIOR)) for r in rows[1:])  # training sees no adjustment
+    model.set_adjustment(scale, shift)
+    model.init_class_biases(untrained_only=True)
+    begin = [model.adjust(r.bias, phase="train").sigmoid() for r in rows]
+    assert all(torch.allclose(p, torch.tensor(PRIOR)) for p in begin[1:])
+    assert rows[0].bias[1].item() == pytest.approx(0.3) and begin[0][2].item() == pytest.approx(PRIOR)

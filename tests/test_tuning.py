@@ -157,6 +157,7 @@ def test_a_study_without_a_complete_trial_ends_with_exit_code_1(
         ({"objective": "APl"}, "", "objective: expected a metric that this split has, got APl"),
         ({"objective": ["AP", "AP"]}, "", "objective: expected different ones"),
         ({"objective": "tail10.image", "pruner": "median"}, "", "pruner: expected none"),
+        ({"objective": "AR100", "pruner": "median"}, "", "pruner: expected none"),
         ({"storage": "sqlite:////nowhere/x.db"}, "", "storage: expected one that answers"),
         ({"split": "val"}, "", "split: expected holdout:SHARE, got val"),
         ({"split": "holdout:2"}, "", "split: expected holdout:SHARE"),

@@ -106,6 +106,7 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
     costs = config.strategy == "cost_sensitive" and config.adjust == "iif"  # weighs the loss, leaves logits alone
     model.set_class_weight(class_weights(config, model.counts) if costs else None)
     set_adjustment(model, config, "none" if costs else config.adjust, model.counts, config.strategy)
+    model.init_class_biases(untrained_only=True)
     if config.freeze:
         freeze_backbone(model, config.freeze)
 

@@ -50,7 +50,7 @@ def _left_out_of_classification(recipe: Mapping[str, Any]) -> float:
     return share_left_out(validate(TrainConfig, known))
 
 
-_IMAGES = ("data", "seed", "classes", "single_cls")
+_IMAGES = ("data", "seed", "classes", "single_cls", "fraction")
 _CHOICE = ("imgsz", "resize", "rect", "conf", "iou", "max_det", "nms", "multi_label", "group_limits")
 _CUT = ("data", "seed", "classes", "imbalance", "fraction")
 

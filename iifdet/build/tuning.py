@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from iifdet.config import InferenceKeys, TrainConfig, resolve
 from iifdet.config.tuning import StudyKeys, parse_split, read_study
 from iifdet.detectors import DETECTORS, Detector
 from iifdet.errors import InputError
+from iifdet.evaluation import EVALUATORS
 from iifdet.longtail import ClassCounts
 from iifdet.models import MODELS, create_model
 from iifdet.tuning import (
@@ -63,10 +64,11 @@ def build_study(keys: Mapping[str, Any], train: Callable[..., Any]) -> StudyPlan
     space = fit_space(space, _build_edges(config, {**base, **space.fixed}, space))
     task = MODELS[config.model].task
     objectives = parse_objectives(study, task)
-    pruner = choose_pruner(study, space, objectives)
     slots = build_slots(study)
     index, val_index = build_index(config, "train", task), build_index(config, "val", task)
-    check_objectives(objectives, flatten(blank_metrics(config, index.counts(), val_index, task)))
+    blank = blank_metrics(config, index.counts(), val_index, task)
+    check_objectives(objectives, flatten(blank))
+    pruner = choose_pruner(study, space, objectives, EVALUATORS[task].summary(blank))
     about = describe(study, base, content, objectives)
     tuned_on = (
         split_name(config, "val", task) if not share else f"{len(val_index)} training images held out ({study.split})"
@@ -131,9 +133,15 @@ def open_study_storage(study: StudyKeys, name: str | None) -> tuple[Path, str, A
     return run.path, name, storage or open_storage(None, run.path / "study.journal")
 
 
-def choose_pruner(study: StudyKeys, space: Space, objectives: tuple[Objective, ...]) -> str:
-    """The pruner, which needs one objective that is measured in every validation."""
-    each_epoch = all("." not in name for o in objectives for name in o.weights)
+def choose_pruner(
+    study: StudyKeys, space: Space, objectives: tuple[Objective, ...], each_time: Collection[str] = ()
+) -> str:
+    """The pruner, which needs one objective that is measured in every validation.
+
+    Args:
+        each_time: names of what is.
+    """
+    each_epoch = all(name in each_time for o in objectives for name in o.weights)
     possible = len(objectives) == 1 and each_epoch and not study.post_process
     pruner = study.pruner or ("median" if possible else "none")
     check_choice(study.sampler, pruner, space, len(objectives))

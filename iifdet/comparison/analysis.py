@@ -19,7 +19,7 @@ from iifdet.evaluation.engine import Array, CocoDict
 from iifdet.evaluation.fixed import Unlimited
 from iifdet.evaluation.masks import with_rectangles
 from iifdet.evaluation.matching import MatchRecords, match_both
-from iifdet.evaluation.resampling import Interval, image_weights, interval, weighted_ap
+from iifdet.evaluation.resampling import Interval, enough_images, image_weights, interval, weighted_ap
 from iifdet.evaluation.significance import McNemar, false_alarms, found_boxes, mcnemar, score_of_alarms
 from iifdet.evaluation.tail import GROUP_LIMITS, frequency_groups, tail_classes
 from iifdet.evaluation.tide import TideErrors, tide_errors
@@ -101,13 +101,21 @@ class BoxSplit(Split):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """Where McNemar's test sees a run: detections from this score on, and how many of them find nothing."""
+
+    score: float
+    alarms: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RunAnalysis:
     """One run, by boxes, by masks or by images. Fractions, not percent.
 
     Attributes:
         name: of the run.
-        figures: figure -> its interval; ``low`` and ``high`` are NaN without draws.
+        figures: figure -> its interval; ``low`` and ``high`` are NaN without draws, and where there are too few images.
         differences: figure -> interval of the paired difference to the first run; empty for the first.
         per_class: (C,) AP of each class, of classifiers its accuracy; NaN without ground truth.
         class_differences: (C, 3) difference to the first run, low, high; None for the first.
@@ -115,8 +123,9 @@ class RunAnalysis:
         calibration: group (``all`` first) -> confidence against precision, of detectors at IoU .50.
         fixed: figure -> Fixed AP; empty of classifiers.
         tide: what AP50 loses to which errors; None of classifiers.
-        score: where McNemar's test sees the run: from this score on it has as many false alarms as the first run from
-            ``Options.score`` on, and ``alarms`` says how many. Nothing of classifiers.
+        points: group (``all`` first) -> where McNemar's test sees the run: the first run from ``Options.score`` on, the
+            others where they have as many false alarms in the group. Each group has its own, because adjustments change
+            the scale of scores by class. Empty of classifiers.
     """
 
     name: str
@@ -128,8 +137,7 @@ class RunAnalysis:
     calibration: dict[str, Reliability]
     fixed: dict[str, float] = field(default_factory=dict)
     tide: TideErrors | None = None
-    score: float = float("nan")
-    alarms: int = 0
+    points: dict[str, OperatingPoint] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,24 +220,26 @@ def _analyse(
         fixed.append(best)
     ones = np.ones((1, len(truth["images"])), np.float32)
     whole = [weighted_ap(r, ones)[0] for r in records]  # (C, T) each
-    members = _members(split, records[0], options.by)
-    draws, points = _draw(records, members, options), _operating_points(records, options)
+    members, images = _members(split, records[0], options.by), records[0].class_images
+    groups = groups_of(split)
+    draws, points = _draw(records, members, options), _operating_points(records, groups, options)
     runs = []
     for i, (name, found) in enumerate(results.items()):
         values = {f: v[0] for f, v in _figures(whole[i][None], members).items()}
-        compared = {} if i == 0 else _compare(whole, draws, members, i, options)
+        enough = {f: enough_images(images[members.get(f, slice(None))]) for f in values}
+        compared = {} if i == 0 else _compare((whole[0], whole[i]), (draws[0], draws[i]), members, images, options)
         runs.append(
             RunAnalysis(
                 name,
-                {f: interval(v, draws[i].figures[f], options.level, (0.0, 1.0)) for f, v in values.items()},
+                {f: interval(v, draws[i].figures[f], options.level, (0.0, 1.0), enough[f]) for f, v in values.items()},
                 compared.get("figures", {}),
                 whole[i].mean(axis=1),
                 compared.get("classes"),
-                {} if i == 0 else _mcnemar(records[0], records[i], split, options, points[i][0]),
+                {} if i == 0 else _mcnemar(records[0], records[i], groups, options, points[i]),
                 _calibration(records[i], split),
                 {f: float(v[0]) for f, v in _figures(weighted_ap(fixed[i], ones), members).items()},
                 tide_errors(truth, found, iou_type, split.protocol),
-                *points[i],
+                points[i],
             )
         )
     return runs
@@ -290,44 +300,65 @@ def present_mean(values: Array) -> Array:
 
 
 def _compare(
-    whole: list[Array], draws: list[_Draws], members: Mapping[str, list[int]], i: int, options: Options
+    whole: tuple[Array, Array],
+    draws: tuple[_Draws, _Draws],
+    members: Mapping[str, list[int]],
+    images: NDArray[np.int64],
+    options: Options,
 ) -> dict[str, Any]:
-    first, mine = (_figures(ap[None], members) for ap in (whole[0], whole[i]))
+    """Intervals of the paired differences between two runs: ``figures``, and (C, 3) of the ``classes``."""
+    first, mine = (_figures(ap[None], members) for ap in whole)
     figures = {
-        f: interval(v[0] - first[f][0], draws[i].figures[f] - draws[0].figures[f], options.level)
+        f: interval(
+            v[0] - first[f][0],
+            draws[1].figures[f] - draws[0].figures[f],
+            options.level,
+            enough=enough_images(images[members.get(f, slice(None))]),
+        )
         for f, v in mine.items()
     }
-    change, drawn = (whole[i] - whole[0]).mean(axis=1), draws[i].ap - draws[0].ap
-    classes = [interval(value, drawn[:, c], options.level) for c, value in enumerate(change)]
-    return {"figures": figures, "classes": np.array([(v.value, v.low, v.high) for v in classes]).reshape(-1, 3)}
+    change, drawn = (whole[1] - whole[0]).mean(axis=1), draws[1].ap - draws[0].ap
+    return {"figures": figures, "classes": class_intervals(change, drawn, images, options.level)}
 
 
-def _operating_points(records: list[MatchRecords], options: Options) -> list[tuple[float, int]]:
-    """Each run's score, and its false alarms from there on: as many as the first's, or fewer where scores are equal."""
-    alarms = [false_alarms(run, options.iou) for run in records]
-    allowed = int((alarms[0] >= options.score).sum())
-    scores = [options.score, *(score_of_alarms(mine, allowed) for mine in alarms[1:])]
-    return [(score, int((mine >= score).sum())) for score, mine in zip(scores, alarms, strict=True)]
+def class_intervals(values: Array, draws: Array, images: NDArray[np.int64], level: float) -> Array:
+    """(C, 3) value, low and high of each class, from (B, C) draws; without an interval where images are few."""
+    spans = [interval(v, draws[:, c], level, enough=enough_images(images[c : c + 1])) for c, v in enumerate(values)]
+    return np.array([(span.value, span.low, span.high) for span in spans]).reshape(-1, 3)
+
+
+def groups_of(split: Split) -> dict[str, NDArray[np.int64]]:
+    """Labels of ``all`` classes and of each group."""
+    groups = {ALL: np.arange(len(split.names))}
+    return groups | {name: np.asarray(labels, np.int64) for name, labels in split.groups.items()}
+
+
+def _operating_points(
+    records: list[MatchRecords], groups: Mapping[str, NDArray[np.int64]], options: Options
+) -> list[dict[str, OperatingPoint]]:
+    """Of each run, by group: as many false alarms as the first run has, or fewer where scores are equal."""
+    points: list[dict[str, OperatingPoint]] = [{} for _ in records]
+    for group, labels in groups.items():
+        alarms = [false_alarms(run, options.iou, labels) for run in records]
+        allowed = int((alarms[0] >= options.score).sum())
+        scores = [options.score, *(score_of_alarms(mine, allowed) for mine in alarms[1:])]
+        for run, score, mine in zip(points, scores, alarms, strict=True):
+            run[group] = OperatingPoint(score, int((mine >= score).sum()))
+    return points
 
 
 def _mcnemar(
-    first: MatchRecords, second: MatchRecords, split: Split, options: Options, score: float
+    first: MatchRecords,
+    second: MatchRecords,
+    groups: Mapping[str, NDArray[np.int64]],
+    options: Options,
+    points: Mapping[str, OperatingPoint],
 ) -> dict[str, McNemar]:
-    a, b = found_boxes(first, options.score, options.iou), found_boxes(second, score, options.iou)
-    return mcnemar_by_group(split, first.truth_label, first.truth_image, a, b)
-
-
-def mcnemar_by_group(
-    split: Split,
-    label: NDArray[np.int64],
-    image: NDArray[np.int64],
-    first: NDArray[np.bool_],
-    second: NDArray[np.bool_],
-) -> dict[str, McNemar]:
-    """The test of all classes and of each group, on what (m,) two runs found, of these classes in these images."""
-    groups = {ALL: np.arange(len(split.names)), **{n: np.asarray(v, int) for n, v in split.groups.items()}}
-    chosen = {name: np.isin(label, labels) for name, labels in groups.items()}
-    return {name: mcnemar(first[rows], second[rows], image[rows]) for name, rows in chosen.items()}
+    tests, a = {}, found_boxes(first, options.score, options.iou)
+    for group, labels in groups.items():
+        b, rows = found_boxes(second, points[group].score, options.iou), np.isin(first.truth_label, labels)
+        tests[group] = mcnemar(a[rows], b[rows], first.truth_image[rows])
+    return tests
 
 
 def _calibration(records: MatchRecords, split: Split) -> dict[str, Reliability]:

@@ -21,13 +21,16 @@ from iifdet.comparison.analysis import (
     Options,
     RunAnalysis,
     Split,
-    mcnemar_by_group,
+    class_intervals,
+    groups_of,
     present_mean,
 )
 from iifdet.errors import InputError
 from iifdet.evaluation import ClassResult, shots
+from iifdet.evaluation.classification import NO_CLASS
 from iifdet.evaluation.engine import Array
-from iifdet.evaluation.resampling import Interval, image_weights, interval
+from iifdet.evaluation.resampling import Interval, enough_images, image_weights, interval
+from iifdet.evaluation.significance import mcnemar
 from iifdet.longtail import ClassCounts
 
 
@@ -58,17 +61,22 @@ def read_classified(folder: Path, names: Sequence[str]) -> Classified:
     path = folder / "predictions.json"
     try:
         rows: list[Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = sorted((int(r["image_id"]), int(r["label"]), int(r["classes"][0]), float(r["scores"][0])) for r in rows)
+        found = sorted((int(r["image_id"]), int(r["label"]), *_best(r)) for r in rows)
     except OSError:
         raise InputError(f"expected {path}, which is not there; run iifdet val again") from None
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"{path}: expected a classifier's predictions, got {type(error).__name__}") from None
     ids, labels, predicted = (np.array([row[i] for row in found], dtype=np.int64) for i in range(3))
-    if not all(0 <= label < len(names) for label in {*labels.tolist(), *predicted.tolist()}):
+    if not all(0 <= label < len(names) for label in {*labels.tolist(), *predicted.tolist()} - {NO_CLASS}):
         raise InputError(f"{path}: expected classes below {len(names)}, got others; run iifdet val again")
     scores, unknown = np.array([row[3] for row in found]), np.full(len(ids), np.nan)
     rank = (predicted != labels).astype(np.int64)
     return Classified(ids, ClassResult(list(names), labels, predicted, rank, scores, unknown, unknown))
+
+
+def _best(row: dict[str, Any]) -> tuple[int, float]:
+    """The best class and its score; none where the logits were no numbers."""
+    return (int(row["classes"][0]), float(row["scores"][0])) if row["classes"] else (NO_CLASS, 0.0)
 
 
 def class_split(found: Classified, counts: ClassCounts | None, limits: Sequence[int]) -> Split:
@@ -141,16 +149,20 @@ def _look(
 ) -> RunAnalysis:
     """One run, beside the first."""
     first, before = base
+    images, labels = first.result.gt_images, first.result.labels
+    enough = _enough(split, images)
     differences: dict[str, Interval] = {}
     classes, tests = None, {}
     if run is not first:
-        differences = {f: _interval(v - before.figures[f], options) for f, v in drawn.figures.items()}
-        spans = [_interval(change, options) for change in (drawn.classes - before.classes).T]
-        classes = np.array([(span.value, span.low, span.high) for span in spans])
-        tests = mcnemar_by_group(split, first.result.labels, first.ids, first.right, run.right)
+        changes = {f: v - before.figures[f] for f, v in drawn.figures.items()}
+        differences = {f: interval(v[0], v[1:], options.level, enough=enough[f]) for f, v in changes.items()}
+        change = drawn.classes - before.classes
+        classes = class_intervals(change[0], change[1:], images, options.level)
+        chosen = {group: np.isin(labels, members) for group, members in groups_of(split).items()}
+        tests = {g: mcnemar(first.right[rows], run.right[rows], first.ids[rows]) for g, rows in chosen.items()}
     return RunAnalysis(
         name,
-        {f: interval(v[0], v[1:], options.level, (0.0, 1.0)) for f, v in drawn.figures.items()},
+        {f: interval(v[0], v[1:], options.level, (0.0, 1.0), enough[f]) for f, v in drawn.figures.items()},
         differences,
         drawn.classes[0],
         classes,
@@ -159,5 +171,7 @@ def _look(
     )
 
 
-def _interval(values: Array, options: Options) -> Interval:
-    return interval(values[0], values[1:], options.level)
+def _enough(split: Split, images: NDArray[np.int64]) -> dict[str, bool]:
+    """Of each figure, whether its classes have images enough; top-1 counts images and no classes."""
+    by_class = {"mean_class": images, **{group: images[labels] for group, labels in split.groups.items()}}
+    return {"top1": True, **{figure: enough_images(n) for figure, n in by_class.items()}}

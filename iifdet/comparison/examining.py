@@ -46,12 +46,16 @@ def examine(
         index = index_of(read_settings(paths[0]))
         _check_index(index, metrics)
         counts = _training_counts(metrics[0], index.names)
-        split = BoxSplit.of(index, counts, metrics[0].get("group_thresholds", GROUP_LIMITS))
+        split = BoxSplit.of(index, counts, metrics[0].get("group_thresholds") or GROUP_LIMITS)
         unlimited = {name: found for name, found in zip(names, fixed, strict=True) if found is not None}
         analysis = analyse(split, dict(zip(names, predictions, strict=True)), options, unlimited)
     except InputError as error:
         return replace(found, notices=[*found.notices, f"no intervals, tests and errors: {error}"])
-    said = [*_disagreements(analysis, metrics, paths), *_other_counts(metrics), *_capped(names, predictions, unlimited)]
+    said = [
+        *_disagreements(analysis, metrics, paths),
+        *_other_counts(metrics),
+        *_capped(names, paths, predictions, unlimited),
+    ]
     return replace(found, analysis=analysis, notices=[*found.notices, *said])
 
 
@@ -118,17 +122,20 @@ def _other_counts(metrics: list[dict[str, Any]]) -> list[str]:
 
 
 def _capped(
-    names: list[str], predictions: list[tuple[Array, list[Any] | None]], unlimited: Mapping[str, Unlimited]
+    names: list[str],
+    paths: list[Path],
+    predictions: list[tuple[Array, list[Any] | None]],
+    unlimited: Mapping[str, Unlimited],
 ) -> list[str]:
     """Fixed AP wants every detection; a run keeps the best of an image unless it is asked for more."""
-    full = [
-        name
-        for name, (rows, _) in zip(names, predictions, strict=True)
-        if name not in unlimited and len(rows) and np.unique(rows[:, 0], return_counts=True)[1].max() >= KEPT
-    ]
-    if not full:
-        return []
-    return [
-        f"{', '.join(full)}: Fixed AP sees only the {KEPT} detections of an image that a run keeps; "
-        "iifdet val fixed_ap=true keeps what it needs"
-    ]
+    said = []
+    for name, path, (rows, _) in zip(names, paths, predictions, strict=True):
+        if name in unlimited or not len(rows):
+            continue
+        limit = min(KEPT, int(read_settings(path).get("max_det") or KEPT))
+        if np.unique(rows[:, 0], return_counts=True)[1].max() >= limit:
+            said.append(
+                f"{name}: Fixed AP sees only the {limit} detections of an image that the run kept; "
+                "iifdet val fixed_ap=true keeps what it needs"
+            )
+    return said

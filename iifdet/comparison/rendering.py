@@ -6,8 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 from iifdet.comparison.analysis import IMAGES
+from iifdet.evaluation.curves import UNSURE
 from iifdet.evaluation.fixed import FIXED
-from iifdet.evaluation.resampling import Interval
+from iifdet.evaluation.resampling import CLASS_IMAGES, MEAN_IMAGES, Interval
 from iifdet.evaluation.tide import ERRORS
 from iifdet.tables import Table
 
@@ -34,7 +35,8 @@ def _intervals(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
     options = analysis.options
     caption = (
         f"{kind}: percent [{options.level:.0%} interval from {options.draws} draws of "
-        f"{analysis.split.images} images]; Δ: paired difference to {runs[0].name}, * where 0 is outside"
+        f"{analysis.split.images} images]; Δ: paired difference to {runs[0].name}, * where 0 is outside; no interval "
+        f"where classes have fewer than {MEAN_IMAGES} images each (harmonic mean; {CLASS_IMAGES} of one class)"
     )
     header = [
         "figure",
@@ -53,9 +55,9 @@ def _intervals(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
 
 def _tests(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
     options, images = analysis.options, kind == IMAGES
-    found = f"boxes found at IoU {options.iou:g}, {runs[0].name} with score ≥ {options.score:g} and so "
-    found += f"{runs[0].alarms:,} false alarms, the others where they have as many"
-    found += "; p by images allows for boxes of one image that are found together"
+    found = f"boxes found at IoU {options.iou:g}, {runs[0].name} with score ≥ {options.score:g}, the others where they "
+    found += "have as many false alarms in the classes of the row; p by images allows for boxes of one image that are "
+    found += "found together"
     caption = f"{kind}: McNemar's test against {runs[0].name} on {'images classified right' if images else found}"
     header = [
         "run",
@@ -72,7 +74,7 @@ def _tests(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
         [
             run.name,
             group,
-            *([] if images else [f"{run.score:.3f}", f"{run.alarms:,}"]),
+            *([] if images else [f"{run.points[group].score:.3f}", f"{run.points[group].alarms:,}"]),
             *(str(n) for n in (test.both, test.first, test.second, test.neither)),
             _p(test.p) + (" exact" if test.exact else ""),
             *([] if images else [_p(test.p_clustered)]),
@@ -112,7 +114,7 @@ def _fixed(kind: str, runs: list[RunAnalysis]) -> Table:
 
 
 def _calibration(kind: str, runs: list[RunAnalysis]) -> Table:
-    of = "(images in brackets)" if kind == IMAGES else "at IoU 0.5 (detections in brackets)"
+    of = "(images in brackets)" if kind == IMAGES else f"at IoU 0.5 (detections from score {UNSURE:g} on in brackets)"
     caption = f"{kind}: expected calibration error in percent {of}"
     groups = list(runs[0].calibration)
     rows = [

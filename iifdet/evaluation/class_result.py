@@ -33,7 +33,7 @@ class ClassResult:
 
     Attributes:
         names: the C class names, in label order.
-        labels, predicted: (N,) true classes, and those with the highest score.
+        labels, predicted: (N,) true classes, and those with the highest score; -1 where a score is no number.
         rank: (N,) how many classes stand before the true one; 0 is right.
         confidence: (N,) score of the predicted class in [0, 1].
         nll, brier: (N,) the negative log-likelihood and the Brier score, sum over classes.
@@ -71,9 +71,10 @@ class ClassResult:
         return mean_ap(self.class_accuracy())
 
     def confusion_matrix(self) -> Labels:
-        """(C, C) counts; rows are true classes, columns predicted ones."""
-        size = len(self.names)
-        return np.bincount(self.labels * size + self.predicted, minlength=size * size).reshape(size, size)
+        """(C, C) counts; rows are true classes, columns predicted ones. Images without a prediction are left out."""
+        size, known = len(self.names), self.predicted >= 0
+        cells = self.labels[known] * size + self.predicted[known]
+        return np.bincount(cells, minlength=size * size).reshape(size, size)
 
     def reliability(self, labels: Sequence[int] | None = None, bins: int = BINS) -> Reliability:
         """Confidence against accuracy in bins ``(a, b]``, confidence 0 in the first.
@@ -123,7 +124,7 @@ class ClassResult:
     def per_class(self, counts: ClassCounts | None = None, weights: Tensor | None = None) -> list[dict[str, Any]]:
         """One row a class, in label order; None where a value is unknown. These are the rows of per_class.csv."""
         blank = [None] * len(self.names)
-        predicted = np.bincount(self.predicted, minlength=len(self.names))
+        predicted = np.bincount(self.predicted[self.predicted >= 0], minlength=len(self.names))
         right = np.bincount(self.labels[self.rank == 0], minlength=len(self.names))
         with np.errstate(invalid="ignore"):
             precision = right / predicted

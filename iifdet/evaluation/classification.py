@@ -12,12 +12,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iifdet.errors import counted
 from iifdet.evaluation.class_result import ClassResult
 from iifdet.evaluation.coverage import count_unread, find_gap, unread_notices
 from iifdet.types import Batch
 
 #: Classes of an image that predictions.json holds.
 KEPT = 5
+#: Rank of a class that no k reaches, and the class that logits with a NaN predict: none.
+UNREACHED, NO_CLASS = 1 << 20, -1
 
 
 class LabelledIndex(Protocol):
@@ -38,7 +41,8 @@ class Part:
     Attributes:
         ids: (B,) the images', or None where the loader does not say them: then images come in the index's order.
         labels, rank: (B,) true classes, and how many classes stand before them.
-        best, scores: (B, k) the classes with the highest scores, best first, and those in [0, 1].
+        best, scores: (B, k) the classes with the highest scores, best first, and those in [0, 1]; NO_CLASS and 0 where
+            a logit is NaN.
         nll, brier: (B,).
         unread: how many of them are grey ones in place of files that cannot be read.
     """
@@ -81,7 +85,7 @@ class ClassificationEvaluator:
         """Add one batch.
 
         Args:
-            logits: (B, C) adjusted. A row with a NaN counts as wrong.
+            logits: (B, C) adjusted. A row with a NaN counts as wrong, and predicts no class.
             batch: its targets are (B,) int64 labels; its infos, where it has some, say which images these are.
         """
         labels = batch.targets
@@ -117,8 +121,13 @@ class ClassificationEvaluator:
             nll=self._joined("nll", np.float64),
             brier=self._joined("brier", np.float64),
             data_digest=self.index.digest() if len(ids) == len(self._known) else None,
-            notices=unread_notices(sum(part.unread for part in self.parts), len(ids)),
+            notices=(*unread_notices(sum(part.unread for part in self.parts), len(ids)), *self._broken_notices()),
         )
+
+    def _broken_notices(self) -> tuple[str, ...]:
+        broken = sum(int((part.best[:, 0] == NO_CLASS).sum()) for part in self.parts)
+        said = f"{counted(broken, 'image')} with NaN among the logits: wrong in every figure, nll and brier are null"
+        return (said,) if broken else ()
 
     @staticmethod
     def fitness(result: ClassResult) -> float:
@@ -136,7 +145,10 @@ class ClassificationEvaluator:
         return figures | metrics["groups"] | {name: metrics[name] for name in ("nll", "ece")}
 
     def predictions(self) -> list[dict[str, Any]]:
-        """One row an image, for predictions.json: its id, its class, the best classes and their scores."""
+        """One row an image, for predictions.json: its id, its class, the best classes and their scores.
+
+        Where a logit is NaN there are no classes.
+        """
         rows = zip(
             self._ids().tolist(),
             self._joined("labels", np.int64).tolist(),
@@ -146,6 +158,8 @@ class ClassificationEvaluator:
         )
         return [
             {"image_id": image, "label": label, "classes": best, "scores": [round(s, 6) for s in scores]}
+            if best[0] != NO_CLASS
+            else {"image_id": image, "label": label, "classes": [], "scores": []}
             for image, label, best, scores in rows
         ]
 
@@ -180,7 +194,7 @@ def _part(logits: Tensor, labels: Tensor, activation: str, ids: NDArray[np.int64
     own = logits.gather(1, labels[:, None])  # (B, 1)
     before = (logits > own) | ((logits == own) & (classes < labels[:, None]))
     broken = logits.isnan().any(dim=1)
-    rank = torch.where(broken, logits.shape[1], before.sum(dim=1))
+    rank = torch.where(broken, UNREACHED, before.sum(dim=1))
     best = logits.sort(dim=1, descending=True, stable=True).indices[:, :KEPT]
     hit = classes == labels[:, None]  # (B, C)
     if activation == "softmax":
@@ -190,7 +204,8 @@ def _part(logits: Tensor, labels: Tensor, activation: str, ids: NDArray[np.int64
         scores = logits.sigmoid()
         nll = -F.logsigmoid(torch.where(hit, logits, -logits)).sum(dim=1)
     brier = (scores - hit.float()).square().sum(dim=1)
-    kept = scores.gather(1, best).nan_to_num(0.0)
+    kept = torch.where(broken[:, None], 0.0, scores.gather(1, best))
+    best = torch.where(broken[:, None], NO_CLASS, best)
     table = torch.cat(
         [t.float() for t in (labels[:, None], rank[:, None], nll[:, None], brier[:, None], best, kept)], 1
     )

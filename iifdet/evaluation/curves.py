@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from iifdet.evaluation.engine import Array, box_iou
 
+#: Detections less sure than this have no part in calibration. There are as many of them as ``conf`` lets through, all
+#: of them right to be unsure: with them, the expected error would say how many there are.
+UNSURE = 0.05
 #: Where COCO samples precision.
 RECALL = np.linspace(0.0, 1.0, 101)
 SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
@@ -28,7 +31,8 @@ class Curves:
     Attributes:
         recall: (101,).
         precision: (C, 101), NaN for classes without ground truth.
-        best_f1: (C,) the largest harmonic mean of both; NaN for classes without ground truth.
+        best_f1: (C,) the largest harmonic mean of both on these levels, which lies up to .01 below that over all
+            thresholds; NaN for classes without ground truth.
         best_score: (C,) the score threshold that gives it; NaN where nothing was found.
     """
 
@@ -55,7 +59,7 @@ class Matches:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Confidence against precision, in bins of equal width.
+    """Confidence against precision, in bins [a, b) of equal width; classifiers' are (a, b], as in the literature.
 
     Attributes:
         edges: (B + 1,).
@@ -159,20 +163,25 @@ def confusion_matrix(
     return matrix
 
 
-def reliability(matches: Matches, bins: int = 10, labels: list[int] | None = None) -> Reliability:
+def reliability(
+    matches: Matches, bins: int = 10, labels: list[int] | None = None, least: float = UNSURE
+) -> Reliability:
     """How far confidence can be believed: precision of the detections in each confidence bin.
 
     Args:
         matches: see :meth:`iifdet.evaluation.matching.MatchRecords.matches`.
         bins: number of bins between 0 and 1.
         labels: only these classes (a frequency group, say).
+        least: detections with a lower score are left out.
 
     Example:
         >>> half = Matches(np.full(4, 0.9), np.zeros(4, int), np.array([True, True, False, False]))
         >>> round(reliability(half).ece, 3)
         0.4
     """
-    chosen = np.ones(len(matches.scores), bool) if labels is None else np.isin(matches.labels, labels)
+    chosen = matches.scores >= least
+    if labels is not None:
+        chosen &= np.isin(matches.labels, labels)
     scores, correct = matches.scores[chosen], matches.correct[chosen]
     return binned(scores, correct, np.clip((scores * bins).astype(np.int64), 0, bins - 1), bins)
 

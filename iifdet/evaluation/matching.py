@@ -69,6 +69,12 @@ class MatchRecords:
         """(m,) class of each box."""
         return np.repeat(np.arange(self.num_classes), np.diff(self.truth_bounds))
 
+    @property
+    def class_images(self) -> NDArray[np.int64]:
+        """(C,) images with boxes of each class."""
+        pairs = np.unique(np.stack([self.truth_label, self.truth_image]), axis=1)
+        return np.bincount(pairs[0], minlength=self.num_classes)
+
     def matches(self, iou: float = 0.5) -> Matches:
         """Scores, labels and correctness at one of IOUS, for :func:`iifdet.evaluation.curves.reliability`."""
         t = iou_row(iou)
@@ -127,6 +133,25 @@ def match_both(
     Fixed AP (Dave et al. 2021) looks at the best FIXED detections of each class over the whole split, however many lie
     in one image. Better-scored detections choose first, so that what a limit leaves out changes nothing for the rest.
     """
+    table, boxes, judged, fate = _match_all(gt, results, category_ids, iou_type, protocol)
+    limit, group = PROTOCOLS[protocol][-1], table.key if protocol == "coco" else table.image
+    usual = judged & _among_best(group, table.score, limit)
+    fixed = judged & _among_best(table.label, np.where(judged, table.score, -np.inf), FIXED)
+    shape = len(gt["images"]), len(category_ids)
+    return _records(table, boxes, fate, usual, shape), _records(table, boxes, fate, fixed, shape)
+
+
+def excused_rows(
+    gt: CocoDict, results: Results, category_ids: Sequence[int] | Array, iou_type: str = "bbox", iou: float = 0.5
+) -> NDArray[np.bool_]:
+    """(n,) whether COCO takes each detection for neither right nor wrong: it found nothing and lies in a crowd."""
+    return _match_all(gt, results, category_ids, iou_type, "coco")[3].ignored[iou_row(iou)]
+
+
+def _match_all(
+    gt: CocoDict, results: Results, category_ids: Sequence[int] | Array, iou_type: str, protocol: str
+) -> tuple[_Table, _Boxes, NDArray[np.bool_], _Fate]:
+    """Results and boxes as tables, (n,) whether each result counts at all, and what became of all."""
     check_choice("hotcoco", protocol)
     image_ids, labels = unique_ids(gt["images"], "image"), np.asarray(category_ids, np.int64)
     truth = prepare_truth(gt, iou_type)
@@ -134,11 +159,7 @@ def match_both(
     table, boxes = _Table.of(found, image_ids, labels), _Boxes.of(truth, image_ids, labels)
     judged, unsure = _judged(table, boxes, gt, image_ids, labels, protocol)
     fate = _match(table, boxes, found, truth, np.flatnonzero(judged), unsure, iou_type, protocol)
-    limit, group = PROTOCOLS[protocol][-1], table.key if protocol == "coco" else table.image
-    usual = judged & _among_best(group, table.score, limit)
-    fixed = judged & _among_best(table.label, np.where(judged, table.score, -np.inf), FIXED)
-    shape = len(image_ids), len(labels)
-    return _records(table, boxes, fate, usual, shape), _records(table, boxes, fate, fixed, shape)
+    return table, boxes, judged, fate
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ from iifdet.evaluation.matching import IOUS, MatchRecords
 
 #: Replicates that are worked on at once.
 CHUNK = 128
+#: Images with a class below which its figure has no interval, and their mean over classes below which a mean has none.
+#: Of n images the bootstrap sees a variance (n - 1)/n times the true one, and none of a single image: below these
+#: limits runs of the same quality were told apart in 10 to 50 of 100 splits at a level of 95 %.
+CLASS_IMAGES, MEAN_IMAGES = 10, 5
 
 
 def image_weights(num_images: int, draws: int, seed: int = 0) -> Iterator[NDArray[np.float32]]:
@@ -115,6 +119,26 @@ def _levels_reached(boxes: Array) -> NDArray[np.int64]:
     return np.searchsorted(RECALL, recall, side="right")
 
 
+def enough_images(images: Array) -> bool:
+    """Whether resampling tells how much a figure of some classes varies.
+
+    Args:
+        images: (K,) images with each of the classes; those without any are no part of the figure.
+
+    A mean weighs its classes alike, so that those with the fewest images vary it most. That is the harmonic mean's way.
+
+    Example:
+        >>> enough_images(np.array([9])), enough_images(np.array([5, 5, 0])), enough_images(np.array([1, 50, 50]))
+        (False, True, False)
+    """
+    seen = np.asarray(images, float)
+    seen = seen[seen > 0]
+    if not len(seen):
+        return False
+    limit = CLASS_IMAGES if len(seen) == 1 else MEAN_IMAGES
+    return bool((1 / seen).mean() <= (1 + 1e-9) / limit)
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A figure, and where it lies in most resampled splits; NaN where that is unknown."""
@@ -124,7 +148,9 @@ class Interval:
     high: float
 
 
-def interval(value: float, draws: Array, level: float = 0.95, bounds: tuple[float, float] = (-1.0, 1.0)) -> Interval:
+def interval(
+    value: float, draws: Array, level: float = 0.95, bounds: tuple[float, float] = (-1.0, 1.0), enough: bool = True
+) -> Interval:
     """Bootstrap interval: percentiles of the draws, moved so that their mean lies on the figure itself.
 
     Images that come twice make rankings look cleaner: AP is higher in the draws than in the data, by about a point
@@ -137,13 +163,14 @@ def interval(value: float, draws: Array, level: float = 0.95, bounds: tuple[floa
         draws: (B,) the figure in each draw; NaN where it is undefined, which is left out.
         level: share of such splits that the interval is to hold.
         bounds: the interval is cut to what the figure can be.
+        enough: see :func:`enough_images`; without, the interval is unknown.
 
     Example:
         >>> interval(0.4, np.linspace(0, 1, 1001), 0.5)
         Interval(value=0.4, low=0.15, high=0.65)
     """
     known = draws[~np.isnan(draws)]
-    if not len(known) or np.isnan(value):
+    if not len(known) or np.isnan(value) or not enough:
         return Interval(float(value), float("nan"), float("nan"))
     edges = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) + (value - known.mean())
     low, high = np.clip(edges, *bounds).round(12)

@@ -26,7 +26,8 @@ class EvalResult:
 
     Attributes:
         names: the C class names, in label order.
-        stats: COCO's twelve figures by name (AP, AP50, …, ARl).
+        stats: COCO's twelve figures by name (AP, AP50, …, ARl). Under LVIS's protocol AR100 and the AR of sizes are
+            those of its 300 detections an image.
         ap, ap50, ar: (C,) per class: AP at IoU .50:.95 and at .50, and recall at .50:.95.
         gt_images, gt_instances: (C,) images with the class and boxes of it in the evaluated split, crowds excluded.
         precision, scores: (T, R, C, A, M) as in EngineOutput but in label order; -1 without ground truth.
@@ -105,7 +106,8 @@ class EvalResult:
     def per_class(self, counts: ClassCounts | None = None, weights: Tensor | None = None) -> list[dict[str, Any]]:
         """One row a class, in label order; None where a value is unknown. These are the rows of per_class.csv.
 
-        ``best_F1`` is the largest F1 at IoU .50, and ``best_score`` the score threshold that gives it.
+        ``best_F1`` is the largest F1 at IoU .50 on COCO's 101 recall levels, up to .01 below that over all thresholds,
+        and ``best_score`` the score threshold that gives it.
         With masks, ``mask_AP``, ``mask_AP50`` and ``mask_AR`` stand beside the figures of the boxes.
 
         Args:
@@ -157,7 +159,7 @@ class EvalResult:
         return {
             **self._figures(counts, ks, groups),
             **({} if self.masks is None else {"segm": self.masks._figures(counts, ks, groups)}),
-            "group_thresholds": list(groups),
+            "group_thresholds": list(groups) if self.groups is None else None,
             "tail_classes": {f"tail{k}": self._tail_names(counts, k) for k in ks} if counts else None,
             "skipped": self.skipped,
             "per_class": self.per_class(counts, weights),

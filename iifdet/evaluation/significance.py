@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from iifdet.evaluation.matching import MatchRecords, iou_row
 
-#: Fewer discordant boxes than this get the exact test.
+#: Fewer discordant boxes, or images, than this get the exact test.
 EXACT_BELOW = 25
 
 
@@ -29,8 +29,10 @@ class McNemar:
         both, first, second, neither: boxes found by both runs, by the first alone, by the second alone, by neither.
         p: two-sided; exact binomial for fewer than EXACT_BELOW discordant boxes, else chi-squared with continuity
             correction. Takes boxes for independent.
-        p_clustered: two-sided, with images in place of boxes, because boxes of one image are found together:
-            z² = (Σ dᵢ)² / Σ dᵢ² over the images' differences dᵢ in boxes found, normal approximation; 1 without any.
+        p_clustered: two-sided, with images in place of boxes, because boxes of one image are found together. Under the
+            null hypothesis each image's difference dᵢ in boxes found is as likely to be -dᵢ: the share of all 2ⁿ signs
+            that give a sum as far from 0, for fewer than EXACT_BELOW images with a difference, else
+            z² = (Σ dᵢ)² / Σ dᵢ² and the normal distribution; 1 without any. With one box an image it is ``p``.
         exact: whether ``p`` is exact.
     """
 
@@ -51,10 +53,19 @@ def found_boxes(records: MatchRecords, score: float = 0.25, iou: float = 0.5) ->
     return records.truth_score[iou_row(iou)] >= score
 
 
-def false_alarms(records: MatchRecords, iou: float = 0.5) -> NDArray[np.float64]:
-    """Scores of the detections that find no box, best first, without those that a crowd or the protocol excuses."""
+def false_alarms(
+    records: MatchRecords, iou: float = 0.5, labels: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Scores of the detections that find no box, best first, without those that a crowd or the protocol excuses.
+
+    Args:
+        labels: only detections of these classes.
+    """
     t = iou_row(iou)
-    return np.sort(records.score[~records.correct[t] & ~records.ignored[t]])[::-1]
+    wrong = ~records.correct[t] & ~records.ignored[t]
+    if labels is not None:
+        wrong &= np.isin(records.label, labels)
+    return np.sort(records.score[wrong])[::-1]
 
 
 def score_of_alarms(alarms: NDArray[np.float64], count: int) -> float:
@@ -107,6 +118,24 @@ def _chi_squared_p(b: int, c: int) -> float:
 
 
 def _clustered_p(difference: NDArray[np.int64], image: NDArray[np.int64]) -> float:
-    by_image = np.bincount(np.unique(image, return_inverse=True)[1], weights=difference)
-    spread = float((by_image**2).sum())
-    return 1.0 if spread == 0 else math.erfc(abs(float(by_image.sum())) / math.sqrt(2 * spread))
+    by_image = np.bincount(np.unique(image, return_inverse=True)[1], weights=difference).astype(np.int64)
+    changed = by_image[by_image != 0]
+    total = abs(int(changed.sum()))
+    if not len(changed):
+        return 1.0
+    if len(changed) < EXACT_BELOW:
+        return _sign_p(np.abs(changed), total)
+    return math.erfc(total / math.sqrt(2 * float((changed**2).sum())))
+
+
+def _sign_p(sizes: NDArray[np.int64], total: int) -> float:
+    """Share of the 2ⁿ sums ±d₁ ± … ± dₙ that are at least ``total`` from 0."""
+    largest = int(sizes.sum())
+    ways = np.ones(1)  # of -n…n after n units
+    for size in sizes.tolist():
+        wider = np.zeros(len(ways) + 2 * size)
+        wider[: len(ways)] += ways
+        wider[2 * size :] += ways
+        ways = wider
+    sums = np.abs(np.arange(-largest, largest + 1))
+    return float(ways[sums >= total].sum() / ways.sum())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from iifdet.evaluation.engine import PROTOCOLS, CocoDict, Results, prepare_results, prepare_truth, unique_ids
+from iifdet.evaluation.engine import PROTOCOLS, Array, CocoDict, Results, prepare_results, prepare_truth, unique_ids
+from iifdet.evaluation.matching import excused_rows
 
 #: Of the six kinds each wrong detection or missed box has one: wrong class, wrong place, both, found twice, background,
 #: missed. The last two mend all false positives and all false negatives.
@@ -31,15 +32,18 @@ def tide_errors(gt: CocoDict, results: Results, iou_type: str = "bbox", protocol
     """Sort the errors by kind: foreground from IoU .5 on, background below .1.
 
     The arguments are those of :func:`iifdet.evaluation.engine.evaluate`. In federated data (LVIS) only what its
-    protocol looks at is judged.
+    protocol looks at is judged. Crowds, and the detections that they excuse, are taken out beforehand: they are no
+    partners of an error.
 
     Raises:
         InputError: as ``evaluate``.
     """
     import hotcoco
 
-    truth = prepare_truth(gt, iou_type)
     images, categories = unique_ids(gt["images"], "image"), unique_ids(gt["categories"], "category")
+    if protocol == "coco" and any(a.get("iscrowd") for a in gt["annotations"]):
+        gt, results = _without_crowds(gt, results, categories, iou_type)
+    truth = prepare_truth(gt, iou_type)
     found = prepare_results(results, images, categories, iou_type)
     coco, limits = hotcoco.COCO(truth), list(PROTOCOLS[protocol])
     if protocol == "lvis":
@@ -51,3 +55,9 @@ def tide_errors(gt: CocoDict, results: Results, iou_type: str = "bbox", protocol
     errors = run.tide_errors()
     counts = {kind: int(errors["counts"][kind]) for kind in ERRORS if kind in errors["counts"]}
     return TideErrors({k: float(errors["delta_ap"][k]) for k in ERRORS}, counts, float(errors["ap_base"]))
+
+
+def _without_crowds(gt: CocoDict, results: Results, categories: Array, iou_type: str) -> tuple[CocoDict, Results]:
+    kept = ~excused_rows(gt, results, categories, iou_type)
+    chosen = [r for r, keep in zip(results, kept, strict=True) if keep] if isinstance(results, list) else results[kept]
+    return {**gt, "annotations": [a for a in gt["annotations"] if not a.get("iscrowd")]}, chosen

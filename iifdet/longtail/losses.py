@@ -1,8 +1,10 @@
 """Classification losses on (already adjusted) class logits. Pure functions, one table.
 
 Each takes (N, C) logits and (N,) labels and returns a (N,) loss, in float32. ``class_weight`` (C,) multiplies each
-sample's loss by the weight of its true class: with IIF weights that is the paper's cost-sensitive rival (CSL). The
-one-vs-rest losses also take the label -1, a sample of no class (background), with weight 1.
+sample's loss by the weight of its true class: with IIF weights that is the paper's cost-sensitive rival (CSL). Means
+over samples are plain ones and not divided by the weights' sum, as those of ``torch.nn.CrossEntropyLoss(weight=...)``
+are: weights with a mean of 3 triple the loss; with ``temperature=mean`` it keeps its size. The one-vs-rest losses also
+take the label -1, a sample of no class (background), with weight 1.
 """
 
 from __future__ import annotations

@@ -128,14 +128,27 @@ class AdjustedModel(nn.Module):
         self.class_loss, self.class_activation = name, ACTIVATIONS[name]
 
     @torch.no_grad()
-    def init_class_biases(self) -> None:
+    def init_class_biases(self, untrained_only: bool = False) -> None:
         """Let sigmoid class rows that see background begin at PRIOR, or its many losses drown the first steps.
+
+        It is the adjusted logit that begins there: with a weight of 8 and an unadjusted bias, a class would begin at
+        a probability of 1e-16. With ``center``, which takes away what biases share, they are left unadjusted.
+
+        Args:
+            untrained_only: leave rows alone whose bias is no longer the unadjusted one.
 
         Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, Section 4.1.
         """
-        if self.sees_background and self.class_activation == "sigmoid":
-            for rows in self.classifier_rows():
-                rows.bias.fill_(-math.log((1 - PRIOR) / PRIOR))
+        if not (self.sees_background and self.class_activation == "sigmoid"):
+            return
+        begin = torch.full_like(self.adjust.scale, -math.log((1 - PRIOR) / PRIOR))
+        adjusted = begin
+        if not self.adjust.folded and self.adjust.acts_in("train") and self.adjust.center == "none":
+            positive = self.adjust.scale > 0
+            adjusted = torch.where(positive, (begin - self.adjust.shift) / self.adjust.scale, begin)
+        for rows in self.classifier_rows():
+            chosen = rows.bias == begin if untrained_only else torch.ones_like(rows.bias, dtype=torch.bool)
+            rows.bias.copy_(torch.where(chosen, adjusted, rows.bias))
 
     def set_class_weight(self, weight: Tensor | None) -> None:
         """Weigh each sample's classification loss by its true class (C,); None weighs all alike."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iifdet.errors import counted
 from iifdet.longtail import ClassCounts
 from iifdet.plots.classes import by_frequency
 from iifdet.plots.figure import (
@@ -91,22 +92,27 @@ def plot_differences(
 
 
 def _sides(table: np.ndarray) -> dict[str, np.ndarray]:
-    """Which classes are surely better, surely worse, or neither."""
-    better, worse = table[:, 1] > 0, table[:, 2] < 0
-    return {"better": better, "worse": worse, "interval holds 0": ~better & ~worse}
+    """Which classes are surely better, surely worse, neither, or have too few images to tell."""
+    better, worse, unknown = table[:, 1] > 0, table[:, 2] < 0, np.isnan(table[:, 1])
+    return {"better": better, "worse": worse, "interval holds 0": ~(better | worse | unknown), "no interval": unknown}
 
 
-SIDE_LOOKS = {"better": (BLUE, "^"), "worse": (RED, "v"), "interval holds 0": (GREY, "o")}
+SIDE_LOOKS = {
+    "better": (BLUE, "^"),
+    "worse": (RED, "v"),
+    "interval holds 0": (GREY, "o"),
+    "no interval": (GREY, "x"),
+}
 
 
 def _difference_title(title: str, table: np.ndarray, level: float) -> str:
-    """Of many classes some lie outside their intervals by chance alone; the title says how many to expect."""
+    """Of many classes some lie outside their intervals by chance alone; the title says how many to expect at least."""
     sides = _sides(table)
-    mean = mean_of_finite(table[:, 0])
+    mean, judged = mean_of_finite(table[:, 0]), int(np.isfinite(table[:, 1]).sum())
     return (
-        f"{title}: mean {mean:+.1f} points over {len(table)} classes; {level:.0%} intervals without 0: "
-        f"{int(sides['better'].sum())} better, {int(sides['worse'].sum())} worse "
-        f"({(1 - level) * len(table):.2g} by chance)"
+        f"{title}: mean {mean:+.1f} points over {counted(len(table), 'class', 'classes')}; {level:.0%} intervals "
+        f"without 0: {int(sides['better'].sum())} better, {int(sides['worse'].sum())} worse of {judged} "
+        f"({(1 - level) * judged:.2g} or more by chance)"
         if len(table)
         else title
     )

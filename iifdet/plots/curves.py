@@ -62,7 +62,9 @@ def plot_pr_curve(recall: Any, precision: Any, names: Sequence[str], ap50: Any, 
     save(figure, path)
 
 
-def plot_reliability(conf_bins: Any, precision_bins: Any, n_bins: Any, ece: float, path: str | Path) -> None:
+def plot_reliability(
+    conf_bins: Any, precision_bins: Any, n_bins: Any, ece: float, path: str | Path, least: float = 0.0
+) -> None:
     """Precision of each confidence bin against its mean confidence, and how many detections it holds.
 
     Args:
@@ -71,13 +73,15 @@ def plot_reliability(conf_bins: Any, precision_bins: Any, n_bins: Any, ece: floa
         n_bins: (B,) how many they are.
         ece: expected calibration error.
         path: the picture.
+        least: the score from which detections count.
     """
     confidence, precision, n = as_array(conf_bins), as_array(precision_bins), as_array(n_bins)
     figure = new_figure(6.5, 7)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     total = int(np.nansum(n))
-    tidy(upper, title=f"ECE {number(ece)} over {total:,} detections", ylabel="precision", grid="both")
-    tidy(lower, xlabel="confidence", ylabel="detections (log)")
+    title = f"ECE {number(ece)} over {counted(total, 'detection')}{f' from score {least:g} on' if least else ''}"
+    tidy(upper, title=title, ylabel="precision", grid="both")
+    tidy(lower, xlabel="confidence", ylabel="detections (log)" if total else "detections")
     upper.set(xlim=(0, 1), ylim=(0, 1))
     upper.plot([0, 1], [0, 1], "--", color="#666666", label="perfectly calibrated")
     if total > 0:

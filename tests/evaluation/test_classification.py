@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn import metrics as sk
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from iifdet.comparison.classifiers import read_classified
 from iifdet.datasets.classification import ArrayImages, ClassIndex
 from iifdet.errors import InputError
 from iifdet.evaluation import EVALUATORS, ClassificationEvaluator, ClassResult, shots
@@ -165,6 +167,18 @@ def test_logits_that_are_no_numbers_are_wrong() -> None:
     metrics = result.metrics(COUNTS)
     assert json.dumps(metrics, allow_nan=False) and metrics["nll"] is None
     assert ClassificationEvaluator.fitness(result) == 0.25
+    assert result.confusion_matrix().sum() == 1 and result.confusion_matrix()[0, 0] == 1
+    assert metrics["per_class"][0]["predicted_images"] == 1 and "3 images with NaN" in metrics["notices"][0]
+
+
+def test_a_row_with_a_nan_is_in_no_top_k_however_few_classes_there_are(tmp_path: Path) -> None:
+    logits, labels = torch.tensor([[0.0, float("nan")], [1.0, 0.0]]), torch.tensor([0, 0])
+    evaluator = ClassificationEvaluator(index_of(labels, ["a", "b"]))
+    evaluator.update(logits, batch_of(labels))
+    assert evaluator.compute().top_k(5) == 0.5
+    (tmp_path / "predictions.json").write_text(json.dumps(evaluator.predictions(), allow_nan=False))
+    found = read_classified(tmp_path, ["a", "b"])
+    assert found.right.tolist() == [False, True] and found.result.confusion_matrix().tolist() == [[1, 0], [0, 0]]
 
 
 def test_the_best_checkpoint_is_the_one_that_neglects_no_class() -> None:

@@ -113,14 +113,24 @@ class TestReliability:
         for iou in (0.5, 0.75):
             expected = run.calibration(10, iou)
             matches = match_records(gt, rows, ids).matches(iou)
-            ours = reliability(matches)
+            ours = reliability(matches, least=0)
             assert ours.count.tolist() == [b["count"] for b in expected["bins"]]
             assert np.nan_to_num(ours.confidence) == pytest.approx([b["avg_confidence"] for b in expected["bins"]])
             assert np.nan_to_num(ours.precision) == pytest.approx([b["avg_accuracy"] for b in expected["bins"]])
             assert (ours.ece, ours.mce) == pytest.approx((expected["ece"], expected["mce"]))
             names = [c["name"] for c in reversed(gt["categories"])]
             for label in {*matches.labels.tolist()}:
-                assert reliability(matches, labels=[label]).ece == pytest.approx(expected["per_category"][names[label]])
+                mine = reliability(matches, labels=[label], least=0)
+                assert mine.ece == pytest.approx(expected["per_category"][names[label]])
+
+    def test_false_alarms_that_nobody_would_believe_do_not_dilute_the_error(self):
+        scores, correct = np.full(1000, 0.9), np.arange(1000) % 2 == 0
+        junk = Matches(np.full(50_000, 0.002), np.zeros(50_000, int), np.zeros(50_000, bool))
+        sure = Matches(scores, np.zeros(1000, int), correct)
+        fields = ("scores", "labels", "correct")
+        both = Matches(*(np.concatenate([getattr(m, f) for m in (sure, junk)]) for f in fields))
+        assert reliability(both).ece == reliability(sure).ece == pytest.approx(0.4)
+        assert reliability(both, least=0).ece < 0.01
 
     def test_empty(self):
         nothing = reliability(Matches(np.zeros(0), np.zeros(0, int), np.zeros(0, bool)))

@@ -10,7 +10,7 @@ import pytest
 from iifdet.evaluation import matching
 from iifdet.evaluation.engine import evaluate
 from iifdet.evaluation.matching import IOUS, MatchRecords, match_both, match_records
-from iifdet.evaluation.resampling import image_weights, interval, weighted_ap
+from iifdet.evaluation.resampling import enough_images, image_weights, interval, weighted_ap
 
 CATEGORIES = [7, 3, 11]  #: label -> category; the last class has no box
 
@@ -184,3 +184,28 @@ def test_intervals_cover_what_they_say(classes: int, rate: float) -> None:
         single, paired = interval(values[0], draws[0]), interval(values[1] - values[0], draws[1] - draws[0])
         covered += [single.low <= truth <= single.high, paired.low <= change <= paired.high]
     assert (covered / trials >= 0.9).all() and (covered / trials <= 0.99).all(), covered / trials
+
+
+@pytest.mark.parametrize(
+    ("sizes", "given"), [([1] * 5 + [50] * 15, False), ([1] * 10 + [10] * 10, False), ([5] * 20, True), ([10], True)]
+)
+def test_intervals_are_given_where_runs_of_equal_quality_are_rarely_told_apart(sizes: list[int], given: bool) -> None:
+    """And not where they would be more than twice as often as the level promises."""
+    rng, label = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
+    apart = 0
+    for trial in range(300):
+        change = (rng.random((2, len(label))) < 0.5).astype(int)
+        difference = change[1] - change[0]
+        weights = np.concatenate([np.ones((1, len(label))), *image_weights(len(label), 200, trial)])
+        of_class = np.stack([weights * (label == c) for c in range(len(sizes))], axis=1)  # (B, C, N)
+        with np.errstate(invalid="ignore"):
+            drawn = np.nanmean((of_class * difference).sum(axis=2) / of_class.sum(axis=2), axis=1)
+        span = interval(drawn[0], drawn[1:])
+        apart += not span.low <= 0 <= span.high
+    assert enough_images(np.array(sizes)) == given == (apart / 300 < 0.12)
+
+
+def test_without_enough_images_there_is_no_interval() -> None:
+    span = interval(0.4, np.linspace(0, 1, 101), enough=False)
+    assert span.value == 0.4 and np.isnan(span.low) and np.isnan(span.high)
+    assert not enough_images(np.zeros(3)) and enough_images(np.array([10])) and not enough_images(np.array([9]))

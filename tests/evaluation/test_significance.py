@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -97,3 +98,25 @@ def test_a_run_with_other_scores_in_the_same_order_finds_the_same_boxes(
 def test_equal_scores_are_on_one_side_of_the_threshold() -> None:
     alarms = np.array([0.9, 0.5, 0.5, 0.5, 0.1])
     assert [(alarms >= score_of_alarms(alarms, n)).sum() for n in range(6)] == [0, 1, 1, 1, 4, 5]
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=12))
+def test_the_exact_test_of_images_counts_every_choice_of_signs(differences: list[int]) -> None:
+    a = np.concatenate([[True] * max(-d, 0) + [False] * max(d, 0) for d in differences]).astype(bool)
+    image = np.repeat(np.arange(len(differences)), np.abs(differences))
+    sizes = [abs(d) for d in differences if d]
+    sums = [abs(sum(s * d for s, d in zip(signs, sizes, strict=True))) for signs in product((1, -1), repeat=len(sizes))]
+    expected = np.mean([s >= abs(sum(differences)) for s in sums])
+    assert mcnemar(a, ~a, image).p_clustered == pytest.approx(expected)
+
+
+@given(st.integers(0, 12), st.integers(0, 11))
+def test_with_one_box_an_image_the_test_of_images_is_that_of_boxes(first: int, second: int) -> None:
+    found = mcnemar(*paired(3, first, second, 2))
+    assert found.exact and found.p_clustered == pytest.approx(found.p)
+
+
+def test_false_alarms_of_some_classes() -> None:
+    records = scored([0.9, 0.5, 0.4], [False, True, False])
+    assert false_alarms(records, labels=np.array([0])).tolist() == [0.9, 0.4] == false_alarms(records).tolist()
+    assert not len(false_alarms(records, labels=np.array([1])))

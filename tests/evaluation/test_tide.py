@@ -71,3 +71,17 @@ def test_in_federated_data_a_detection_is_an_error_only_where_its_class_was_look
         found = tide_errors(truth, stray, protocol="lvis")
         assert found.counts["Bkg"] == strays and found.delta["FP"] == pytest.approx(1 - found.ap50)
         assert (found.ap50 < 0.9) == bool(strays)
+
+
+def test_crowds_are_no_partners_of_an_error_and_excuse_what_lies_in_them() -> None:
+    crowd = {"image_id": 1, "category_id": 5, "bbox": [60, 0, 30, 30], "iscrowd": 1}
+    truth = {**TRUTH, "annotations": [*TRUTH["annotations"], crowd]}
+    beside, inside = [1, 52, 0, 10, 10, 0.9, 5], [1, 65, 5, 10, 10, 0.9, 5]
+    for found in (np.array([*RIGHT, beside, inside]), [result(row) for row in (*RIGHT, beside, inside)]):
+        errors = tide_errors(truth, found)
+        assert errors.counts == {name: int(name == "Bkg") for name in errors.counts}
+        assert errors.ap50 == pytest.approx(evaluate(truth, found).stats[1])
+
+
+def result(row: list[float]) -> dict[str, Any]:
+    return {"image_id": row[0], "bbox": row[1:5], "score": row[5], "category_id": row[6]}

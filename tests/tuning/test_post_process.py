@@ -83,6 +83,20 @@ def test_images_the_model_was_trained_on_are_said_to_be_that(
     assert "was trained on the images" in caplog.text
 
 
+def test_a_run_on_a_part_of_the_images_is_judged_on_what_it_held_out_of_that_part(
+    tiny_keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = iifdet.train(**tiny_keys(tmp_path, adjust="none", fraction=0.5, holdout=0.25, epochs=1))
+    weights = str(run.folder / "weights" / "last.pt")
+    keys = {"post_process": True, "weights": weights, "project": str(tmp_path)}
+    plan = build_adjustment_study({**keys, "study": "a"})
+    held_out = iifdet.val(weights=weights, holdout=0.25, fraction=0.5, plots=False, workers=0, project=str(tmp_path))
+    assert plan.tuned_on.startswith(f"{held_out.metrics['images']} training images held out")
+    assert "was trained on the images" not in caplog.text
+    build_adjustment_study({**keys, "study": "b", "fraction": 1.0})
+    assert "was trained on the images" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -93,6 +93,26 @@ def keys_of(text: str) -> dict[str, Any]:
     return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in text.split())}
 
 
+def known_results(path: str, field: str, setting: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier call wrote; empty where there is no such file.
+
+    Args:
+        path: of the JSON file, or nothing.
+        field: where in it the setting stands.
+        setting: what this call measures with. Figures of another setting would stand under the name of this one.
+    """
+    if not path or not Path(path).is_file():
+        return {}
+    content: dict[str, Any] = json.loads(Path(path).read_text())
+    for key, value in setting.items():
+        if content[field].get(key) != value:
+            raise SystemExit(
+                f"{path}: expected figures with {key}={value}, got {key}={content[field].get(key)}; "
+                "leave --known away, or name another file"
+            )
+    return content
+
+
 def write(name: str, out: Path | None, content: dict[str, Any]) -> None:
     """Print and write a result."""
     path = out or RESULTS / f"{name}.json"

@@ -9,7 +9,6 @@ or began are taken up in ``--folder``; figures that a JSON file has already (``-
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
@@ -20,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import arguments, keys_of, write
+from common import arguments, keys_of, known_results, machine, write
 
 import iifdet
 from iifdet.longtail import iif_weights
@@ -58,6 +57,8 @@ class EqualWeights(Callback):
 
 CALLBACKS: dict[str, Callback] = {"equal weights": EqualWeights()}
 
+#: What figures must have in common to stand in one table.
+SETTING = ("model", "data", "imgsz", "epochs", "keys")
 #: method -> seed -> figures in percent
 Runs = dict[str, dict[str, dict[str, float]]]
 
@@ -77,11 +78,18 @@ def main() -> None:
         folder="runs/longtail",
         known="",
     )
-    runs: Runs = json.loads(Path(args.known).read_text())["runs"] if args.known and Path(args.known).is_file() else {}
+    known = known_results(args.known, "setting", {key: getattr(args, key) for key in SETTING})
+    runs: Runs = known.get("runs", {})
+    origins = dict.fromkeys(_places(runs), known["machine"]) | known.get("origins", {})
     for seed in args.seeds.split(","):
         for name in args.methods.split(","):
             _measure(args, seed, name, runs)
-            _write(args, runs)  # after each, so that an interrupted bench keeps what it has
+            origins = {where: machine() for where in _places(runs)} | origins
+            _write(args, runs, origins)  # after each, so that an interrupted bench keeps what it has
+
+
+def _places(runs: Runs) -> list[str]:
+    return [f"{name}, seed {seed}" for name, by_seed in runs.items() for seed in by_seed]
 
 
 def _measure(args: Any, seed: str, name: str, runs: Runs) -> None:
@@ -96,12 +104,13 @@ def _measure(args: Any, seed: str, name: str, runs: Runs) -> None:
         print(f"seed {seed} {method}: {runs[method][seed]}", flush=True)
 
 
-def _write(args: Any, runs: Runs) -> None:
-    hidden = ("out", "weights", "folder", "methods", "known", "seeds")
-    setting = {k: v for k, v in vars(args).items() if k not in hidden}
+def _write(args: Any, runs: Runs, origins: dict[str, Any]) -> None:
+    """The table; ``origins`` says of each run which machine and commit it is of."""
+    setting = {key: getattr(args, key) for key in (*SETTING, "workers")}
     keys = {name: {**TRAINED, **POST}[name] for name in runs}
     percent = {name: spread(list(by_seed.values())) for name, by_seed in runs.items()}
-    write(f"{args.data}_{args.model}", args.out, {"setting": setting, "keys": keys, "percent": percent, "runs": runs})
+    content = {"setting": setting, "keys": keys, "percent": percent, "runs": runs, "origins": origins}
+    write(f"{args.data}_{args.model}", args.out, content)
 
 
 def train(args: Any, seed: int, name: str) -> tuple[dict[str, Any], Path]:

@@ -32,7 +32,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import arguments, keys_of, write
+from common import arguments, keys_of, known_results, write
 from paper_numbers import FIGURES, lines, table
 
 import iifdet
@@ -250,9 +250,13 @@ def whole_epochs(table: str, recipe: str) -> int:
     return resolve(TrainConfig, {"model": f"classify/{table}-{recipe}"}).epochs
 
 
+#: What rows must have in common to stand in one table.
+SETTING = ("table", "data", "epochs", "stage2", "bn", "width", "keys", "fraction")
+
+
 def merge(args: Any, seeds: list[int]) -> dict[str, Any]:
     """What there is of all seeds so far, also as the result's file: a run that is cut off leaves its table behind."""
-    known = json.loads(Path(args.known).read_text())["seeds"] if args.known else {}
+    known = known_results(args.known, "keys", {key: getattr(args, key) for key in SETTING}).get("seeds", {})
     files = {seed: Path(args.folder) / f"seed{seed}" / "rows.json" for seed in seeds}
     mine = {str(seed): json.loads(file.read_text()) for seed, file in files.items() if file.is_file()}
     merged = {seed: {**known.get(seed, {}), **mine.get(seed, {})} for seed in {**known, **mine}}
