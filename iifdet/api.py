@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from iifdet import build, distributed
 from iifdet.comparison import Comparison, Options, compare_runs, examine, write_report
@@ -21,12 +24,11 @@ from iifdet.config import (
     resolve,
 )
 from iifdet.config.comparison import CompareConfig
-from iifdet.datasets.description import task_of
-from iifdet.errors import InputError
+from iifdet.errors import InputError, brief
 from iifdet.explaining import CamResult
 from iifdet.exporting import ExportResult
 from iifdet.inspection import CheckReport, find_faults, read_splits
-from iifdet.longtail import VARIANTS, ClassCounts, effective_imbalance, iif_weights
+from iifdet.longtail import VARIANTS, AdjustedModel, ClassCounts, effective_imbalance, iif_weights, tempered
 from iifdet.prediction import PredictionSummary, Result
 from iifdet.rundir import RunDir
 from iifdet.running import RunResult, keys_of_recipe, resume_run, run_training, run_val
@@ -42,10 +44,13 @@ log = logging.getLogger("iifdet")
 def load(path: str | Path, trusted: bool = False) -> Detector:
     """Load a checkpoint or an exported file: a model in eval mode with ``.names`` and ``.counts``, on the CPU.
 
+    PyTorch's random numbers go on as if nothing had been built.
+
     Args:
         trusted: read a .pt2, from which PyTorch can run code; all other files hold values alone.
     """
-    return build.load_model(path, trusted)
+    with torch.random.fork_rng(devices=[]):
+        return build.load_model(path, trusted)
 
 
 # -- train -------------------------------------------------------------------------------------------------------------
@@ -54,9 +59,20 @@ def load(path: str | Path, trusted: bool = False) -> Detector:
 def train(callbacks: Sequence[Callback] = (), **keys: Any) -> RunResult:
     """Train a model, validate it each epoch, and leave a run folder behind.
 
+    PyTorch's random numbers are seeded with the key ``seed`` and go on from there when it is done.
+
+    Args:
+        callbacks: :class:`iifdet.training.Callback` objects, whose methods are called on the way.
+        **keys: those of ``iifdet train``.
+
     Raises:
         InputError: bad keys or bad data, before anything is written.
     """
+    if isinstance(callbacks, str | Path) or not all(isinstance(hook, Callback) for hook in callbacks):
+        raise InputError(
+            f"callbacks: expected a list of iifdet.training.Callback objects, got {brief(callbacks)}; "
+            "a model is named by model=, a data set by data="
+        )
     if keys.get("resume"):
         return resume_run(str(keys["resume"]), {k: v for k, v in keys.items() if k != "resume"}, callbacks)
     cfg = resolve(TrainConfig, keys)
@@ -68,20 +84,34 @@ def train(callbacks: Sequence[Callback] = (), **keys: Any) -> RunResult:
 # -- val ---------------------------------------------------------------------------------------------------------------
 
 
-def val(**keys: Any) -> RunResult:
-    """Evaluate a checkpoint, or a whole file of Darknet's or torchvision's; ``adjust=iif`` adds post-process IIF."""
+def val(*, model: Any = None, **keys: Any) -> RunResult:
+    """Evaluate a checkpoint, or a whole file of Darknet's or torchvision's; ``adjust=iif`` adds post-process IIF.
+
+    Args:
+        model: a loaded model, which stays as it is, instead of ``weights``; or the architecture beside foreign ones.
+        **keys: those of ``iifdet val``.
+
+    Raises:
+        InputError: bad keys, weights or data.
+    """
+    if isinstance(model, AdjustedModel):
+        return _val(model.recipe, model.spec.get("name"), keys, deepcopy(model))
+    keys = keys if model is None else {**keys, "model": model}
     if not keys.get("weights") and str(keys.get("model", "")).endswith(".pt"):
         keys = {**keys, "weights": keys["model"], "model": None}
     if not keys.get("weights"):
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
-    recipe, architecture = build.read_about(keys["weights"])
+    return _val(*build.read_about(keys["weights"]), keys)
+
+
+def _val(recipe: dict[str, Any], architecture: str | None, keys: dict[str, Any], model: Any = None) -> RunResult:
     cfg = resolve(ValConfig, {**keys_of_recipe(recipe), **keys})
     task = build.task_of_model(architecture or cfg.model)
     build.refuse_keys_in_val(keys, task)
     build.refuse_idle_weight_keys(keys)
     device = build.pick_device(cfg.device, distributed.launched())
     with distributed.joined(device) as world:
-        return run_val(cfg, task, device, world)
+        return run_val(cfg, task, device, world, model)
 
 
 # -- predict -----------------------------------------------------------------------------------------------------------
@@ -222,11 +252,12 @@ def stats(**keys: Any) -> Stats:
     from iifdet import plots
 
     cfg = resolve(StatsConfig, keys)
-    counts = build.build_index(cfg, cfg.split, task_of(cfg.data)).counts()
+    counts = build.build_index(cfg, cfg.split, build.task_of(cfg.data)).counts()
     weights, undefined = {}, {}
     for variant in VARIANTS:
         try:
-            weights[variant] = iif_weights(counts, variant, cfg.by, cfg.normalizer, cfg.on_nonpositive)
+            raw = iif_weights(counts, variant, cfg.by, cfg.normalizer, cfg.on_nonpositive)
+            weights[variant] = tempered(raw, cfg.temperature)
         except ValueError as error:
             undefined[variant] = str(error)
     run = RunDir.create("stats", cfg.project, cfg.name, cfg.exist_ok)
@@ -274,17 +305,23 @@ def check(**keys: Any) -> CheckReport:
     return report
 
 
-def compare(runs: Sequence[str | Path] = (), **keys: Any) -> Comparison:
+def compare(runs: str | Path | Sequence[str | Path | RunResult] = (), **keys: Any) -> Comparison:
     """Runs beside each other, each with its difference to the first.
 
     AP, tails and groups come from their metrics.json. Where their predictions and the data are at hand there are
     bootstrap intervals, McNemar's test, TIDE errors, Fixed AP and calibration too; ``project``, ``name`` or ``save``
     write all of it down, with pictures and an HTML page.
 
+    Args:
+        runs: run folders, or what ``train`` and ``val`` gave.
+        **keys: those of ``iifdet compare``.
+
     Raises:
         InputError: bad keys, a folder without metrics.json, or runs on different data.
     """
-    cfg = resolve(CompareConfig, {"runs": [str(r) for r in runs], **keys})
+    listed = [runs] if isinstance(runs, str | Path) else runs
+    folders = [str(run.folder if isinstance(run, RunResult) else run) for run in listed]
+    cfg = resolve(CompareConfig, {"runs": folders, **keys})
     found = compare_runs(cfg.runs, by=cfg.by)
     options = Options(cfg.draws, cfg.level, cfg.seed, cfg.conf, cfg.iou, cfg.by)
     index_of = partial(build.evaluated_index, data=cfg.data, allow_outside=cfg.allow_outside)
@@ -296,7 +333,7 @@ def compare(runs: Sequence[str | Path] = (), **keys: Any) -> Comparison:
     return write_report(found, run, norms, plots=cfg.plots)
 
 
-VERBS = {
+VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "val": val,
     "predict": predict_to_folder,

@@ -168,10 +168,7 @@ def _damaged(path: Path) -> str | None:
 def restore_model(model: nn.Module, content: dict[str, Any]) -> nn.Module:
     """Fill a freshly built model with what a checkpoint says of it; averaged weights where there are some."""
     restore_loss(model, content)
-    weights = dict(content["ema"] or content["weights"])
-    if "class_weight" in weights:  # a buffer that exists only in cost-sensitive runs
-        model.set_class_weight(weights["class_weight"])  # type: ignore[operator]
-    model.load_state_dict(weights)
+    model.load_state_dict(content["ema"] or content["weights"])
     model.names = content["names"]
     if content["counts"] is not None:
         model.counts = ClassCounts(names=content["names"], **content["counts"])  # type: ignore[assignment]

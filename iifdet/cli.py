@@ -102,7 +102,7 @@ def _run(words: list[str]) -> int:
         return 0
     verb, rest = words[0], words[1:]
     if verb not in VERBS:
-        raise InputError(f"verb: expected one of {', '.join(VERBS)}, got '{verb}'{suggest(verb, VERBS)}")
+        raise InputError(f"verb: expected train, val or another one, got '{verb}'{suggest(verb, VERBS)}")
     if any(word in ("-h", "--help") for word in rest):
         print(_verb_help(verb, [word for word in rest if word not in ("-h", "--help")]))
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -37,6 +38,17 @@ def some(names: Iterable[str], most: int = 3) -> str:
     """
     listed = list(names)
     return ", ".join([*listed[:most], *(["…"] if len(listed) > most else [])])
+
+
+def brief(value: Any, most: int = 80) -> str:
+    """A value in a message: one line, and not much of it.
+
+    Example:
+        >>> brief("a"), brief([[1, 2], [3, 4]] * 40, 12)
+        ("'a'", '[[1, 2], [3,…')
+    """
+    text = " ".join(repr(value).split())
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -136,6 +136,11 @@ def test_imports_only_these(room: str) -> None:
     assert wrong == []
 
 
+def test_data_sets_and_models_meet_in_build_alone() -> None:
+    users = {lower: {_room(m) for m, i in BETWEEN_ROOMS if _room(i) == lower} for lower in LAYERS}
+    assert users["datasets"] & (users["detectors"] | users["classifiers"] | users["models"]) == {"build"}
+
+
 def test_longtail_needs_torch_only() -> None:
     allowed = {*sys.stdlib_module_names, "torch", "iifdet"}
     inside = [m for m in MODULES if _room(m) == "longtail"]

@@ -40,6 +40,7 @@ from iifdet.build.model import (
     task_of_model,
 )
 from iifdet.build.predictor import build_prediction
+from iifdet.datasets.description import task_of
 
 __all__ = [
     "EpochBatches",
@@ -81,6 +82,7 @@ __all__ = [
     "settle_options",
     "split_name",
     "synchronise_batch_norms",
+    "task_of",
     "task_of_model",
     "training_counts",
 ]

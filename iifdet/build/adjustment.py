@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from iifdet.classifiers.heads import CosineHead
-from iifdet.config import TrainConfig, WeightKeys
+from iifdet.config import TrainConfig, VariantKeys, WeightKeys
 from iifdet.errors import InputError
 from iifdet.longtail import (
     AdjustedModel,
@@ -22,7 +22,7 @@ from iifdet.longtail import (
 Adjustment = Callable[[WeightKeys, ClassCounts, str], dict[str, Any]]
 
 
-def class_weights(config: WeightKeys, counts: ClassCounts) -> Tensor:
+def class_weights(config: VariantKeys, counts: ClassCounts) -> Tensor:
     """(C,) IIF weights under the keys ``variant``, ``by``, ``normalizer``, ``temperature``."""
     try:
         weights = iif_weights(counts, config.variant, config.by, config.normalizer, config.on_nonpositive)

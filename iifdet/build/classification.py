@@ -8,7 +8,7 @@ import torch
 
 from iifdet.build.batches import EpochBatches
 from iifdet.build.splits import Splits
-from iifdet.config import DataKeys, InferenceKeys, TrainConfig
+from iifdet.config import DataKeys, InferenceKeys, SplitKeys, TrainConfig
 from iifdet.datasets import SAMPLING, EpochSampler
 from iifdet.datasets.classification import ClassIndex, find_class_description, load_class_index
 from iifdet.datasets.classification.augment import SmallAugment
@@ -37,7 +37,7 @@ OTHER_AUGMENTATION = ("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale"
 ABOUT_SMALL = ("crop_padding", "cutout")
 
 
-def classification_index(config: DataKeys, split: str) -> ClassIndex:
+def classification_index(config: SplitKeys, split: str) -> ClassIndex:
     """The index of a split; data without a val split are evaluated on their test split.
 
     With ``holdout`` the splits train and val are two parts of the training images.
@@ -47,7 +47,7 @@ def classification_index(config: DataKeys, split: str) -> ClassIndex:
     return _read(config, known_split(config.data, split))
 
 
-def _read(config: DataKeys, split: str) -> ClassIndex:
+def _read(config: SplitKeys, split: str) -> ClassIndex:
     return load_class_index(
         config.data,
         split,
@@ -59,12 +59,12 @@ def _read(config: DataKeys, split: str) -> ClassIndex:
     )
 
 
-def _parts(config: DataKeys) -> tuple[ClassIndex, ClassIndex]:
+def _parts(config: SplitKeys) -> tuple[ClassIndex, ClassIndex]:
     """The training images: those to train on, and those of ``holdout``."""
     return _read(config, "train").holdout(config.holdout, config.seed)
 
 
-def classification_split_name(config: DataKeys, split: str) -> str:
+def classification_split_name(config: SplitKeys, split: str) -> str:
     """What a split is called in the data."""
     return "holdout" if config.holdout and split == "val" else known_split(config.data, split)
 

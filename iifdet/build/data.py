@@ -32,7 +32,7 @@ from iifdet.build.detection import (
     refuse_labels,
 )
 from iifdet.build.splits import Splits
-from iifdet.config import DataKeys, InferenceKeys, TrainConfig
+from iifdet.config import DataKeys, InferenceKeys, SplitKeys, TrainConfig
 from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
 from iifdet.longtail import ClassCounts
@@ -47,8 +47,8 @@ class TaskData:
     An index has ``names``, ``counts()``, ``digest()`` and a length.
     """
 
-    index: Callable[[DataKeys, str], Any]
-    split_name: Callable[[DataKeys, str], str]
+    index: Callable[[SplitKeys, str], Any]
+    split_name: Callable[[SplitKeys, str], str]
     splits: Callable[[TrainConfig], Splits]
     describe: Callable[[Any], str]
     train_batches: Callable[..., Any]
@@ -83,12 +83,12 @@ TASKS = {
 }
 
 
-def build_index(config: DataKeys, split: str, task: str = "detect") -> Any:
+def build_index(config: SplitKeys, split: str, task: str = "detect") -> Any:
     """The index of a split; a training split without anything to learn from is refused."""
     return TASKS[task].index(config, split)
 
 
-def split_name(config: DataKeys, split: str, task: str = "detect") -> str:
+def split_name(config: SplitKeys, split: str, task: str = "detect") -> str:
     """What a split is called in the data: a classifier's ``val`` may be its test split, ``holdout`` makes another."""
     return TASKS[task].split_name(config, split)
 
@@ -111,7 +111,7 @@ def refuse_keys_in_val(keys: dict[str, Any], task: str) -> None:
     refuse_box_keys(keys, TASKS[task].not_in_val)
 
 
-def training_counts(config: DataKeys, task: str) -> ClassCounts | None:
+def training_counts(config: SplitKeys, task: str) -> ClassCounts | None:
     """The data's training counts, or None where it has no readable train split."""
     try:
         return build_index(config.model_copy(update={"max_bad": 1.0}), "train", task).counts()

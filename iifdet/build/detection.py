@@ -9,7 +9,7 @@ import torch
 
 from iifdet.build.batches import EpochBatches
 from iifdet.build.splits import Splits
-from iifdet.config import DataKeys, InferenceKeys, TrainConfig, ValConfig
+from iifdet.config import DataKeys, InferenceKeys, SplitKeys, TrainConfig, ValConfig
 from iifdet.datasets import (
     SAMPLING,
     TRANSFORMS,
@@ -37,7 +37,7 @@ log = logging.getLogger("iifdet")
 LVIS_CONF = 0.001
 
 
-def detection_index(config: DataKeys, split: str) -> DatasetIndex:
+def detection_index(config: SplitKeys, split: str) -> DatasetIndex:
     """The index of a split; a training split without a single box is refused.
 
     With ``holdout`` the splits train and val are two parts of the training images.
@@ -49,7 +49,7 @@ def detection_index(config: DataKeys, split: str) -> DatasetIndex:
     return _with_boxes(config, index) if split == "train" else index
 
 
-def detection_split_name(config: DataKeys, split: str) -> str:
+def detection_split_name(config: SplitKeys, split: str) -> str:
     """What a split is called in the data."""
     return "holdout" if config.holdout and split == "val" else split
 
@@ -63,16 +63,16 @@ def detection_splits(config: TrainConfig) -> Splits:
     return Splits(detection_index(config, "train"), detection_index(config, "val"))
 
 
-def _read(config: DataKeys, split: str) -> DatasetIndex:
+def _read(config: SplitKeys, split: str) -> DatasetIndex:
     return load_index(config.data, split, max_bad=config.max_bad, **_selection(config))
 
 
-def _parts(config: DataKeys) -> tuple[DatasetIndex, DatasetIndex]:
+def _parts(config: SplitKeys) -> tuple[DatasetIndex, DatasetIndex]:
     """The training images: those to train on, and those of ``holdout``."""
     return hold_out(_read(config, "train"), config.holdout, config.seed)
 
 
-def _with_boxes(config: DataKeys, index: DatasetIndex) -> DatasetIndex:
+def _with_boxes(config: SplitKeys, index: DatasetIndex) -> DatasetIndex:
     if not len(index.labels):
         keys = [f"'{key}'" for key in ("classes", "fraction") if getattr(config, key) not in (None, 1.0)]
         which = " and ".join(["its labels", *(f"the key {key}" for key in keys)])
@@ -94,7 +94,7 @@ def describe_detection(index: DatasetIndex) -> str:
     return f"{counted(len(index), 'training image')}, {counted(len(index.labels), 'box', 'boxes')}"
 
 
-def _selection(config: DataKeys) -> dict[str, Any]:
+def _selection(config: SplitKeys) -> dict[str, Any]:
     """The keys that say which part of the data is used."""
     keys = ("fraction", "classes", "single_cls", "seed", "cache_index", "allow_outside")
     return {key: getattr(config, key) for key in keys}

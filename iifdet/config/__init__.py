@@ -1,7 +1,16 @@
-"""Typed configuration: defaults < recipe (YAML) < ``key=value``. Only cli, api and build see it."""
+"""Typed configuration: defaults < recipe (YAML) < ``key=value``. Only cli, api, build and running see it."""
 
 from iifdet.config.inspection import CheckConfig, StatsConfig
-from iifdet.config.keys import Adjust, Classes, DataKeys, DetectionKeys, InferenceKeys, WeightKeys
+from iifdet.config.keys import (
+    Adjust,
+    Classes,
+    DataKeys,
+    DetectionKeys,
+    InferenceKeys,
+    SplitKeys,
+    VariantKeys,
+    WeightKeys,
+)
 from iifdet.config.recipes import read_yaml
 from iifdet.config.resolution import parse_value, resolve, validate
 from iifdet.config.training import TrainConfig
@@ -17,9 +26,11 @@ __all__ = [
     "DataKeys",
     "DetectionKeys",
     "InferenceKeys",
+    "SplitKeys",
     "StatsConfig",
     "TrainConfig",
     "ValConfig",
+    "VariantKeys",
     "WeightKeys",
     "describe_keys",
     "parse_value",

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from iifdet.config.keys import FolderKeys, Options, Pair, Share, TalkKeys
+from iifdet.config.keys import Device, FolderKeys, Options, Pair, Share, TalkKeys
 
 
 def _list(value: Any) -> Any:
@@ -67,5 +67,5 @@ class CamConfig(FolderKeys, TalkKeys):
     """overlap from which the better of two detections suppresses the other"""
     max_det: Annotated[int, Field(ge=1)] | None = None
     """detections of an image at most"""
-    device: str | int | None = None
+    device: Device = None
     """cpu, cuda or the number of a GPU; if not given, the first GPU, or else the CPU"""

@@ -52,7 +52,23 @@ def _ascending(pair: Any) -> Any:
     return pair
 
 
+def true_is(choice: str) -> Any:
+    """What ``true`` means in a choice, for those who write ``cache=True``."""
+    return lambda value: choice if value is True else value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _device_name(value: Any) -> Any:
+    """A torch.device is named as it names itself."""
+    return str(value) if type(value).__name__ == "device" else value
+
+
 Choice = BeforeValidator(_off)
+Lower = BeforeValidator(_lower)
+Device = Annotated[str | int | None, BeforeValidator(_device_name)]
 Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Pair, Ascending = BeforeValidator(_two), AfterValidator(_ascending)
 Range = Annotated[tuple[float, float] | None, Pair, Ascending, BeforeValidator(off_is_none)]
@@ -94,15 +110,11 @@ class TalkKeys(Keys):
     """say what is going on; false leaves warnings"""
 
 
-class DataKeys(FolderKeys, TalkKeys):
+class SplitKeys(FolderKeys):
     """Data"""
 
     data: str = "demo"
-    """what there is to learn from: a YAML description, a folder, or a name in data/"""
-    imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
-    """side of the square that images are fitted into, pixels"""
-    resize: Literal["letterbox", "square"] = "letterbox"
-    """keep the aspect and pad with grey, or stretch to the square"""
+    """what there is to learn from: a YAML description, or a name in data/"""
     max_bad: Share = 0.05
     """share of broken images, boxes and labels above which the run is refused"""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -123,6 +135,15 @@ class DataKeys(FolderKeys, TalkKeys):
     """of everything that is drawn"""
 
 
+class DataKeys(SplitKeys, TalkKeys):
+    """Size of the images"""
+
+    imgsz: Annotated[int, Field(ge=32, le=8192)] = 640
+    """side of the square that images are fitted into, pixels"""
+    resize: Literal["letterbox", "square"] = "letterbox"
+    """keep the aspect and pad with grey, or stretch to the square"""
+
+
 def _variant(name: str) -> str:
     if name == "smooth":  # the default must not cost the import of torch
         return name
@@ -134,8 +155,8 @@ def _variant(name: str) -> str:
     return name
 
 
-class WeightKeys(Keys):
-    """The adjustment; adjust=none ignores these"""
+class VariantKeys(Keys):
+    """IIF's weights"""
 
     variant: Annotated[str, AfterValidator(_variant)] = "smooth"
     """a class's share of the images to its weight: smooth, raw (-log p), relative, base2, base10, gombit, normit"""
@@ -144,7 +165,14 @@ class WeightKeys(Keys):
     normalizer: Literal["sum", "images"] = "sum"
     """what counts are divided by: their sum, as in the paper, or the number of images, as in its published runs"""
     temperature: Annotated[float, Field(gt=0)] | Literal["mean"] = 1.0
-    """IIF weights are divided by it; mean makes their mean 1 and leaves only their ratios"""
+    """they are divided by it; mean makes their mean 1 and leaves only their ratios"""
+    on_nonpositive: Literal["raise", "allow"] = "raise"
+    """a weight of zero or less, which inverts the sign of a logit, stops the run or is let through"""
+
+
+class WeightKeys(VariantKeys):
+    """The adjustment; adjust=none ignores these and IIF's weights"""
+
     center: Annotated[Literal["none", "mean", "bg"], Choice] = "none"
     """subtract the mean class logit or the background's before multiplying"""
     tau: Annotated[float, Field(ge=0)] = 1.0
@@ -153,8 +181,6 @@ class WeightKeys(Keys):
     """weight of the background logit, in models that have one"""
     bg_shift: float = 0.0
     """added to the background logit"""
-    on_nonpositive: Literal["raise", "allow"] = "raise"
-    """a weight of zero or less, which inverts the sign of a logit, stops the run or is let through"""
 
 
 class FinishedKeys(Keys):
@@ -177,10 +203,10 @@ class DetectionKeys(Keys):
     """images at a time, of all processes together"""
     workers: Annotated[int, Field(ge=0, le=256)] = 2
     """processes that read and augment images, for each process that computes; 0 reads in that one"""
-    device: str | int | None = None
+    device: Device = None
     """cpu, cuda or the number of a GPU; if not given, the first GPU, or else the CPU"""
-    amp: Annotated[Literal["none", "bf16", "fp16"], Choice] = "none"
-    """mixed precision"""
+    amp: Annotated[Literal["none", "bf16", "fp16"], Choice, BeforeValidator(true_is("bf16"))] = "none"
+    """mixed precision; true is bf16"""
     conf: Share = 0.001
     """score below which a detection is dropped"""
     iou: Share = 0.6

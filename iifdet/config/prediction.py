@@ -29,6 +29,8 @@ class PredictConfig(FinishedKeys, FolderKeys, WeightKeys, DetectionKeys):
     """keep the aspect and pad with grey, or stretch to the square; if not given, the checkpoint's"""
     batch: Annotated[int, Field(ge=1, le=65_536)] = 8
     """images at a time"""
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    """threads that read images"""
     conf: Share = 0.25
     """score below which a detection is dropped"""
     classes: Classes = None

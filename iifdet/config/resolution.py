@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from iifdet.config.recipes import read_recipe
-from iifdet.errors import InputError, suggest
+from iifdet.errors import InputError, brief, suggest
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -49,7 +49,35 @@ def validate(kind: type[C], values: dict[str, Any]) -> C:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][:1])
-        raise InputError(f"{key}: {_expected(kind, key, first['msg'])}, got {first['input']!r}") from error
+        raise InputError(f"{key}: {_expected(kind, key, _said(first))}, got {brief(first['input'])}") from error
+
+
+#: How pydantic's kinds of errors are said here.
+_SAID = {
+    "int_parsing": "expected a whole number",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "finite_number": "expected a finite number",
+    "bool_parsing": "expected true or false",
+    "bool_type": "expected true or false",
+    "string_type": "expected text",
+    "list_type": "expected a list such as [a, b]",
+    "tuple_type": "expected a list such as [a, b]",
+    "dict_type": "expected a mapping such as {{a: 1}}",
+    "greater_than": "expected more than {gt:g}",
+    "greater_than_equal": "expected at least {ge:g}",
+    "less_than": "expected less than {lt:g}",
+    "less_than_equal": "expected at most {le:g}",
+}
+
+
+def _said(error: Any) -> str:
+    if error["type"] in _SAID:
+        return _SAID[error["type"]].format(**error.get("ctx", {}))
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def _expected(kind: type[BaseModel], key: str, message: str) -> str:
@@ -57,8 +85,6 @@ def _expected(kind: type[BaseModel], key: str, message: str) -> str:
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     kinds = tuple(get_args(k)[0] if get_origin(k) is Annotated else k for k in kinds if k is not NoneType)
     choices = [choice for k in kinds if get_origin(k) is Literal for choice in get_args(k) if isinstance(choice, str)]
-    message = message.removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
     if not choices:
         return message
     others = any(get_origin(k) is not Literal for k in kinds)  # such as a number

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from iifdet.config.keys import Keys, Share
+from iifdet.config.keys import Keys, Lower, Share, true_is
 
 
 class OptimizerKeys(Keys):
@@ -14,7 +14,7 @@ class OptimizerKeys(Keys):
 
     epochs: Annotated[int, Field(ge=1)] = 100
     """passes over the training images"""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Annotated[Literal["sgd", "adamw"], Lower] = "sgd"
     """SGD with momentum, or AdamW"""
     lr: Annotated[float, Field(gt=0)] = 0.002
     """learning rate after the warm-up"""
@@ -78,8 +78,8 @@ class SafetyKeys(Keys):
 class SpeedKeys(Keys):
     """Speed and memory"""
 
-    cache: Literal[False, "ram", "disk", "device"] = False
-    """keep decoded images; device: classifiers of small images, augmented there"""
+    cache: Annotated[Literal[False, "ram", "disk", "device"], BeforeValidator(true_is("ram"))] = False
+    """keep decoded images, true is in memory; device: classifiers of small images, augmented there"""
     compile: bool = False
     """torch.compile of the network, which takes minutes to start; one image size, not Faster and Mask R-CNN"""
     channels_last: bool = False

@@ -18,9 +18,6 @@ from iifdet.datasets.federated import Federated
 from iifdet.datasets.segments import Segments
 from iifdet.longtail.counts import ClassCounts, count_classes
 
-#: Kinds of problems whose image or box was dropped; a ``notice`` was put right instead.
-DROPPED = ("image", "box")
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -39,7 +36,7 @@ class Problem:
     box: int | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class DatasetIndex:
     """N images with M boxes. Boxes are sorted by image; labels run from 0 to C-1.
 

@@ -56,7 +56,7 @@ class DetectionDataset(Dataset[Sample]):
         unreadable: one of UNREADABLE; by default ``next`` for training and ``grey`` otherwise, so that an evaluation
             loses no image. Images that a mosaic or another mixing asks for give way likewise.
         max_bad: largest share of images that may be unreadable or of another size than annotated, before an InputError
-            ends it; workers judge by their own parts.
+            ends it; the workers of a process share one count.
     """
 
     def __init__(
@@ -93,8 +93,9 @@ class DetectionDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: SampleKey | tuple[int, int]) -> Sample:
-        epoch, row, repeat, size, pool = SampleKey(*key)
+    def __getitem__(self, key: SampleKey | tuple[int, int] | int) -> Sample:
+        """A sample as the loaders' samplers ask for it; for a bare row, as it is in the first epoch."""
+        epoch, row, repeat, size, pool = SampleKey(0, key) if isinstance(key, int) else SampleKey(*key)
         self._recent.make_room(pool)
         seed = sample_seed(self.seed, epoch, row, repeat)
         row, piece, out = self.mixing(self.transform, row, epoch, seed, self, pool.rows, size)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Polygon = Sequence[float]
 RLE = dict[str, Any]
 #: No polygon reaches farther than this many pixels: pycocotools counts in 32 bits and crashes the process beyond.
 FARTHEST = 100_000.0

@@ -148,7 +148,9 @@ def _held_out(index: DatasetIndex, share: float, seed: int) -> NDArray[np.bool_]
 def _label(value: int | str, names: list[str]) -> int:
     if isinstance(value, str):
         if value not in names:
-            raise InputError(f"classes: expected names of the data's classes, got '{value}'{suggest(value, names)}")
+            several = "; several are a list: classes=[a,b]" if "," in value else ""
+            said = several or suggest(value, names)
+            raise InputError(f"classes: expected names of the data's classes, got '{value}'{said}")
         return names.index(value)
     if not 0 <= value < len(names):
         raise InputError(f"classes: expected numbers from 0 to {len(names) - 1}, or names, got {value}")

@@ -29,6 +29,8 @@ def pad_batch(images: Images, multiple: int) -> tuple[Tensor, list[Size]]:
     if isinstance(images, Tensor):
         _check(images)
         return pad(images, multiple), [image_size(images)] * len(images)
+    for image in images:
+        _check_values(image)
     sizes = [image_size(im) for im in images]
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
     batch = torch.stack(
@@ -49,6 +51,8 @@ def stretch_batch(images: Images, size: int) -> tuple[Tensor, list[Size]]:
     if isinstance(images, Tensor):
         _check(images)
         return stretch(images, (size, size)), [image_size(images)] * len(images)
+    for image in images:
+        _check_values(image)
     return torch.cat([stretch(im[None], (size, size)) for im in images]), [image_size(im) for im in images]
 
 
@@ -62,3 +66,12 @@ def stretch(batch: Tensor, size: Size) -> Tensor:
 def _check(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
+    _check_values(images)
+
+
+def _check_values(image: Tensor) -> None:
+    """Loaders bring uint8, and pixels up to 255 give detections without a word."""
+    if not image.is_floating_point():
+        raise ValueError(
+            f"images: expected floats in [0, 1], got {image.dtype}; use batch.to(device), or divide by 255"
+        )

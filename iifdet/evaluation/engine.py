@@ -171,6 +171,7 @@ def prepare_truth(gt: CocoDict, iou_type: str) -> CocoDict:
 
 def prepare_results(results: Results, image_ids: Array, category_ids: Array, iou_type: str) -> Results:
     if isinstance(results, list):
+        _check_dicts(results, iou_type)
         images = np.array([r["image_id"] for r in results], dtype=np.int64)
         categories = np.array([r["category_id"] for r in results], dtype=np.int64)
         values = np.array([[r["score"], *(r.get("bbox", ()) if iou_type == "bbox" else ())] for r in results], float)
@@ -188,9 +189,19 @@ def prepare_results(results: Results, image_ids: Array, category_ids: Array, iou
         if strange.size:
             raise InputError(
                 f"results: expected {what} ids of the ground truth, got {strange[0]}; evaluate against the split "
-                "that was predicted"
+                "that was predicted, by its own ids (those of predict count classes from 0)"
             )
     return prepared
+
+
+def _check_dicts(results: list[dict[str, Any]], iou_type: str) -> None:
+    """COCO's tools would score a result without its box as one that finds nothing."""
+    for number, result in enumerate(results):
+        missing = [key for key in _RESULT_KEYS[iou_type] if key not in result]
+        if missing:
+            raise InputError(f"results: expected '{missing[0]}' in each, got none in number {number}")
+        if iou_type == "bbox" and not (len(result["bbox"]) == 4 and result["bbox"][2] >= 0 and result["bbox"][3] >= 0):
+            raise InputError(f"results: expected bbox [x, y, width, height], got {result['bbox']} in number {number}")
 
 
 _RESULT_KEYS = {

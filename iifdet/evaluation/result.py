@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iifdet.errors import InputError, counted
 from iifdet.evaluation import curves
 from iifdet.evaluation.engine import STATS, Array, CocoDict, EngineOutput
 from iifdet.evaluation.tail import GROUP_LIMITS, align_counts, group_ap, mean_ap, tail_classes, tail_k
@@ -68,7 +69,22 @@ class EvalResult:
         data_digest: str | None = None,
         groups: dict[str, list[int]] | None = None,
     ) -> EvalResult:
-        """Bring an engine's arrays into label order and count the ground truth behind them."""
+        """Bring an engine's arrays into label order and count the ground truth behind them.
+
+        Args:
+            output: of :func:`iifdet.evaluation.engine.evaluate`.
+            gt: what was evaluated against.
+            names: the C class names.
+            category_ids: (C,) the category of each label.
+
+        Raises:
+            InputError: the categories are not those of the output, or not as many as the names.
+        """
+        if len(names) != len(category_ids) or not np.array_equal(np.sort(category_ids), output.category_ids):
+            raise InputError(
+                f"category_ids: expected the evaluation's {len(output.category_ids)} categories, one for each name, "
+                f"got {len(category_ids)} and {counted(len(names), 'name')}"
+            )
         k = np.searchsorted(output.category_ids, category_ids)  # label -> place on the K axis
         precision, recall, scores = output.precision[:, :, k], output.recall[:, k], output.scores[:, :, k]
         truth = curves.truth_rows(gt)

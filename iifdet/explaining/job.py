@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iifdet.datasets import read_image
 from iifdet.errors import InputError
 from iifdet.explaining.choosing import Choice
 from iifdet.explaining.curves import curve_arrays
@@ -95,7 +95,9 @@ class CamSheet:
         """
         if self.picture is None:
             raise InputError("plots: expected true where a sheet is to be looked at, got false; the maps are in load()")
-        return read_image(str(self.picture))
+        pixels = cv2.imread(str(self.picture))
+        assert pixels is not None, "the job wrote it"
+        return np.ascontiguousarray(pixels[..., ::-1], np.uint8)
 
     def save(self, path: str | Path) -> Path:
         """Write :meth:`plot` as a picture; the suffix names the format.

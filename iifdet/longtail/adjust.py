@@ -38,6 +38,8 @@ def adjust_logits(
         >>> adjust_logits(torch.tensor([[1., 2.]]), torch.tensor([3., 1.]), torch.zeros(2)).tolist()
         [[3.0, 2.0]]
     """
+    if logits.shape[-1] != len(scale):
+        raise ValueError(f"logits: expected (..., {len(scale)}), one of each class, got {tuple(logits.shape)}")
     logits = widened(logits)
     reference = _reference(logits, center, background)
     return (logits if reference is None else logits - reference) * scale + shift
@@ -54,7 +56,12 @@ def _reference(logits: Tensor, center: str, background: Tensor | None) -> Tensor
 
 
 def widened(values: Tensor) -> Tensor:
-    """float32 of values in half precision; what is wider stays."""
+    """float32 of values in half precision, of any shape; what is wider stays.
+
+    Example:
+        >>> widened(torch.ones(1, dtype=torch.bfloat16)).dtype, widened(torch.ones(1, dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
@@ -65,7 +72,8 @@ class LogitAdjustment(nn.Module):
         num_classes: C, background excluded.
 
     Buffers ``scale`` and ``shift`` are (C,) float32; ``bg_scale`` and ``bg_shift`` are scalars for detectors that have
-    a background logit. ``when`` says in which phases it acts: ``both`` (end-to-end IIF), ``train`` (Balanced Softmax,
+    a background logit; ``mode`` holds ``when``, ``center`` and ``folded`` as numbers, so that a ``state_dict`` brings
+    them along. ``when`` says in which phases it acts: ``both`` (end-to-end IIF), ``train`` (Balanced Softmax,
     the Logit Adjustment loss) or ``infer`` (post-process). The caller names the phase: ``module.training`` is not the
     phase, because frozen and eval-mode stages exist.
 
@@ -80,6 +88,7 @@ class LogitAdjustment(nn.Module):
     shift: Tensor
     bg_scale: Tensor
     bg_shift: Tensor
+    mode: Tensor
     #: Learned, instance-gated adjustments cannot be folded into a layer's rows and say so here.
     foldable = True
 
@@ -90,9 +99,8 @@ class LogitAdjustment(nn.Module):
         self.register_buffer("shift", torch.zeros(num_classes))
         self.register_buffer("bg_scale", torch.tensor(1.0))
         self.register_buffer("bg_shift", torch.tensor(0.0))
-        self.when = "both"
-        self.center = "none"
-        self.folded = False
+        self.register_buffer("mode", torch.zeros(3, dtype=torch.uint8))
+        self.when, self.center, self.folded = WHEN[0], CENTER[0], False
         #: Scale of the coming training step in place of the stored one; neither inference nor a checkpoint sees it.
         self.batch_scale: Tensor | None = None
 
@@ -131,8 +139,19 @@ class LogitAdjustment(nn.Module):
             buffer.copy_(new)
         self.bg_scale.fill_(bg_scale)
         self.bg_shift.fill_(bg_shift)
-        self.when, self.center, self.folded = when, center, False
+        self._set_mode(when, center, folded=False)
         self.batch_scale = None
+
+    def _set_mode(self, when: str, center: str, folded: bool) -> None:
+        self.when, self.center, self.folded = when, center, folded
+        self.mode.copy_(torch.tensor([WHEN.index(when), CENTER.index(center), folded]))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Also what was saved before there was a ``mode``: it leaves when, center and folded as they are."""
+        name = f"{prefix}mode"
+        when, center, folded = state_dict.setdefault(name, self.mode).tolist()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.when, self.center, self.folded = WHEN[when], CENTER[center], bool(folded)
 
     def set_batch_scale(self, scale: Tensor | None) -> None:
         """Use this (C,) scale in training steps until told otherwise; None goes back to the stored one."""
@@ -203,7 +222,7 @@ class LogitAdjustment(nn.Module):
     def mark_folded(self) -> None:
         """Become the identity that refuses to train; called once the rows carry the adjustment."""
         self.set()
-        self.folded = True
+        self._set_mode(self.when, self.center, folded=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything about this adjustment as plain values and tensors, for a checkpoint."""
@@ -222,7 +241,7 @@ class LogitAdjustment(nn.Module):
         values = dict(state)
         folded = values.pop("folded")
         self.set(**values)
-        self.folded = folded
+        self._set_mode(self.when, self.center, folded)
 
     def extra_repr(self) -> str:
         low, high = float(self.scale.min()), float(self.scale.max())

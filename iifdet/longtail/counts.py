@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassCounts:
     """Per-class frequencies of a training set.
 
@@ -19,8 +19,8 @@ class ClassCounts:
         num_images: number of images of the training set, those without boxes included.
 
     Raises:
-        ValueError: when lengths differ, a count is negative, or a class appears in more images than there are
-            images or boxes.
+        ValueError: when lengths differ, a count is negative or no whole number, or a class appears in more images than
+            there are images or boxes.
 
     Example:
         >>> counts = ClassCounts(["car", "bus"], torch.tensor([8, 2]), torch.tensor([30, 2]), num_images=9)
@@ -35,7 +35,10 @@ class ClassCounts:
 
     def __post_init__(self) -> None:
         for field in ("images", "instances"):
-            values = torch.as_tensor(getattr(self, field)).to(torch.int64).cpu()
+            given = torch.as_tensor(getattr(self, field))
+            values = given.to(torch.int64).cpu()
+            if given.is_floating_point() and not torch.equal(values.to(given), given):
+                raise ValueError(f"counts.{field}: expected whole numbers, got {given.tolist()}")
             if values.shape != (len(self.names),):
                 raise ValueError(f"counts.{field}: expected shape ({len(self.names)},), got {tuple(values.shape)}")
             if (values < 0).any():

@@ -58,7 +58,15 @@ def focal(
 
 
 def binary_focal(logits: Tensor, target: Tensor, *, alpha: float, gamma: float) -> Tensor:
-    """Elementwise focal loss ``α_t (1 - p_t)^γ BCE`` for targets in {0, 1}; any shape, same shape out."""
+    """Elementwise focal loss ``α_t (1 - p_t)^γ BCE`` for targets in {0, 1}; any shape, same shape out.
+
+    Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, Eq. 5.
+
+    Example:
+        >>> sure, unsure = binary_focal(torch.tensor([5.0, 0.0]), torch.ones(2), alpha=0.5, gamma=2.0)
+        >>> bool(unsure > 1000 * sure)
+        True
+    """
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     p_t = torch.exp(-bce)
     alpha_t = alpha * target + (1 - alpha) * (1 - target)
@@ -78,7 +86,11 @@ def iif_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor
         >>> bool(torch.allclose(z.grad[0], torch.tensor([0.5, 2.0]) * (q - torch.tensor([0.0, 1.0]))))
         True
     """
-    return cross_entropy(logits.float() * _as_float(weights), labels)  # type: ignore[operator]
+    if logits.ndim != 2 or weights.shape != logits.shape[1:]:
+        raise ValueError(
+            f"expected (N, C) logits and (C,) weights, got {tuple(logits.shape)} and {tuple(weights.shape)}"
+        )
+    return cross_entropy(logits.float() * weights.float(), labels)
 
 
 def _one_hot(logits: Tensor, labels: Tensor) -> Tensor:

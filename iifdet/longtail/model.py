@@ -125,7 +125,7 @@ class AdjustedModel(nn.Module):
         """Choose the classification loss, and with it softmax or sigmoid scores."""
         if name not in CLASS_LOSSES:
             raise ValueError(f"class_loss: expected one of {', '.join(CLASS_LOSSES)}, got '{name}'")
-        self.class_loss, self.class_activation = name, ACTIVATIONS[name]
+        self.class_loss, self.class_activation = name, ACTIVATIONS.get(name, "softmax")
 
     @torch.no_grad()
     def init_class_biases(self, untrained_only: bool = False) -> None:
@@ -151,8 +151,25 @@ class AdjustedModel(nn.Module):
             rows.bias.copy_(torch.where(chosen, adjusted, rows.bias))
 
     def set_class_weight(self, weight: Tensor | None) -> None:
-        """Weigh each sample's classification loss by its true class (C,); None weighs all alike."""
-        self.class_weight = None if weight is None else weight.float().to(self.device)
+        """Weigh each sample's classification loss by its true class (C,), background excluded; None weighs all alike.
+
+        Raises:
+            ValueError: wrong shape, or a value that is negative or not finite.
+        """
+        if weight is not None:
+            weight = torch.as_tensor(weight).float().to(self.device)
+            if weight.shape != (self.num_classes,):
+                raise ValueError(f"class_weight: expected shape ({self.num_classes},), got {tuple(weight.shape)}")
+            if not (weight.isfinite() & (weight >= 0)).all():
+                raise ValueError(f"class_weight: expected finite values >= 0, got {weight.tolist()}")
+        self.class_weight = weight
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Also into a model without class weights, which then has those of the state dict."""
+        weight = state_dict.get(f"{prefix}class_weight")
+        if weight is not None and self.class_weight is None:
+            self.set_class_weight(weight)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def set_adjustment(
         self,

@@ -86,7 +86,14 @@ def tempered(weights: Tensor, temperature: float | str = 1.0) -> Tensor:
 
 
 def refuse_zero_counts(counts: ClassCounts, by: str, what: str, way_out: str) -> None:
-    """Raise a ValueError where a class never appears, for formulas (``what``) that have no value there."""
+    """Raise a ValueError where a class never appears, for formulas (``what``) that have no value there.
+
+    Example:
+        >>> counts = ClassCounts(["car", "bus"], torch.tensor([8, 0]), torch.tensor([30, 0]), num_images=9)
+        >>> refuse_zero_counts(counts, "image", "ln p", "smooth")
+        Traceback (most recent call last):
+        ValueError: class 1 'bus' has 0 training images, and ln p is undefined there; use smooth, or drop it from names
+    """
     zero = (counts.by(by) == 0).nonzero().flatten().tolist()
     if zero:
         c, more = zero[0], f" (and {len(zero) - 1} more classes)" if len(zero) > 1 else ""
@@ -111,6 +118,11 @@ def _refuse_bad_weights(
 
 
 def effective_imbalance(weights: Tensor) -> float:
-    """Largest weight over smallest weight; 1 means that the weights change nothing but the temperature."""
+    """``max w / min w`` of (C,) weights; 1 means that they change nothing but the temperature.
+
+    Example:
+        >>> effective_imbalance(torch.tensor([1.5, 3.0, 6.0]))
+        4.0
+    """
     low = float(weights.min())
     return float(weights.max()) / low if low > 0 else math.inf

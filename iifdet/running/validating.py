@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("iifdet")
 
 
-def run_val(cfg: ValConfig, task: str, device: torch.device, world: World) -> RunResult:
-    """Evaluate the model of ``weights`` on one split."""
+def run_val(cfg: ValConfig, task: str, device: torch.device, world: World, model: Any = None) -> RunResult:
+    """Evaluate a model, or that of ``weights``, on one split."""
     with world.one_a_machine_first():
         index = build.build_index(cfg, cfg.split, task)
-    model = _model_for_val(cfg, index)
+    model = model or build.load_finished(cfg.weights, cfg, cfg.trusted, index.names)
+    _check_names(model, index)
     build.settle_options(model, cfg)
     build.check_exported(model, cfg)
     if model.counts is None:
@@ -50,14 +51,12 @@ def run_val(cfg: ValConfig, task: str, device: torch.device, world: World) -> Ru
     return RunResult(run.path, metrics, watcher.summary)
 
 
-def _model_for_val(cfg: ValConfig, index: Any) -> Any:
-    model = build.load_finished(cfg.weights, cfg, cfg.trusted, index.names)
+def _check_names(model: Any, index: Any) -> None:
     if list(model.names) != list(index.names):
         raise InputError(
             f"data: expected the checkpoint's {len(model.names)} classes ({some(model.names)}), "
             f"got {len(index.names)} ({some(index.names)}); evaluate on the data it was trained for"
         )
-    return model
 
 
 def keys_of_recipe(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ class Validation:
         self.metrics["split"] = split
         if state is not None:
             self.metrics["epochs"] = state.epoch
-            self.metrics["best"] = {"epoch": state.best_epoch, "fitness": state.best, "chosen_on": chosen_on}
+            best = state.best if math.isfinite(state.best) else None  # a callback may end a run before any validation
+            self.metrics["best"] = {"epoch": state.best_epoch, "fitness": best, "chosen_on": chosen_on}
         if self.world.is_main:
             self._write()
         return self.metrics

@@ -10,7 +10,11 @@ from iifdet.types import Batch
 
 
 class Callback:
-    """Something that watches a run. Override what you need; every hook is neutral."""
+    """Something that watches a run. Override what you need; every hook is neutral.
+
+    ``state`` is everything that changes (:class:`iifdet.training.TrainState`): read it, and set ``state.finished`` in
+    ``on_epoch_end`` to end the run there. What else is changed is the run's from then on, checkpoints included.
+    """
 
     def on_start(self, state: TrainState) -> None: ...
     def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:

@@ -251,3 +251,26 @@ def test_half_precision_is_adjusted_in_full_background_among_it(logits, backgrou
         assert torch.equal(adjust(half, phase=phase, background=dim), exact)
         exact = adjust.adjust_background(dim.float(), half.float(), phase=phase)
         assert torch.equal(adjust.adjust_background(dim, half, phase=phase), exact)
+
+
+def test_a_state_dict_brings_phase_centre_and_fold_along() -> None:
+    saved = LogitAdjustment(3)
+    saved.set(shift=torch.tensor([0.0, -1.0, -2.0]), when="train", center="mean")
+    fresh = LogitAdjustment(3)
+    fresh.load_state_dict(saved.state_dict())
+    assert fresh(torch.zeros(3), phase="infer").tolist() == [0, 0, 0] and (fresh.when, fresh.center) == (
+        "train",
+        "mean",
+    )
+    saved.mark_folded()
+    fresh.load_state_dict(saved.state_dict())
+    with pytest.raises(RuntimeError, match="folded"):
+        fresh(torch.zeros(3), phase="train")
+    old = {name: value for name, value in LogitAdjustment(3).state_dict().items() if name != "mode"}
+    fresh.load_state_dict(old)  # strict: what was saved before there was a mode
+    assert fresh.folded and "mode" not in old
+
+
+def test_logits_of_another_number_of_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"logits: expected \(..., 1\)"):
+        LogitAdjustment(1)(torch.zeros(4, 21), phase="train")

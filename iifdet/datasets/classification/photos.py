@@ -117,8 +117,8 @@ class ClassDataset(Dataset[ClassSample]):
     """A split as samples; an image that cannot be read gives way to the next one, or is grey in validation.
 
     Args:
-        max_bad: largest share of images that may be unreadable, before an InputError ends it; workers judge by their
-            own parts.
+        max_bad: largest share of images that may be unreadable, before an InputError ends it; the workers of a
+            process share one count.
     """
 
     def __init__(self, index: ClassIndex, transform: Transform, seed: int, grey: bool, max_bad: float = 1.0) -> None:
