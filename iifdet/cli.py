@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from iifdet.errors import InputError, counted, suggest
@@ -106,41 +106,31 @@ def _run(words: list[str]) -> int:
     if any(word in ("-h", "--help") for word in rest):
         print(_verb_help(verb, [word for word in rest if word not in ("-h", "--help")]))
         return 0
+    keys = _keys_of(verb, rest)
+    from iifdet import api
+
+    _set_up_logging(bool(keys.get("verbose", True)))
+    result = api.VERBS[verb](**keys)
+    return 0 if _rank() else _SHOWN[verb](result, keys)
+
+
+def _keys_of(verb: str, words: list[str]) -> dict[str, Any]:
+    """The keys of a call; names alone, and without torch: a typo and --help are answered at once."""
+    from iifdet.config import CONFIGS
+
     if verb not in SHARED and _processes() > 1:
         raise InputError(f"{verb}: expected one process, got {_processes()}; torchrun is for {' and '.join(SHARED)}")
-    keys, plain = parse(rest)
+    keys, plain = parse(words)
     if plain and verb != "compare":
         raise InputError(f"arguments: expected key=value, got '{plain[0]}'")
-    from iifdet.config import CONFIGS  # without torch: a typo and --help are answered at once
-
     known = CONFIGS[verb].model_fields
     for key in keys:
         if key.partition(".")[0] not in known:
             raise InputError(f"{key}: unknown key{suggest(key, known)}")
-    from iifdet import api
-
-    _set_up_logging(bool(keys.get("verbose", True)))
     if verb == "compare":
-        named = keys.pop("runs", [])
-        api.compare([*plain, *(named if isinstance(named, list) else [named])], **keys).print()
-        return 0
-    result: Any = api.VERBS[verb](**keys)
-    if _rank():
-        return 0
-    if verb == "cam":
-        result.print()
-        return 0
-    if verb == "export":
-        print(result.describe())
-        return 0
-    if verb == "tune":
-        result.print()
-        return 0 if result.succeeded else 1
-    if verb == "check":
-        result.print(limit=None if keys.get("verbose") else int(keys.get("limit", known["limit"].default)))
-        return 2 if result.errors else 0
-    {"stats": _print_stats, "predict": _print_predictions}.get(verb, _print_metrics)(result)
-    return 0
+        named = keys.get("runs", [])
+        keys["runs"] = [*plain, *(named if isinstance(named, list) else [named])]
+    return keys
 
 
 def parse(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -217,21 +207,23 @@ def _verb_help(verb: str, words: Sequence[str]) -> str:
     return f"iifdet {verb}: {text}\n\n  {example}\n\nKeys and {having}.\n\n{listed}"
 
 
-def _print_metrics(result: Any) -> None:
+def _show_metrics(result: Any, keys: dict[str, Any]) -> int:
     from iifdet.figures import describe_figures
 
     if result.summary:
         print(describe_figures(result.summary))
     print(f"pictures and tables: {result.folder}")
+    return 0
 
 
-def _print_predictions(summary: Any) -> None:
+def _show_predictions(summary: Any, keys: dict[str, Any]) -> int:
     print(summary.describe())
     if summary.folder is not None:
         print(f"pictures and tables: {summary.folder}")
+    return 0
 
 
-def _print_stats(result: Any) -> None:
+def _show_stats(result: Any, keys: dict[str, Any]) -> int:
     from rich.console import Console
 
     from iifdet.tables import Table
@@ -251,3 +243,40 @@ def _print_stats(result: Any) -> None:
     for reason, variants in reasons.items():
         console.print(f"{', '.join(variants)}: undefined here: {reason}")
     console.print(f"pictures and tables: {result.folder}")
+    return 0
+
+
+def _show_check(report: Any, keys: dict[str, Any]) -> int:
+    from iifdet.config import CheckConfig
+
+    report.print(limit=None if keys.get("verbose") else int(keys.get("limit", CheckConfig().limit)))
+    return 2 if report.errors else 0
+
+
+def _show_study(result: Any, keys: dict[str, Any]) -> int:
+    result.print()
+    return 0 if result.succeeded else 1
+
+
+def _show_export(result: Any, keys: dict[str, Any]) -> int:
+    print(result.describe())
+    return 0
+
+
+def _show_itself(result: Any, keys: dict[str, Any]) -> int:
+    result.print()
+    return 0
+
+
+#: Verb -> (result, keys) -> exit code; prints what came of it.
+_SHOWN: dict[str, Callable[[Any, dict[str, Any]], int]] = {
+    "train": _show_metrics,
+    "val": _show_metrics,
+    "predict": _show_predictions,
+    "tune": _show_study,
+    "cam": _show_itself,
+    "export": _show_export,
+    "stats": _show_stats,
+    "check": _show_check,
+    "compare": _show_itself,
+}

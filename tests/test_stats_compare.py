@@ -16,6 +16,8 @@ import iifdet.longtail
 from iifdet.cli import main
 from iifdet.errors import InputError
 
+Keys = Callable[..., dict[str, Any]]
+
 
 def counted(root: Path) -> tuple[list[int], list[int], list[str]]:
     """Images and boxes of each class of train.json, the long way."""
@@ -44,6 +46,22 @@ def test_stats_writes_counts_imbalance_and_curves(tiny_root: Path, tmp_path: Pat
     for picture in ("labels.png", "weights.png"):
         assert (tmp_path / "s" / picture).stat().st_size > 1000
     assert found.counts.names == names and set(found.weights) | set(found.undefined) == set(iifdet.longtail.VARIANTS)
+
+
+def test_stats_shows_the_weights_that_a_training_with_the_same_keys_has(tiny_keys: Keys, tmp_path: Path) -> None:
+    keys = {"temperature": "mean", "variant": "smooth", "by": "instance"}
+    run = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="iif", **keys))
+    model = iifdet.load(run.folder / "weights" / "last.pt")
+    found = iifdet.stats(data=tiny_keys(tmp_path)["data"], project=tmp_path, plots=False, **keys)
+    assert found.weights["smooth"].tolist() == pytest.approx(model.adjust.scale.tolist())
+    assert float(found.weights["smooth"].mean()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("verb", [iifdet.stats, iifdet.check])
+@pytest.mark.parametrize("key", ["imgsz", "center", "tau"])
+def test_keys_that_change_nothing_are_unknown(verb: Callable[..., Any], key: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{key}: unknown key"):
+        verb(data="demo", project=tmp_path, **{key: 1})
 
 
 def test_variants_that_are_undefined_for_one_reason_share_a_line(

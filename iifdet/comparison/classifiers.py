@@ -14,17 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iifdet.comparison.analysis import (
-    ALL,
-    IMAGES,
-    Analysis,
-    Options,
-    RunAnalysis,
-    Split,
-    class_intervals,
-    groups_of,
-    present_mean,
-)
+from iifdet.comparison.intervals import class_intervals, present_mean
+from iifdet.comparison.results import ALL, IMAGES, Analysis, Options, RunAnalysis, Split
 from iifdet.errors import InputError
 from iifdet.evaluation import ClassResult, shots
 from iifdet.evaluation.classification import NO_CLASS
@@ -158,7 +149,7 @@ def _look(
         differences = {f: interval(v[0], v[1:], options.level, enough=enough[f]) for f, v in changes.items()}
         change = drawn.classes - before.classes
         classes = class_intervals(change[0], change[1:], images, options.level)
-        chosen = {group: np.isin(labels, members) for group, members in groups_of(split).items()}
+        chosen = {group: np.isin(labels, members) for group, members in split.all_groups().items()}
         tests = {g: mcnemar(first.right[rows], run.right[rows], first.ids[rows]) for g, rows in chosen.items()}
     return RunAnalysis(
         name,

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from iifdet.comparison.analysis import Analysis, BoxSplit, Options, analyse
+from iifdet.comparison.analysis import analyse
 from iifdet.comparison.classifiers import analyse_classifiers, class_split, read_classified
 from iifdet.comparison.files import read_metrics, read_predictions, read_settings, short_names
+from iifdet.comparison.results import Analysis, BoxSplit, Options
 from iifdet.comparison.runs import Comparison
 from iifdet.errors import InputError
 from iifdet.evaluation import GROUP_LIMITS, SHOT_LIMITS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from iifdet.comparison.analysis import IMAGES
+from iifdet.comparison.results import IMAGES
 from iifdet.evaluation.curves import UNSURE
 from iifdet.evaluation.fixed import FIXED
 from iifdet.evaluation.resampling import CLASS_IMAGES, MEAN_IMAGES, Interval
@@ -13,7 +13,7 @@ from iifdet.evaluation.tide import ERRORS
 from iifdet.tables import Table
 
 if TYPE_CHECKING:
-    from iifdet.comparison.analysis import Analysis, RunAnalysis
+    from iifdet.comparison.results import Analysis, RunAnalysis
 
 NONE = "–"
 

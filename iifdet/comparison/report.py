@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from iifdet.comparison.analysis import Analysis, RunAnalysis
+from iifdet.comparison.results import Analysis, RunAnalysis
 from iifdet.comparison.runs import Comparison
 from iifdet.rundir import RunDir
 

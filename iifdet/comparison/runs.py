@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iifdet.comparison.analysis import Analysis
 from iifdet.comparison.files import read_metrics, read_settings, short_names
 from iifdet.comparison.rendering import analysis_tables
+from iifdet.comparison.results import Analysis
 from iifdet.errors import InputError
 from iifdet.tables import Table
 

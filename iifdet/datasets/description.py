@@ -157,7 +157,13 @@ def find_file(data: str | Path) -> Path:
 
 def read_description(file: Path) -> DataDescription:
     """Read a data YAML; a relative ``path`` in it is relative to the file's own folder."""
-    return parse_description(read_yaml(file), name=file.stem, folder=file.resolve().parent)
+    content = read_yaml(file)
+    if {"images", "annotations"} <= content.keys():
+        raise InputError(
+            f"{file}: expected a description, got annotations; name them in a YAML file, as "
+            f"train: {{images: <folder>, annotations: {file.name}}}"
+        )
+    return parse_description(content, name=file.stem, folder=file.resolve().parent)
 
 
 def read_yaml(file: Path) -> dict[Any, Any]:

@@ -6,10 +6,12 @@ import importlib.util
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iifdet import build, distributed
+from iifdet.build.splits import Splits
 from iifdet.checkpoint import read_checkpoint, restore_loss
 from iifdet.config import TrainConfig, validate
 from iifdet.distributed import World
@@ -21,12 +23,33 @@ from iifdet.running.beginning import announce, draw_training_data, watchers
 from iifdet.running.folder import open_run
 from iifdet.running.results import RunResult
 from iifdet.running.watching import Validation
-from iifdet.training import Callback, fit, processes_of
+from iifdet.training import Callback, TrainState, fit, processes_of
 
 if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("iifdet")
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What a run is made of, before it has a folder.
+
+    Attributes:
+        cfg: the keys, ``batch=auto`` settled.
+        task, splits: of the data.
+        model, state: on the device.
+        batches: of the training split.
+        seen: batches and evaluator of each split that is validated: the one that chooses, and the one at the end.
+    """
+
+    cfg: TrainConfig
+    task: str
+    splits: Splits
+    model: Any
+    state: TrainState
+    batches: Any
+    seen: list[tuple[Any, Any]]
 
 
 def run_training(
@@ -38,21 +61,44 @@ def run_training(
     callbacks: Sequence[Callback],
     from_previous: bool = False,
 ) -> RunResult:
-    # 1. Everything that can be refused is refused before a folder is made.
+    """Train from the start, or go on.
+
+    Args:
+        content: of the checkpoint to go on from.
+        run: the folder to go on in.
+        from_previous: the content is that of last.prev.pt.
+
+    Raises:
+        InputError: bad keys or data, before a folder is made.
+    """
+    made = _prepare(cfg, device, world, content)
+    cfg, model, splits = made.cfg, made.model, made.splits
+    run, lock = open_run(world, lambda: run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok))
+    loaders = (made.batches, *(loader for loader, _ in made.seen))
+    with lock, build.ending_workers(*loaders), build.deterministic(cfg, model):
+        _begin(made, run, world, fresh=content is None, from_previous=from_previous)
+        watcher, *finally_ = (Validation(cfg, run, model, made.task, *each, device, world) for each in made.seen)
+        _fit(made, run, watcher, watchers(cfg, run, callbacks, world), device, world)
+        # The figures left behind are those of the last epoch, which last.pt holds.
+        reporter = finally_[0] if finally_ else watcher
+        metrics = reporter.leave(splits.reported, made.state, splits.chosen_on)
+        if cfg.plots and world.is_main:
+            from iifdet import pictures, plots
+
+            pictures.quietly(plots.plot_results, made.state.rows, run.path / "results.png", splits.watched)
+    log.info("results on %s in %s", splits.reported, run.path)
+    return RunResult(run.path, metrics, reporter.summary)
+
+
+def _prepare(cfg: TrainConfig, device: torch.device, world: World, content: dict[str, Any] | None) -> _Training:
+    """Make everything; what can be refused is refused here."""
     build.check_batch(cfg, world)
     task = build.task_of_model(cfg.model)
     with world.one_a_machine_first():
         splits = build.build_splits(cfg, task)
-    index, val_index = splits.train, splits.val
-    if any(part is not None and part.names != index.names for part in (val_index, splits.final)):
-        raise InputError("data: expected the same class names in train and val, got different ones")
-    if content is not None and content["names"] != index.names:
-        raise InputError(f"data: expected the run's {len(content['names'])} classes, got others in {cfg.data}")
-    if cfg.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("tensorboard: expected the package, got none; pip install iifdet[log]")
-    _refuse_other_data(index, val_index, world)
+    _check_data(cfg, splits, content, world)
     with world.one_a_machine_first():
-        model = build.build_model(cfg, index, content is None, splits.counts)
+        model = build.build_model(cfg, splits.train, content is None, splits.counts)
     if content is not None:
         restore_loss(model, content)
     model = build.synchronise_batch_norms(cfg, build.placed(cfg, model, device), device, world)
@@ -63,56 +109,63 @@ def run_training(
     else:
         state.load_state_dict(content, world.rank)
     state.wrapped = build.compiled(cfg, world.wrap(model, cfg.accumulate))
-    batches = build.build_train_batches(cfg, index, device, task, model.wants_masks, world)
+    batches = build.build_train_batches(cfg, splits.train, device, task, model.wants_masks, world)
     seen = [
         (
             build.build_val_batches(cfg, cfg, part, task, cfg.cache, world, device),
             build.build_evaluator(cfg, part, task, model.wants_masks, model.class_activation),
         )
-        for part in (val_index, splits.final)
+        for part in (splits.val, splits.final)
         if part is not None
     ]
-    # 2. The folder.
-    run, lock = open_run(world, lambda: run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok))
-    with lock, build.ending_workers(batches, *(loader for loader, _ in seen)), build.deterministic(cfg, model):
-        run.sweep()
-        if content is None:
-            run.clear()  # of an earlier run under exist_ok
-        if from_previous:  # it is the last one now, or the next save would push it out and keep a damaged file
-            run.promote_previous()
-        recipe = cfg.model_dump(mode="json")
-        run.write_yaml("args.yaml", recipe)
-        run.write_environment()
-        announce(cfg, run, index, model, task)
-        if cfg.plots and world.is_main:
-            draw_training_data(cfg, run, index, model.counts, batches, task)
-        # 3. The loop.
-        watcher, *finally_ = (Validation(cfg, run, model, task, *each, device, world) for each in seen)
-        hooks = watchers(cfg, run, callbacks, world)
-        try:
-            fit(
-                state,
-                batches,
-                build.build_schedule(cfg),
-                build.fit_options(cfg, device, world),
-                run,
-                watcher,
-                recipe,
-                hooks,
-                build.build_step(cfg, device),
-            )
-        finally:
-            for hook in hooks:
-                getattr(hook, "close", lambda: None)()
-        # 4. What is left behind: figures of the last epoch, which last.pt holds.
-        reporter = finally_[0] if finally_ else watcher
-        metrics = reporter.leave(splits.reported, state, splits.chosen_on)
-        if cfg.plots and world.is_main:
-            from iifdet import pictures, plots
+    return _Training(cfg, task, splits, model, state, batches, seen)
 
-            pictures.quietly(plots.plot_results, state.rows, run.path / "results.png", splits.watched)
-    log.info("results on %s in %s", splits.reported, run.path)
-    return RunResult(run.path, metrics, reporter.summary)
+
+def _check_data(cfg: TrainConfig, splits: Splits, content: dict[str, Any] | None, world: World) -> None:
+    names = splits.train.names
+    if any(part is not None and part.names != names for part in (splits.val, splits.final)):
+        raise InputError("data: expected the same class names in train and val, got different ones")
+    if content is not None and content["names"] != names:
+        raise InputError(f"data: expected the run's {len(content['names'])} classes, got others in {cfg.data}")
+    if cfg.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("tensorboard: expected the package, got none; pip install iifdet[log]")
+    _refuse_other_data(splits.train, splits.val, world)
+
+
+def _begin(made: _Training, run: RunDir, world: World, fresh: bool, from_previous: bool) -> None:
+    """Tidy the folder and write what is known before the first step."""
+    run.sweep()
+    if fresh:
+        run.clear()  # of an earlier run under exist_ok
+    if from_previous:  # it is the last one now, or the next save would push it out and keep a damaged file
+        run.promote_previous()
+    cfg, index = made.cfg, made.splits.train
+    run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
+    run.write_environment()
+    announce(cfg, run, index, made.model, made.task)
+    if cfg.plots and world.is_main:
+        draw_training_data(cfg, run, index, made.model.counts, made.batches, made.task)
+
+
+def _fit(
+    made: _Training, run: RunDir, watcher: Validation, hooks: list[Callback], device: torch.device, world: World
+) -> None:
+    cfg = made.cfg
+    try:
+        fit(
+            made.state,
+            made.batches,
+            build.build_schedule(cfg),
+            build.fit_options(cfg, device, world),
+            run,
+            watcher,
+            cfg.model_dump(mode="json"),
+            hooks,
+            build.build_step(cfg, device),
+        )
+    finally:
+        for hook in hooks:
+            getattr(hook, "close", lambda: None)()
 
 
 def _refuse_other_data(index: Any, val_index: Any, world: World) -> None:

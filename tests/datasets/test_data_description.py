@@ -234,3 +234,8 @@ def test_any_mapping_is_a_description_or_an_input_error(content: dict[Any, Any],
     with contextlib.suppress(InputError):
         description = find_description({**content, "train": train, "format": format_})
         assert description.splits and description.format in description_module.FORMATS
+
+
+def test_annotations_in_place_of_a_description_are_said_to_be_that(tiny_root: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a description, got annotations; .* annotations: train.json}"):
+        find_description(tiny_root / "train.json")

@@ -1,0 +1,40 @@
+"""McNemar's test of each group of classes, every group at its own false alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iifdet.comparison.results import OperatingPoint, Options
+from iifdet.evaluation.matching import MatchRecords
+from iifdet.evaluation.significance import McNemar, false_alarms, found_boxes, mcnemar, score_of_alarms
+
+
+def operating_points(
+    records: list[MatchRecords], groups: Mapping[str, NDArray[np.int64]], options: Options
+) -> list[dict[str, OperatingPoint]]:
+    """Of each run, by group: as many false alarms as the first run has, or fewer where scores are equal."""
+    points: list[dict[str, OperatingPoint]] = [{} for _ in records]
+    for group, labels in groups.items():
+        alarms = [false_alarms(run, options.iou, labels) for run in records]
+        allowed = int((alarms[0] >= options.score).sum())
+        scores = [options.score, *(score_of_alarms(mine, allowed) for mine in alarms[1:])]
+        for run, score, mine in zip(points, scores, alarms, strict=True):
+            run[group] = OperatingPoint(score, int((mine >= score).sum()))
+    return points
+
+
+def mcnemar_by_group(
+    first: MatchRecords,
+    second: MatchRecords,
+    groups: Mapping[str, NDArray[np.int64]],
+    options: Options,
+    points: Mapping[str, OperatingPoint],
+) -> dict[str, McNemar]:
+    tests, a = {}, found_boxes(first, options.score, options.iou)
+    for group, labels in groups.items():
+        b, rows = found_boxes(second, points[group].score, options.iou), np.isin(first.truth_label, labels)
+        tests[group] = mcnemar(a[rows], b[rows], first.truth_image[rows])
+    return tests
