@@ -97,9 +97,10 @@ def test_a_better_run_is_better_beyond_chance_and_equal_runs_are_not(run: Run) -
     ]
 
 
-def test_too_few_images_of_a_class_give_figures_and_no_intervals(run: Run) -> None:
-    found = iifdet.compare([run("worse", 0.3), run("better", 1.0)], draws=50)
-    assert found.analysis is not None
+def test_too_few_images_of_a_class_give_figures_and_no_intervals(run: Run, tmp_path: Path) -> None:
+    found = iifdet.compare([run("worse", 0.3), run("better", 1.0)], draws=50, project=tmp_path / "out")
+    assert found.analysis is not None and found.folder is not None
+    assert "no interval where classes have fewer than 5 images" in (found.folder / "compare.md").read_text()
     change = found.analysis.runs[1].differences["AP"]
     assert change.value > 0 and np.isnan(change.low) and np.isnan(change.high)
     assert np.isnan(found.analysis.runs[1].class_differences[:, 1:]).all()

@@ -6,9 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from iifdet.comparison.results import IMAGES
+from iifdet.evaluation import resampling
 from iifdet.evaluation.curves import UNSURE
 from iifdet.evaluation.fixed import FIXED
-from iifdet.evaluation.resampling import CLASS_IMAGES, MEAN_IMAGES, Interval
+from iifdet.evaluation.resampling import Interval
 from iifdet.evaluation.tide import ERRORS
 from iifdet.tables import Table
 
@@ -36,7 +37,7 @@ def _intervals(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
     caption = (
         f"{kind}: percent [{options.level:.0%} interval from {options.draws} draws of "
         f"{analysis.split.images} images]; Δ: paired difference to {runs[0].name}, * where 0 is outside; no interval "
-        f"where classes have fewer than {MEAN_IMAGES} images each (harmonic mean; {CLASS_IMAGES} of one class)"
+        f"where classes have fewer than {resampling.MEAN_IMAGES} images each (harmonic mean; {resampling.CLASS_IMAGES} of one class)"
     )
     header = [
         "figure",

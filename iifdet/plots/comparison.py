@@ -107,15 +107,15 @@ SIDE_LOOKS = {
 
 def _difference_title(title: str, table: np.ndarray, level: float) -> str:
     """Of many classes some lie outside their intervals by chance alone; the title says how many to expect at least."""
-    sides = _sides(table)
-    mean, judged = mean_of_finite(table[:, 0]), int(np.isfinite(table[:, 1]).sum())
-    return (
-        f"{title}: mean {mean:+.1f} points over {counted(len(table), 'class', 'classes')}; {level:.0%} intervals "
-        f"without 0: {int(sides['better'].sum())} better, {int(sides['worse'].sum())} worse of {judged} "
-        f"({(1 - level) * judged:.2g} or more by chance)"
-        if len(table)
-        else title
-    )
+    if not len(table):
+        return title
+    sides, judged = _sides(table), int(np.isfinite(table[:, 1]).sum())
+    mean = f"{title}: mean {mean_of_finite(table[:, 0]):+.1f} points over {counted(len(table), 'class', 'classes')}"
+    if not judged:
+        return f"{mean}; no intervals"
+    better, worse = int(sides["better"].sum()), int(sides["worse"].sum())
+    chance = f"{(1 - level) * judged:.2g} or more by chance"
+    return f"{mean}; {level:.0%} intervals without 0: {better} better, {worse} worse of {judged} ({chance})"
 
 
 def _difference_limits(table: np.ndarray) -> tuple[float, float]:
