@@ -37,7 +37,8 @@ def _intervals(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
     caption = (
         f"{kind}: percent [{options.level:.0%} interval from {options.draws} draws of "
         f"{analysis.split.images} images]; Δ: paired difference to {runs[0].name}, * where 0 is outside; no interval "
-        f"where classes have fewer than {resampling.MEAN_IMAGES} images each (harmonic mean; {resampling.CLASS_IMAGES} of one class)"
+        f"where classes have fewer than {resampling.MEAN_IMAGES} images each "
+        f"(harmonic mean; {resampling.CLASS_IMAGES} of one class)"
     )
     header = [
         "figure",
