@@ -158,12 +158,12 @@ def test_the_command_line_ends_with_2_and_knows_the_key(tmp_path: Path, capsys: 
     secret = paint(tmp_path / "secret.png")
     description = json_set(tmp_path / "set", str(secret))
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({**description, "val": description["train"]}))
-    words = [f"data={tmp_path / 'data.yaml'}", f"project={tmp_path / 'runs'}", "plots=false"]
+    words = [f"data={tmp_path / 'data.yaml'}", f"project={tmp_path / 'runs'}"]
     for verb in ("check", "stats"):
         assert main([verb, *words]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 2 and all("file_name: expected files inside" in line for line in said)
-    assert main(["stats", *words, "allow_outside=true"]) == 0
+    assert main(["stats", *words, "plots=false", "allow_outside=true"]) == 0
 
 
 def test_a_description_cannot_allow_itself_to_lead_out(tmp_path: Path) -> None:
