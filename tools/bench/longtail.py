@@ -80,7 +80,7 @@ def main() -> None:
     )
     known = known_results(args.known, "setting", {key: getattr(args, key) for key in SETTING})
     runs: Runs = known.get("runs", {})
-    origins = dict.fromkeys(_places(runs), known["machine"]) | known.get("origins", {})
+    origins = dict.fromkeys(_places(runs), known.get("machine")) | known.get("origins", {})
     for seed in args.seeds.split(","):
         for name in args.methods.split(","):
             _measure(args, seed, name, runs)

@@ -254,9 +254,8 @@ def whole_epochs(table: str, recipe: str) -> int:
 SETTING = ("table", "data", "epochs", "stage2", "bn", "width", "keys", "fraction")
 
 
-def merge(args: Any, seeds: list[int]) -> dict[str, Any]:
+def merge(args: Any, seeds: list[int], known: dict[str, Any]) -> dict[str, Any]:
     """What there is of all seeds so far, also as the result's file: a run that is cut off leaves its table behind."""
-    known = known_results(args.known, "keys", {key: getattr(args, key) for key in SETTING}).get("seeds", {})
     files = {seed: Path(args.folder) / f"seed{seed}" / "rows.json" for seed in seeds}
     mine = {str(seed): json.loads(file.read_text()) for seed, file in files.items() if file.is_file()}
     merged = {seed: {**known.get(seed, {}), **mine.get(seed, {})} for seed in {**known, **mine}}
@@ -269,7 +268,7 @@ def merge(args: Any, seeds: list[int]) -> dict[str, Any]:
     return content
 
 
-def in_processes(args: Any, seeds: list[int]) -> None:
+def in_processes(args: Any, seeds: list[int], known: dict[str, Any]) -> None:
     """A process a seed; one that dies costs its own rows alone."""
     threads = str(max(1, (os.cpu_count() or 1) // len(seeds) // 2))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
@@ -281,10 +280,10 @@ def in_processes(args: Any, seeds: list[int]) -> None:
         running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
     while any(process.poll() is None for process in running):
         time.sleep(2)
-        merge(args, seeds)
+        merge(args, seeds, known)
 
 
-def in_threads(args: Any, seeds: list[int]) -> None:
+def in_threads(args: Any, seeds: list[int], known: dict[str, Any]) -> None:
     """A thread and a CUDA stream a seed: kernels of one context run at the same time, those of processes take turns."""
     keep_images()
     build_model, lock = build.build_model, threading.Lock()
@@ -310,7 +309,7 @@ def in_threads(args: Any, seeds: list[int]) -> None:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         time.sleep(2)
-        merge(args, seeds)
+        merge(args, seeds, known)
 
 
 def main() -> None:
@@ -346,8 +345,9 @@ def main() -> None:
         Seed(args, args.seed).run()
         return
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    {"processes": in_processes, "threads": in_threads}[args.how](args, seeds)
-    content = merge(args, seeds)
+    known = known_results(args.known, "keys", {key: getattr(args, key) for key in SETTING}).get("seeds", {})
+    {"processes": in_processes, "threads": in_threads}[args.how](args, seeds, known)
+    content = merge(args, seeds, known)
     write(f"paper_{args.table}", args.out, content)
     print(lines(content["table"]))
     rows = {f"seed {seed}: {name}": row for seed, rows in content["seeds"].items() for name, row in rows.items()}
