@@ -28,7 +28,7 @@ from iifdet.errors import InputError, brief
 from iifdet.explaining import CamResult
 from iifdet.exporting import ExportResult
 from iifdet.inspection import CheckReport, find_faults, read_splits
-from iifdet.longtail import VARIANTS, AdjustedModel, ClassCounts, effective_imbalance, iif_weights, tempered
+from iifdet.longtail import VARIANTS, AdjustedModel, ClassCounts, effective_imbalance
 from iifdet.prediction import PredictionSummary, Result
 from iifdet.rundir import RunDir
 from iifdet.running import RunResult, keys_of_recipe, resume_run, run_training, run_val
@@ -256,9 +256,8 @@ def stats(**keys: Any) -> Stats:
     weights, undefined = {}, {}
     for variant in VARIANTS:
         try:
-            raw = iif_weights(counts, variant, cfg.by, cfg.normalizer, cfg.on_nonpositive)
-            weights[variant] = tempered(raw, cfg.temperature)
-        except ValueError as error:
+            weights[variant] = build.class_weights(cfg.model_copy(update={"variant": variant}), counts)
+        except InputError as error:
             undefined[variant] = str(error)
     run = RunDir.create("stats", cfg.project, cfg.name, cfg.exist_ok)
     found = Stats(counts, weights, undefined, run.path)

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from iifdet.comparison.intervals import compare_draws, draw, figures_of, members_of
+from iifdet.comparison.intervals import compare_draws, draw, figure_intervals, figures_of, members_of
 from iifdet.comparison.results import ALL, Analysis, BoxSplit, Options, RunAnalysis, Split
-from iifdet.comparison.testing import mcnemar_by_group, operating_points
+from iifdet.comparison.testing import mcnemar_of_boxes, operating_points
 from iifdet.errors import InputError
 from iifdet.evaluation.curves import Reliability, reliability
 from iifdet.evaluation.engine import Array
 from iifdet.evaluation.fixed import Unlimited
 from iifdet.evaluation.masks import with_rectangles
 from iifdet.evaluation.matching import MatchRecords, match_both
-from iifdet.evaluation.resampling import enough_images, interval, weighted_ap
+from iifdet.evaluation.resampling import weighted_ap
 from iifdet.evaluation.tide import tide_errors
 
 
@@ -84,16 +84,15 @@ def _analyse(
     runs = []
     for i, (name, found) in enumerate(results.items()):
         values = {f: v[0] for f, v in figures_of(whole[i][None], members).items()}
-        enough = {f: enough_images(images[members.get(f, slice(None))]) for f in values}
         compared = {} if i == 0 else compare_draws((whole[0], whole[i]), (draws[0], draws[i]), members, images, options)
         runs.append(
             RunAnalysis(
                 name,
-                {f: interval(v, draws[i].figures[f], options.level, (0.0, 1.0), enough[f]) for f, v in values.items()},
+                figure_intervals(values, draws[i].figures, members, images, options.level, (0.0, 1.0)),
                 compared.get("figures", {}),
                 whole[i].mean(axis=1),
                 compared.get("classes"),
-                {} if i == 0 else mcnemar_by_group(records[0], records[i], groups, options, points[i]),
+                {} if i == 0 else mcnemar_of_boxes(records[0], records[i], groups, options, points[i]),
                 _calibration(records[i], split),
                 {f: float(v[0]) for f, v in figures_of(weighted_ap(fixed[i], ones), members).items()},
                 tide_errors(truth, found, iou_type, split.protocol),

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from iifdet.comparison.intervals import class_intervals, present_mean
 from iifdet.comparison.results import ALL, IMAGES, Analysis, Options, RunAnalysis, Split
+from iifdet.comparison.testing import mcnemar_by_group
 from iifdet.errors import InputError
 from iifdet.evaluation import ClassResult, shots
 from iifdet.evaluation.classification import NO_CLASS
 from iifdet.evaluation.engine import Array
 from iifdet.evaluation.resampling import Interval, enough_images, image_weights, interval
-from iifdet.evaluation.significance import mcnemar
 from iifdet.longtail import ClassCounts
 
 
@@ -140,7 +140,7 @@ def _look(
 ) -> RunAnalysis:
     """One run, beside the first."""
     first, before = base
-    images, labels = first.result.gt_images, first.result.labels
+    images = first.result.gt_images
     enough = _enough(split, images)
     differences: dict[str, Interval] = {}
     classes, tests = None, {}
@@ -149,8 +149,8 @@ def _look(
         differences = {f: interval(v[0], v[1:], options.level, enough=enough[f]) for f, v in changes.items()}
         change = drawn.classes - before.classes
         classes = class_intervals(change[0], change[1:], images, options.level)
-        chosen = {group: np.isin(labels, members) for group, members in split.all_groups().items()}
-        tests = {g: mcnemar(first.right[rows], run.right[rows], first.ids[rows]) for g, rows in chosen.items()}
+        groups = split.all_groups()
+        tests = mcnemar_by_group(groups, first.result.labels, first.ids, first.right, dict.fromkeys(groups, run.right))
     return RunAnalysis(
         name,
         {f: interval(v[0], v[1:], options.level, (0.0, 1.0), enough[f]) for f, v in drawn.figures.items()},

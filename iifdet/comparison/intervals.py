@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from iifdet.comparison.results import Options, Split
 from iifdet.evaluation.engine import Array
 from iifdet.evaluation.matching import MatchRecords
-from iifdet.evaluation.resampling import enough_images, image_weights, interval, weighted_ap
+from iifdet.evaluation.resampling import Interval, enough_images, image_weights, interval, weighted_ap
 from iifdet.evaluation.tail import tail_classes
 
 TAILS = (5, 10, 20)
@@ -88,17 +88,29 @@ def compare_draws(
 ) -> dict[str, Any]:
     """Intervals of the paired differences between two runs: ``figures``, and (C, 3) of the ``classes``."""
     first, mine = (figures_of(ap[None], members) for ap in whole)
-    figures = {
-        f: interval(
-            v[0] - first[f][0],
-            draws[1].figures[f] - draws[0].figures[f],
-            options.level,
-            enough=enough_images(images[members.get(f, slice(None))]),
-        )
-        for f, v in mine.items()
-    }
+    changes = {f: v[0] - first[f][0] for f, v in mine.items()}
+    drawn_changes = {f: draws[1].figures[f] - draws[0].figures[f] for f in changes}
+    figures = figure_intervals(changes, drawn_changes, members, images, options.level)
     change, drawn = (whole[1] - whole[0]).mean(axis=1), draws[1].ap - draws[0].ap
     return {"figures": figures, "classes": class_intervals(change, drawn, images, options.level)}
+
+
+def figure_intervals(
+    values: Mapping[str, float],
+    draws: Mapping[str, Array],
+    members: Mapping[str, list[int]],
+    images: NDArray[np.int64],
+    level: float,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+) -> dict[str, Interval]:
+    """Intervals of figures, from (B,) draws each; without one where the classes of a figure have too few images.
+
+    Args:
+        members: figure -> its classes; those that are not there are of all classes.
+        images: (C,) images with each class.
+    """
+    enough = {f: enough_images(images[members.get(f, slice(None))]) for f in values}
+    return {f: interval(v, draws[f], level, bounds, enough[f]) for f, v in values.items()}
 
 
 def class_intervals(values: Array, draws: Array, images: NDArray[np.int64], level: float) -> Array:

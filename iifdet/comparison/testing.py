@@ -26,15 +26,30 @@ def operating_points(
     return points
 
 
-def mcnemar_by_group(
+def mcnemar_of_boxes(
     first: MatchRecords,
     second: MatchRecords,
     groups: Mapping[str, NDArray[np.int64]],
     options: Options,
     points: Mapping[str, OperatingPoint],
 ) -> dict[str, McNemar]:
-    tests, a = {}, found_boxes(first, options.score, options.iou)
-    for group, labels in groups.items():
-        b, rows = found_boxes(second, points[group].score, options.iou), np.isin(first.truth_label, labels)
-        tests[group] = mcnemar(a[rows], b[rows], first.truth_image[rows])
-    return tests
+    """The test of the boxes that two runs find, the second one at its point of each group."""
+    a = found_boxes(first, options.score, options.iou)
+    b = {group: found_boxes(second, points[group].score, options.iou) for group in groups}
+    return mcnemar_by_group(groups, first.truth_label, first.truth_image, a, b)
+
+
+def mcnemar_by_group(
+    groups: Mapping[str, NDArray[np.int64]],
+    label: NDArray[np.int64],
+    image: NDArray[np.int64],
+    first: NDArray[np.bool_],
+    second: Mapping[str, NDArray[np.bool_]],
+) -> dict[str, McNemar]:
+    """The test of each group's part of what two runs found, (m,) each, of these classes in these images.
+
+    Args:
+        second: group -> what the second run found, which may be seen differently for each.
+    """
+    chosen = {group: np.isin(label, labels) for group, labels in groups.items()}
+    return {group: mcnemar(first[rows], second[group][rows], image[rows]) for group, rows in chosen.items()}

@@ -26,11 +26,9 @@ def pad_batch(images: Images, multiple: int) -> tuple[Tensor, list[Size]]:
     Returns:
         (B, 3, H, W), and each image's own (height, width).
     """
+    _check(images)
     if isinstance(images, Tensor):
-        _check(images)
         return pad(images, multiple), [image_size(images)] * len(images)
-    for image in images:
-        _check_values(image)
     sizes = [image_size(im) for im in images]
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
     batch = torch.stack(
@@ -48,11 +46,9 @@ def pad(batch: Tensor, multiple: int, value: float = PAD) -> Tensor:
 
 def stretch_batch(images: Images, size: int) -> tuple[Tensor, list[Size]]:
     """Images of any size to (B, 3, size, size), and each one's own (height, width)."""
+    _check(images)
     if isinstance(images, Tensor):
-        _check(images)
         return stretch(images, (size, size)), [image_size(images)] * len(images)
-    for image in images:
-        _check_values(image)
     return torch.cat([stretch(im[None], (size, size)) for im in images]), [image_size(im) for im in images]
 
 
@@ -63,15 +59,12 @@ def stretch(batch: Tensor, size: Size) -> Tensor:
     return F.interpolate(batch, size=size, mode="bilinear", align_corners=False)
 
 
-def _check(images: Tensor) -> None:
-    if images.ndim != 4 or images.shape[1] != 3:
+def _check(images: Images) -> None:
+    """Loaders bring uint8, and pixels up to 255 would give detections without a word."""
+    if isinstance(images, Tensor) and (images.ndim != 4 or images.shape[1] != 3):
         raise ValueError(f"images: expected (B, 3, H, W), got {tuple(images.shape)}")
-    _check_values(images)
-
-
-def _check_values(image: Tensor) -> None:
-    """Loaders bring uint8, and pixels up to 255 give detections without a word."""
-    if not image.is_floating_point():
-        raise ValueError(
-            f"images: expected floats in [0, 1], got {image.dtype}; use batch.to(device), or divide by 255"
-        )
+    for image in (images,) if isinstance(images, Tensor) else images:
+        if not image.is_floating_point():
+            raise ValueError(
+                f"images: expected floats in [0, 1], got {image.dtype}; use batch.to(device), or divide by 255"
+            )

@@ -171,12 +171,16 @@ def prepare_truth(gt: CocoDict, iou_type: str) -> CocoDict:
 
 def prepare_results(results: Results, image_ids: Array, category_ids: Array, iou_type: str) -> Results:
     if isinstance(results, list):
-        _check_dicts(results, iou_type)
-        images = np.array([r["image_id"] for r in results], dtype=np.int64)
-        categories = np.array([r["category_id"] for r in results], dtype=np.int64)
-        values = np.array([[r["score"], *(r.get("bbox", ()) if iou_type == "bbox" else ())] for r in results], float)
-        kept = [{k: v for k, v in r.items() if k in _RESULT_KEYS[iou_type]} for r in results]
-        prepared: Results = kept
+        try:
+            prepared: Results = [{key: r[key] for key in _RESULT_KEYS[iou_type]} for r in results]
+            images = np.array([r["image_id"] for r in results], dtype=np.int64)
+            categories = np.array([r["category_id"] for r in results], dtype=np.int64)
+            values = np.array([[r["score"], *(r["bbox"] if iou_type == "bbox" else ())] for r in results], float)
+        except (KeyError, ValueError):  # values of several lengths
+            _refuse_first_bad(results, iou_type)
+            raise
+        if iou_type == "bbox" and len(results) and (values.shape[1] != 5 or (values[:, 3:] < 0).any()):
+            _refuse_first_bad(results, iou_type)
     else:
         if iou_type == "segm":
             raise InputError("iou_type=segm: expected result dicts with a segmentation, got an array of boxes")
@@ -194,8 +198,8 @@ def prepare_results(results: Results, image_ids: Array, category_ids: Array, iou
     return prepared
 
 
-def _check_dicts(results: list[dict[str, Any]], iou_type: str) -> None:
-    """COCO's tools would score a result without its box as one that finds nothing."""
+def _refuse_first_bad(results: list[dict[str, Any]], iou_type: str) -> None:
+    """Name the result that COCO's tools would score as one that finds nothing, for want of a box."""
     for number, result in enumerate(results):
         missing = [key for key in _RESULT_KEYS[iou_type] if key not in result]
         if missing:

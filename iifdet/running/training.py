@@ -37,6 +37,7 @@ class _Training:
 
     Attributes:
         cfg: the keys, ``batch=auto`` settled.
+        recipe: the same as plain values, for args.yaml and checkpoints.
         task, splits: of the data.
         model, state: on the device.
         batches: of the training split.
@@ -44,6 +45,7 @@ class _Training:
     """
 
     cfg: TrainConfig
+    recipe: dict[str, Any]
     task: str
     splits: Splits
     model: Any
@@ -118,7 +120,7 @@ def _prepare(cfg: TrainConfig, device: torch.device, world: World, content: dict
         for part in (splits.val, splits.final)
         if part is not None
     ]
-    return _Training(cfg, task, splits, model, state, batches, seen)
+    return _Training(cfg, cfg.model_dump(mode="json"), task, splits, model, state, batches, seen)
 
 
 def _check_data(cfg: TrainConfig, splits: Splits, content: dict[str, Any] | None, world: World) -> None:
@@ -140,7 +142,7 @@ def _begin(made: _Training, run: RunDir, world: World, fresh: bool, from_previou
     if from_previous:  # it is the last one now, or the next save would push it out and keep a damaged file
         run.promote_previous()
     cfg, index = made.cfg, made.splits.train
-    run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
+    run.write_yaml("args.yaml", made.recipe)
     run.write_environment()
     announce(cfg, run, index, made.model, made.task)
     if cfg.plots and world.is_main:
@@ -159,7 +161,7 @@ def _fit(
             build.fit_options(cfg, device, world),
             run,
             watcher,
-            cfg.model_dump(mode="json"),
+            made.recipe,
             hooks,
             build.build_step(cfg, device),
         )
