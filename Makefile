@@ -1,4 +1,4 @@
-# make demo   softmax on made-up data, IIF on the same weights, IIF trained, compared (12 minutes on 2 cores after the install)
+# make demo   softmax on made-up data, IIF on the same weights, IIF trained, compared (10 minutes on 2 cores after the install)
 # make test   the tests; SLOW=1 adds the slow ones, ARGS="-k tail" goes to pytest
 # make lint types clean
 

@@ -31,7 +31,7 @@ from iifdet.inspection import CheckReport, find_faults, read_splits
 from iifdet.longtail import VARIANTS, AdjustedModel, ClassCounts, effective_imbalance
 from iifdet.prediction import PredictionSummary, Result
 from iifdet.rundir import RunDir
-from iifdet.running import RunResult, keys_of_recipe, resume_run, run_training, run_val
+from iifdet.running import RunResult, keys_of_recipe, resume_run, run_scoring, run_training, run_val
 from iifdet.training import Callback
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def train(callbacks: Sequence[Callback] = (), **keys: Any) -> RunResult:
 def val(*, model: Any = None, **keys: Any) -> RunResult:
     """Evaluate a checkpoint, or a whole file of Darknet's or torchvision's; ``adjust=iif`` adds post-process IIF.
 
+    With ``predictions``, a file of COCO's results format, what another program detected is scored instead.
+
     Args:
         model: a loaded model, which stays as it is, instead of ``weights``; or the architecture beside foreign ones.
         **keys: those of ``iifdet val``.
@@ -94,14 +96,29 @@ def val(*, model: Any = None, **keys: Any) -> RunResult:
     Raises:
         InputError: bad keys, weights or data.
     """
+    if keys.get("predictions") is not None:
+        return _score({**keys, **({} if model is None else {"model": model})})
     if isinstance(model, AdjustedModel):
         return _val(model.recipe, model.spec.get("name"), keys, deepcopy(model))
     keys = keys if model is None else {**keys, "model": model}
     if not keys.get("weights") and str(keys.get("model", "")).endswith(".pt"):
         keys = {**keys, "weights": keys["model"], "model": None}
     if not keys.get("weights"):
-        raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
+        raise InputError(
+            "weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt, "
+            "or predictions=<file> of another program"
+        )
     return _val(*build.read_about(keys["weights"]), keys)
+
+
+def _score(keys: dict[str, Any]) -> RunResult:
+    build.refuse_model_keys(keys)
+    if distributed.launched() is not None:
+        raise InputError("predictions: expected one process, got several; scoring a file needs no torchrun")
+    cfg = resolve(ValConfig, keys)
+    if build.task_of(cfg.data) != "detect":
+        raise InputError(f"predictions: expected data with boxes, got {cfg.data}; a classifier wants weights=")
+    return run_scoring(cfg)
 
 
 def _val(recipe: dict[str, Any], architecture: str | None, keys: dict[str, Any], model: Any = None) -> RunResult:

@@ -15,7 +15,7 @@ from iifdet.errors import InputError, counted, suggest
 #: What each verb does, and a command of it.
 VERBS = {
     "train": ("train a model, validate it each epoch", "iifdet train model=yolov3-nano data=demo adjust=iif"),
-    "val": ("evaluate a checkpoint", "iifdet val weights=runs/train/x/weights/last.pt"),
+    "val": ("evaluate a checkpoint, or a results file", "iifdet val weights=runs/train/x/weights/last.pt"),
     "predict": ("detect in images, videos, a camera", "iifdet predict weights=last.pt source=photos"),
     "tune": ("search keys by trials", "iifdet tune space=optimizer data=demo trials=30"),
     "cam": ("what a score rests on, as pictures", "iifdet cam weights=a.pt,b.pt source=photo.jpg"),

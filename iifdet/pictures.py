@@ -104,7 +104,7 @@ def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts |
     plots.plot_reliability(r.confidence, r.precision, r.count, r.ece, folder / "reliability.png", UNSURE)
     if counts is not None:
         tails = {name: metrics[name]["image"] for name in ("tail5", "tail10", "tail20")}
-        groups = frequency_groups(counts, tuple(metrics["group_thresholds"]))
+        groups = result.groups or frequency_groups(counts, metrics["group_thresholds"])  # LVIS brings its own
         plots.plot_tail(result.ap, counts, result.names, tails, folder / "tail.png", groups)
 
 

@@ -40,6 +40,7 @@ from iifdet.build.model import (
     task_of_model,
 )
 from iifdet.build.predictor import build_prediction
+from iifdet.build.scoring import build_scoring, refuse_model_keys, shown_detections
 from iifdet.datasets.description import task_of
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "build_model",
     "build_prediction",
     "build_schedule",
+    "build_scoring",
     "build_splits",
     "build_state",
     "build_step",
@@ -77,9 +79,11 @@ __all__ = [
     "read_about",
     "refuse_idle_weight_keys",
     "refuse_keys_in_val",
+    "refuse_model_keys",
     "set_adjustment",
     "settle_batch",
     "settle_options",
+    "shown_detections",
     "split_name",
     "synchronise_batch_norms",
     "task_of",

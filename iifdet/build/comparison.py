@@ -7,7 +7,7 @@ from typing import Any
 
 from iifdet.build.data import build_index
 from iifdet.build.model import load_model
-from iifdet.config import DataKeys, validate
+from iifdet.config import ValConfig, validate
 from iifdet.datasets import DatasetIndex
 from iifdet.errors import InputError
 from iifdet.pictures import class_norms
@@ -25,10 +25,10 @@ def evaluated_index(settings: dict[str, Any], data: str | None = None, *, allow_
     Raises:
         InputError: the data cannot be read.
     """
-    keys = ("data", "max_bad", "fraction", "classes", "single_cls", "holdout", "cache_index", "seed")
+    keys = ("data", "max_bad", "fraction", "classes", "single_cls", "holdout", "cache_index", "seed", "predictions")
     known = {key: settings[key] for key in keys if key in settings} | ({} if data is None else {"data": data})
     known["allow_outside"] = allow_outside
-    return build_index(validate(DataKeys, known), settings.get("split", "val"))
+    return build_index(validate(ValConfig, known), settings.get("split", "val"))
 
 
 def classifier_norms(folders: list[Path]) -> list[Any]:

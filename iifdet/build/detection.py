@@ -97,7 +97,7 @@ def describe_detection(index: DatasetIndex) -> str:
 def _selection(config: SplitKeys) -> dict[str, Any]:
     """The keys that say which part of the data is used."""
     keys = ("fraction", "classes", "single_cls", "seed", "cache_index", "allow_outside")
-    return {key: getattr(config, key) for key in keys}
+    return {key: getattr(config, key) for key in keys} | {"need_images": config.reads_images}
 
 
 def detection_train_batches(

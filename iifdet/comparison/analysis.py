@@ -92,7 +92,7 @@ def _analyse(
                 compared.get("figures", {}),
                 whole[i].mean(axis=1),
                 compared.get("classes"),
-                {} if i == 0 else mcnemar_of_boxes(records[0], records[i], groups, options, points[i]),
+                {} if i == 0 else mcnemar_of_boxes(records[0], records[i], groups, options.iou, (points[0], points[i])),
                 _calibration(records[i], split),
                 {f: float(v[0]) for f, v in figures_of(weighted_ap(fixed[i], ones), members).items()},
                 tide_errors(truth, found, iou_type, split.protocol),

@@ -150,7 +150,8 @@ def _look(
         change = drawn.classes - before.classes
         classes = class_intervals(change[0], change[1:], images, options.level)
         groups = split.all_groups()
-        tests = mcnemar_by_group(groups, first.result.labels, first.ids, first.right, dict.fromkeys(groups, run.right))
+        right = (dict.fromkeys(groups, seen.right) for seen in (first, run))
+        tests = mcnemar_by_group(groups, first.result.labels, first.ids, *right)
     return RunAnalysis(
         name,
         {f: interval(v[0], v[1:], options.level, (0.0, 1.0), enough[f]) for f, v in drawn.figures.items()},

@@ -131,9 +131,10 @@ def _capped(
     """Fixed AP wants every detection; a run keeps the best of an image unless it is asked for more."""
     said = []
     for name, path, (rows, _) in zip(names, paths, predictions, strict=True):
-        if name in unlimited or not len(rows):
+        settings = read_settings(path)
+        if name in unlimited or not len(rows) or settings.get("predictions"):  # of a file, all is kept
             continue
-        limit = min(KEPT, int(read_settings(path).get("max_det") or KEPT))
+        limit = min(KEPT, int(settings.get("max_det") or KEPT))
         if np.unique(rows[:, 0], return_counts=True)[1].max() >= limit:
             said.append(
                 f"{name}: Fixed AP sees only the {limit} detections of an image that the run kept; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from iifdet.comparison.results import IMAGES
+from iifdet.comparison.results import IMAGES, OperatingPoint
 from iifdet.evaluation import resampling
 from iifdet.evaluation.curves import UNSURE
 from iifdet.evaluation.fixed import FIXED
@@ -57,14 +57,16 @@ def _intervals(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
 
 def _tests(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
     options, images = analysis.options, kind == IMAGES
-    found = f"boxes found at IoU {options.iou:g}, {runs[0].name} with score ≥ {options.score:g}, the others where they "
-    found += "have as many false alarms in the classes of the row; p by images allows for boxes of one image that are "
-    found += "found together"
+    found = (
+        f"boxes found at IoU {options.iou:g}, each run as far down as it has no more false alarms in the classes of "
+        f"the row than {runs[0].name} from score {options.score:g} on; p by images allows for boxes of one image that "
+        "are found together"
+    )
     caption = f"{kind}: McNemar's test against {runs[0].name} on {'images classified right' if images else found}"
     header = [
         "run",
         "classes",
-        *([] if images else ["score ≥", "false alarms"]),
+        *([] if images else [f"{runs[0].name} ≥", "this ≥", "false alarms"]),
         "both",
         f"only {runs[0].name}",
         "only this",
@@ -76,7 +78,7 @@ def _tests(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
         [
             run.name,
             group,
-            *([] if images else [f"{run.points[group].score:.3f}", f"{run.points[group].alarms:,}"]),
+            *([] if images else _points(runs[0].points[group], run.points[group])),
             *(str(n) for n in (test.both, test.first, test.second, test.neither)),
             _p(test.p) + (" exact" if test.exact else ""),
             *([] if images else [_p(test.p_clustered)]),
@@ -85,6 +87,10 @@ def _tests(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
         for group, test in run.mcnemar.items()
     ]
     return Table(caption, header, rows, 2, f"{kind}-mcnemar")
+
+
+def _points(first: OperatingPoint, this: OperatingPoint) -> list[str]:
+    return [f"{first.score:.3f}", f"{this.score:.3f}", f"{this.alarms:,}"]
 
 
 def _errors(kind: str, runs: list[RunAnalysis]) -> Table:

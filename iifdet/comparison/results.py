@@ -31,8 +31,8 @@ class Options:
         draws: bootstrap replicates; 0 leaves intervals out.
         level: of the intervals.
         seed: of the draws.
-        score, iou: the operating point of McNemar's test: from which score on a detection of the first run counts, and
-            from which overlap on it has found a box.
+        score, iou: the operating point of McNemar's test: the score from which on the first run's false alarms are
+            counted, and the overlap from which on a detection has found a box.
         by: the counts that rank the tail.
     """
 
@@ -120,9 +120,9 @@ class RunAnalysis:
         calibration: group (``all`` first) -> confidence against precision, of detectors at IoU .50.
         fixed: figure -> Fixed AP; empty of classifiers.
         tide: what AP50 loses to which errors; None of classifiers.
-        points: group (``all`` first) -> where McNemar's test sees the run: the first run from ``Options.score`` on, the
-            others where they have as many false alarms in the group. Each group has its own, because adjustments change
-            the scale of scores by class. Empty of classifiers.
+        points: group (``all`` first) -> where McNemar's test sees the run: as far down as it has no more false alarms
+            in the group than the first run from ``Options.score`` on. Each group has its own, because adjustments
+            change the scale of scores by class. Empty of classifiers.
     """
 
     name: str

@@ -15,12 +15,16 @@ from iifdet.evaluation.significance import McNemar, false_alarms, found_boxes, m
 def operating_points(
     records: list[MatchRecords], groups: Mapping[str, NDArray[np.int64]], options: Options
 ) -> list[dict[str, OperatingPoint]]:
-    """Of each run, by group: as many false alarms as the first run has, or fewer where scores are equal."""
+    """Of each run, by group: the lowest score with no more false alarms than the first run's from ``options.score`` on.
+
+    The first run is seen there too, not at ``options.score``: the others, whose scores go down to the next false alarm,
+    would find more than their own equal.
+    """
     points: list[dict[str, OperatingPoint]] = [{} for _ in records]
     for group, labels in groups.items():
         alarms = [false_alarms(run, options.iou, labels) for run in records]
         allowed = int((alarms[0] >= options.score).sum())
-        scores = [options.score, *(score_of_alarms(mine, allowed) for mine in alarms[1:])]
+        scores = [score_of_alarms(mine, allowed) for mine in alarms]
         for run, score, mine in zip(points, scores, alarms, strict=True):
             run[group] = OperatingPoint(score, int((mine >= score).sum()))
     return points
@@ -30,12 +34,14 @@ def mcnemar_of_boxes(
     first: MatchRecords,
     second: MatchRecords,
     groups: Mapping[str, NDArray[np.int64]],
-    options: Options,
-    points: Mapping[str, OperatingPoint],
+    iou: float,
+    points: tuple[Mapping[str, OperatingPoint], Mapping[str, OperatingPoint]],
 ) -> dict[str, McNemar]:
-    """The test of the boxes that two runs find, the second one at its point of each group."""
-    a = found_boxes(first, options.score, options.iou)
-    b = {group: found_boxes(second, points[group].score, options.iou) for group in groups}
+    """The test of the boxes that two runs find, each at its point of each group."""
+    a, b = (
+        {group: found_boxes(run, at[group].score, iou) for group in groups}
+        for run, at in zip((first, second), points, strict=True)
+    )
     return mcnemar_by_group(groups, first.truth_label, first.truth_image, a, b)
 
 
@@ -43,13 +49,13 @@ def mcnemar_by_group(
     groups: Mapping[str, NDArray[np.int64]],
     label: NDArray[np.int64],
     image: NDArray[np.int64],
-    first: NDArray[np.bool_],
+    first: Mapping[str, NDArray[np.bool_]],
     second: Mapping[str, NDArray[np.bool_]],
 ) -> dict[str, McNemar]:
     """The test of each group's part of what two runs found, (m,) each, of these classes in these images.
 
     Args:
-        second: group -> what the second run found, which may be seen differently for each.
+        first, second: group -> what the run found, which may be seen differently for each.
     """
     chosen = {group: np.isin(label, labels) for group, labels in groups.items()}
-    return {group: mcnemar(first[rows], second[group][rows], image[rows]) for group, rows in chosen.items()}
+    return {group: mcnemar(first[group][rows], second[group][rows], image[rows]) for group, rows in chosen.items()}

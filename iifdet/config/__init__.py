@@ -8,6 +8,7 @@ from iifdet.config.keys import (
     DetectionKeys,
     InferenceKeys,
     SplitKeys,
+    TalkKeys,
     VariantKeys,
     WeightKeys,
 )
@@ -15,7 +16,7 @@ from iifdet.config.recipes import read_yaml
 from iifdet.config.resolution import parse_value, resolve, validate
 from iifdet.config.training import TrainConfig
 from iifdet.config.usage import describe_keys, tabulate_keys
-from iifdet.config.validation import ValConfig
+from iifdet.config.validation import ImportedKeys, ValConfig
 from iifdet.config.verbs import CONFIGS, values_of
 
 __all__ = [
@@ -25,9 +26,11 @@ __all__ = [
     "Classes",
     "DataKeys",
     "DetectionKeys",
+    "ImportedKeys",
     "InferenceKeys",
     "SplitKeys",
     "StatsConfig",
+    "TalkKeys",
     "TrainConfig",
     "ValConfig",
     "VariantKeys",

@@ -27,7 +27,7 @@ class CompareConfig(FolderKeys):
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """of the intervals"""
     conf: Share = 0.25
-    """McNemar's test: score from which a detection of the first run counts; the others count at as many false alarms"""
+    """McNemar's test: the first run's false alarms from this score on are what every run may have"""
     iou: Annotated[float, AfterValidator(_threshold)] = 0.5
     """McNemar's test: overlap from which it has found a box"""
     data: str | None = None

@@ -14,6 +14,13 @@ class StatsConfig(SplitKeys, VariantKeys, TalkKeys):
 
     split: Literal["train", "val", "test"] = "train"
     """which images"""
+    need_images: bool = True
+    """leave out images whose files are missing; false counts all that COCO or LVIS annotations name"""
+
+    @property
+    def reads_images(self) -> bool:
+        """As ``need_images`` says."""
+        return self.need_images
 
 
 class CheckConfig(FolderKeys):

@@ -134,6 +134,11 @@ class SplitKeys(FolderKeys):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """of everything that is drawn"""
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether image files must be there; otherwise their sizes in the annotations are enough."""
+        return True
+
 
 class DataKeys(SplitKeys, TalkKeys):
     """Size of the images"""

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from iifdet.config.keys import DataKeys, FinishedKeys, InferenceKeys, WeightKeys
+from iifdet.config.keys import DataKeys, FinishedKeys, InferenceKeys, Keys, WeightKeys
 
 
-class ValConfig(FinishedKeys, DataKeys, WeightKeys, InferenceKeys):
+class ImportedKeys(Keys):
+    """Another program's detections, in place of a model"""
+
+    predictions: str | None = None
+    """a file of COCO's results format; of the other keys those about the data, the scoring and the folder act"""
+    first_category: int | None = None
+    """the file's category of class 0, where it counts classes through; if not given, its categories are the data's"""
+
+
+class ValConfig(FinishedKeys, ImportedKeys, DataKeys, WeightKeys, InferenceKeys):
     """What is validated; keys that are not given come from the checkpoint"""
 
     trusted: bool = False
@@ -16,3 +25,8 @@ class ValConfig(FinishedKeys, DataKeys, WeightKeys, InferenceKeys):
     """which images"""
     fixed_ap: bool = False
     """keep the best 10,000 detections of each class beside the others, however many of an image, for compare"""
+
+    @property
+    def reads_images(self) -> bool:
+        """Detections that are there already need none."""
+        return self.predictions is None

@@ -101,14 +101,14 @@ def _distinct(ids: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.in
 
 
 def _read(description: DataDescription, split: Split, segments: bool, lvis: bool) -> DatasetIndex:
-    file, folder = _places(split)
+    file, folder = _places(split, description.need_images)
     content = read_coco_json(file, segments=segments)
     categories = _categories(content.categories, description.names, file)
     problems = _strangers(file, "images", "image", content.images.strangers)
     names = _image_names(content.images, lvis)
-    files = _image_files(names, folder, lvis)
+    files = _image_files(names, folder, lvis and description.need_images)
     refuse_outside(files, allowed_folders(description, split), file, "file_name or coco_url" if lvis else "file_name")
-    images = _images(content.images, names, files, problems)
+    images = _images(content.images, names, files, problems, description.need_images)
     rows = content.boxes
     problems += _strangers(file, "annotations", "box", rows.strangers)
     boxes = _boxes(rows, images, categories)
@@ -139,14 +139,14 @@ def _read(description: DataDescription, split: Split, segments: bool, lvis: bool
     )
 
 
-def _places(split: Split) -> tuple[Path, Path]:
+def _places(split: Split, need_images: bool) -> tuple[Path, Path]:
     if split.annotations is None:
         raise InputError("split: expected {images: folder, annotations: file.json}, got no annotations")
     if not split.annotations.is_file():
         raise InputError(f"annotations: expected the file {split.annotations}, which does not exist; {split.hint}")
     if len(split.images) != 1:
         raise InputError(f"images: expected one folder for COCO annotations, got {len(split.images)}")
-    if not split.images[0].is_dir():
+    if need_images and not split.images[0].is_dir():
         raise InputError(f"images: expected the folder {split.images[0]}, which does not exist; {split.hint}")
     return split.annotations, split.images[0]
 
@@ -186,9 +186,10 @@ def _image_names(columns: ImageColumns, lvis: bool) -> list[str | None]:
     return [name or (url and "/".join(url.split("/")[-2:])) for name, url in pairs]
 
 
-def _image_files(names: list[str | None], folder: Path, lvis: bool) -> list[str]:
+def _image_files(names: list[str | None], folder: Path, look: bool) -> list[str]:
+    """Paths of the files; ``look`` for those of LVIS in the folder itself, too."""
     files = [_inside(folder, str(name)) for name in names]
-    if lvis:
+    if look:
         missing = np.flatnonzero(~existing(files)).tolist()
         flat = [_inside(folder, os.path.basename(files[n])) for n in missing]
         for n, file, found in zip(missing, flat, existing(flat).tolist(), strict=True):
@@ -200,12 +201,16 @@ def _inside(folder: Path, name: str) -> str:
     return os.path.normpath(os.path.join(folder, name))
 
 
-def _images(columns: ImageColumns, names: list[str | None], files: list[str], problems: list[Problem]) -> _Images:
+def _images(
+    columns: ImageColumns, names: list[str | None], files: list[str], problems: list[Problem], need_files: bool
+) -> _Images:
     ids, valid = columns.ids, columns.valid
     named = np.array([name is not None for name in names], dtype=bool)
+    absent = ~existing(files) if need_files else ~columns.sized
+    missing = "missing image file" if need_files else "image without a size"
     reasons = np.select(
-        [~valid, ~named, _repeated(ids, valid), ~existing(files)],
-        ["image without a whole-number id", "image without file_name", "duplicate image id", "missing image file"],
+        [~valid, ~named, _repeated(ids, valid), absent],
+        ["image without a whole-number id", "image without file_name", "duplicate image id", missing],
         default="",
     ).astype(object)
     sizes, measured = _sizes(columns, files, reasons)

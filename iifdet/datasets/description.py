@@ -84,6 +84,7 @@ class DataDescription:
         names: class names in label order, None where the annotations give them.
         generate: arguments of :func:`iifdet.datasets.demo.make_demo` where the data are made on first use.
         allow_outside: whether files may name paths outside the data set; no key of a description can say so.
+        need_images: whether image files must be there, which COCO's and LVIS's annotations can do without; likewise.
     """
 
     name: str
@@ -93,6 +94,7 @@ class DataDescription:
     names: list[str] | None = None
     generate: dict[str, Any] | None = field(default=None)
     allow_outside: bool = False
+    need_images: bool = True
 
     def split(self, name: str) -> Split:
         """Return a split, or raise an InputError that lists those there are."""

@@ -44,6 +44,7 @@ def load_index(
     seed: int = 0,
     cache_index: bool = True,
     allow_outside: bool = False,
+    need_images: bool = True,
 ) -> DatasetIndex:
     """Read one split of a data set, then select from it: 1) images of the train split 2) classes 3) one class of all.
 
@@ -59,18 +60,21 @@ def load_index(
         cache_index: keep the index on disk and use it again while the data are the same
             (see :mod:`iifdet.datasets.index_cache`).
         allow_outside: let annotation files and lists name files outside the data set's folders.
+        need_images: leave out images whose files are missing. False reads what COCO or LVIS JSON says, as far as it
+            gives their sizes, and keeps nothing on disk; other formats are told by their files.
 
     Raises:
         InputError: something is missing, unreadable, or broken beyond ``max_bad``; an unknown class.
     """
-    description = replace(find_description(data), allow_outside=allow_outside)
+    description = replace(find_description(data), allow_outside=allow_outside, need_images=need_images)
     place = description.split(split)
     if description.generate is not None:
         from iifdet.datasets.demo import make_demo_from
 
         make_demo_from(description.root, description.generate)
     read = partial(READERS[description.format], description, place, segments=segments)
-    index = cached_index(read, description, place, segments=segments) if cache_index else read()
+    cached = cache_index and need_images  # without images there is no listing of folders to tell whether it is still so
+    index = cached_index(read, description, place, segments=segments) if cached else read()
     _report(index, f"{description.name} {split}", max_bad)
     if not len(index):
         first = f"{index.problems[0].file}: {index.problems[0].reason}; " if index.problems else ""

@@ -20,6 +20,7 @@ from iifdet.evaluation import curves
 from iifdet.evaluation.coverage import count_unread, find_gap, unread_notices
 from iifdet.evaluation.engine import Array, CocoDict, Results, check_choice, evaluate
 from iifdet.evaluation.fixed import BestOfClasses, Unlimited
+from iifdet.evaluation.imported import Imported
 from iifdet.evaluation.masks import RLE, encode_masks, mask_truth, with_rectangles
 from iifdet.evaluation.matching import judged_rows, match_records
 from iifdet.evaluation.result import EvalResult
@@ -149,6 +150,15 @@ class DetectionEvaluator:
         self.parts.append(part)
         if self.fixed:  # one collection a process, in its first part, since parts are what is sent and joined
             self.parts[0].best = self._best
+
+    def take(self, found: Imported) -> None:
+        """Take all detections of the split at once, as another program wrote them down; none of them is left out."""
+        rles = found.masks if self.masks else None
+        part = Part(seen=self._known.tolist(), rows=[found.rows], rles=rles or [])
+        if self.fixed:
+            self._best.add(found.rows, rles)
+            part.best = self._best
+        self.parts.append(part)
 
     def _to_rows(self, info: ImageInfo, boxes: Tensor, labels: Tensor, scores: Tensor, order: Tensor) -> Array:
         image_id = info.image_id

@@ -1,0 +1,53 @@
+"""``val predictions=…``: what another program detected, scored as a model's own detections are."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from iifdet import build
+from iifdet.config import ValConfig
+from iifdet.distributed import ALONE
+from iifdet.evaluation.fixed import save_fixed
+from iifdet.rundir import RunDir
+from iifdet.running.folder import open_run
+from iifdet.running.results import RunResult
+
+log = logging.getLogger("iifdet")
+
+
+def run_scoring(cfg: ValConfig) -> RunResult:
+    """Score a results file against one split, and leave the folder that ``val`` leaves of a model."""
+    index = build.build_index(cfg, cfg.split)
+    evaluator, found = build.build_scoring(cfg, index)
+    counts = build.training_counts(cfg, "detect")
+    result = evaluator.compute()
+    metrics = result.metrics(counts, groups=cfg.group_limits) | {"split": build.split_name(cfg, cfg.split)}
+    run, lock = open_run(ALONE, lambda: RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok))
+    with lock:
+        run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
+        run.write_environment()
+        run.write_json("metrics.json", metrics)
+        run.write_rows("per_class.csv", metrics["per_class"])
+        run.write_json("predictions.json", evaluator.predictions(), indent=None)
+        save_fixed(run.path, evaluator.unlimited() if cfg.fixed_ap else None)
+        if cfg.plots:
+            from iifdet.pictures import draw_result, quietly
+
+            quietly(draw_result, run.path, result, evaluator, counts, metrics)
+            quietly(_draw_batch, cfg, run.path, index, found)
+    log.info("results on %s in %s", metrics["split"], run.path)
+    return RunResult(run.path, metrics, evaluator.summary(metrics))
+
+
+def _draw_batch(cfg: ValConfig, folder: Path, index: Any, found: Any) -> None:
+    from iifdet.pictures import draw_batch
+
+    shown = build.shown_detections(cfg, index, found)
+    if shown is None:
+        log.info("no picture of images: none of their files is there")
+        return
+    batch, detections = shown
+    draw_batch(batch, index.names, folder / "val_batch0_labels.jpg")
+    draw_batch(batch, index.names, folder / "val_batch0_pred.jpg", detections)

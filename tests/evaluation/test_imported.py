@@ -1,0 +1,147 @@
+"""Other programs' results files: what they call images and categories, which masks they have, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from iifdet.errors import InputError
+from iifdet.evaluation.imported import Ids, read_detections
+
+FILES = ["/data/day/0007.jpg", "/data/night/0007.jpg", "/data/day/a.b.png"]
+
+
+def ids(**more: Any) -> Ids:
+    """Three images of 6 x 8 pixels, classes 0, 1, 2 with the categories 5, 2, 9."""
+    given = {"images": [31, 30, 7], "files": FILES, "sizes": [[6, 8]] * 3, "categories": [5, 2, 9], **more}
+    arrays = {key: np.array(given[key]) for key in ("images", "sizes", "categories")}
+    return Ids(**{**given, **arrays})
+
+
+def entry(image: int | str = 7, category: int = 2, **more: Any) -> dict[str, Any]:
+    return {"image_id": image, "category_id": category, "score": 0.5, "bbox": [1, 2, 3, 4], **more}
+
+
+def read(tmp_path: Path, content: Any, known: Ids | None = None, **options: Any) -> Any:
+    file = tmp_path / "results.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return read_detections(file, known or ids(), **options)
+
+
+def refusal(tmp_path: Path, content: Any, known: Ids | None = None, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, content, known, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [(31, 31), ("31", 31), ("day/0007", 31), ("night/0007.jpg", 30), ("a.b", 7), ("a.b.png", 7), (FILES[1], 30)],
+)
+def test_an_image_is_called_by_id_or_by_any_name_that_means_one_file(tmp_path: Path, name: Any, image: int) -> None:
+    assert read(tmp_path, [entry(name)]).rows[0, 0] == image
+
+
+def test_a_name_of_two_files_is_refused(tmp_path: Path) -> None:
+    assert "'0007.jpg' that it does not have" in refusal(tmp_path, [entry("0007.jpg"), entry("0007.jpg")])
+    assert "got 8 and 1 others that it does not have" in refusal(tmp_path, [entry(8), entry(9)])
+
+
+def test_rows_keep_every_digit_and_the_order_of_the_file(tmp_path: Path) -> None:
+    odd = [0.1, 2 / 3, 1e-7, 3.3]
+    found = read(tmp_path, [entry(30, 9, bbox=odd, score=1 / 3), entry(31, 5, id=4, area=2.0)])
+    assert found.rows.tolist() == [[30, *odd, 1 / 3, 9], [31, 1, 2, 3, 4, 0.5, 5]] and found.masks is None
+
+
+def test_annotations_with_scores_in_a_coco_file_are_detections_too(tmp_path: Path) -> None:
+    assert len(read(tmp_path, {"images": [], "annotations": [entry()], "categories": []}).rows) == 1
+
+
+def test_no_detection_at_all_is_a_result(tmp_path: Path) -> None:
+    found = read(tmp_path, [])
+    assert found.rows.shape == (0, 7) and found.masks is None
+
+
+def test_a_file_may_count_classes_through(tmp_path: Path) -> None:
+    entries = [entry(category=c) for c in (1, 2, 3)]
+    assert read(tmp_path, entries, first_category=1).rows[:, 6].tolist() == [5, 2, 9]
+    assert "expected categories 1, 2, 3, got 9" in refusal(tmp_path, [entry(category=9)], first_category=1)
+
+
+def test_categories_of_data_without_their_own_must_not_be_guessed(tmp_path: Path) -> None:
+    counted = ids(categories=[0, 1, 2], own=False)
+    assert read(tmp_path, [entry(category=c) for c in (0, 2)], counted).rows[:, 6].tolist() == [0, 2]
+    assert "give first_category=1" in refusal(tmp_path, [entry(category=c) for c in (1, 2, 3)], counted)
+    said = refusal(tmp_path, [entry(category=c) for c in (1, 2)], counted)
+    assert "expected detections of class 0, got 2 detections from category 1 on" in said
+    assert read(tmp_path, [entry(category=1)], counted, first_category=0).rows[0, 6] == 1
+    assert read(tmp_path, [entry(category=1)], counted, first_category=1).rows[0, 6] == 0
+
+
+def _runs(mask: np.ndarray[Any, Any]) -> list[int]:
+    """Uncompressed COCO run lengths, by counting."""
+    line, runs, value = mask.T.ravel().tolist(), [0], 0
+    for pixel in line:
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    return runs
+
+
+@given(pixels=st.lists(st.booleans(), min_size=48, max_size=48))
+def test_run_lengths_mean_the_same_pixels_compressed_or_not(
+    tmp_path_factory: pytest.TempPathFactory, pixels: list[bool]
+) -> None:
+    mask = np.array(pixels, np.uint8).reshape(6, 8)
+    packed = coco_mask.encode(np.asfortranarray(mask))
+    text = {"size": [6, 8], "counts": packed["counts"].decode()}
+    entries = [entry(segmentation=text), entry(segmentation={"size": [6, 8], "counts": _runs(mask)})]
+    found = read(tmp_path_factory.mktemp("masks"), entries)
+    assert [coco_mask.decode(m).tolist() for m in found.masks] == [mask.tolist()] * 2
+
+
+def test_a_mask_alone_brings_its_box(tmp_path: Path) -> None:
+    square = {"image_id": 7, "category_id": 2, "score": 0.5, "segmentation": [[2, 1, 5, 1, 5, 4, 2, 4]]}
+    found = read(tmp_path, [square])
+    assert found.rows[0, 1:5].tolist() == [2, 1, 3, 3] and coco_mask.area(found.masks[0]) == 9
+    assert read(tmp_path, [square, entry()]).masks is None  # boxes of all, masks of some
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[{", "expected a list of {image_id"),
+        ("not JSON", "expected a list of {image_id"),
+        ([1], "expected a list of {image_id"),
+        ({"predictions": []}, "missing required field `annotations`"),
+        ([{k: v for k, v in entry().items() if k != "score"}], "missing required field `score`"),
+        ([entry(bbox=[1, 2, 3])], "expected a list of {image_id"),
+        ([entry(bbox=[1, 2, -3, 4])], "expected bbox [x, y, width, height], got [1.0, 2.0, -3.0, 4.0] in entry 0"),
+        ([entry(), {k: v for k, v in entry().items() if k != "bbox"}], "in entry 1, got neither"),
+        ([entry(segmentation={"size": [8, 6], "counts": [48]})], "expected a mask of [6, 8], as its image, got [8, 6]"),
+        ([entry(segmentation={"size": [6, 8], "counts": [49]})], "expected polygons or run lengths"),
+        ([entry(segmentation={"size": [6, 8], "counts": "zzzz"})], "expected polygons or run lengths"),
+        ([entry(segmentation=[[1, 2]])], "expected polygons or run lengths"),
+        ([entry(category=3)], "expected categories 5, 2, 9, got 3"),
+        ([entry(True)], "expected a list of {image_id"),
+        ([entry(7.5)], "expected a list of {image_id"),
+    ],
+)
+def test_what_is_no_results_file_is_said_in_one_line(tmp_path: Path, content: Any, said: str) -> None:
+    assert said in refusal(tmp_path, content)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"predictions: expected a JSON file, got .*No such file"):
+        read_detections(tmp_path / "none.json", ids())
+    with pytest.raises(InputError, match=r"predictions: expected a JSON file, got .*Is a directory"):
+        read_detections(tmp_path, ids())
