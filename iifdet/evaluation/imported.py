@@ -6,10 +6,11 @@ They agree neither on what an image is called (its id, or the name of its file) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -25,7 +26,7 @@ class _Row(msgspec.Struct):
     """What counts of an entry."""
 
     image_id: int | str
-    category_id: int
+    category_id: Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
     score: float
     bbox: tuple[float, float, float, float] | None = None
     segmentation: Any = None
@@ -92,10 +93,8 @@ def read_detections(path: str | Path, ids: Ids, first_category: int | None = Non
     images = _find_images([row.image_id for row in found], ids, path)
     categories = _find_categories(np.array([row.category_id for row in found], np.int64), ids, first_category, path)
     masks = _masks(found, ids.sizes[images], path)
-    boxes = [_box(row, mask, n, path) for n, (row, mask) in enumerate(zip(found, masks, strict=True))]
-    rows = np.empty((len(found), 7))
-    rows[:, 0], rows[:, 6] = ids.images[images], categories
-    rows[:, 1:5], rows[:, 5] = np.reshape(boxes, (-1, 4)), [row.score for row in found]
+    columns = ids.images[images], _boxes(found, masks, path), [row.score for row in found], categories
+    rows = np.column_stack(columns).astype(float)
     whole = len(masks) > 0 and all(mask is not None for mask in masks)
     return Imported(rows, [mask for mask in masks if mask is not None] if whole else None)
 
@@ -205,14 +204,21 @@ def _compressed(mask: Any, size: list[int], number: int, path: str | Path) -> RL
     return {"size": size, "counts": counts.decode("ascii")}
 
 
-def _box(row: _Row, mask: RLE | None, number: int, path: str | Path) -> tuple[float, float, float, float]:
-    if row.bbox is not None:
-        if not np.isfinite([*row.bbox, row.score]).all() or min(row.bbox[2:]) < 0:
-            raise InputError(f"{path}: expected bbox [x, y, width, height], got {list(row.bbox)} in entry {number}")
-        return row.bbox
+def _boxes(found: Sequence[_Row], masks: Sequence[RLE | None], path: str | Path) -> Array:
+    """(n, 4) xywh; of a mask alone the box around it."""
+    boxes = np.array([(math.nan,) * 4 if row.bbox is None else row.bbox for row in found], float).reshape(-1, 4)
+    for n in np.flatnonzero(np.isnan(boxes[:, 0])).tolist():
+        boxes[n] = _box_around(masks[n], n, path)
+    wrong = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))  # numbers are finite, or they would be no JSON
+    if len(wrong):
+        n = int(wrong[0])
+        raise InputError(f"{path}: expected bbox [x, y, width, height], got {boxes[n].tolist()} in entry {n}")
+    return boxes
+
+
+def _box_around(mask: RLE | None, number: int, path: str | Path) -> Array:
     if mask is None:
         raise InputError(f"{path}: expected a bbox or a segmentation in entry {number}, got neither")
     from pycocotools import mask as coco_mask
 
-    x, y, width, height = coco_mask.toBbox(mask).tolist()
-    return x, y, width, height
+    return np.asarray(coco_mask.toBbox(mask))
