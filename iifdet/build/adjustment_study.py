@@ -104,47 +104,31 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
     Raises:
         InputError: bad keys, weights, space, objective, data or storage, before the network runs.
     """
-    study, base = read_study(keys)
-    (recipe, kind), base = _about(base), dict(base)
-    objectives, task = parse_objectives(study, kind), ADJUSTMENT_TASKS[kind]
-    space, content = read_space(study.space or "tune/post_process")
-    refuse_keys_in_val(base, kind)
-    own = {k: recipe[k] for k in task.of_recipe if k in recipe}
-    left_out = task.left_out({**recipe, **{k: base[k] for k in task.of_recipe if k in base}})
-    split = study if "split" in keys or not left_out else _same_holdout(study, left_out)
-    share = parse_split(split)
-    name, weights = base.pop("name", None), Path(str(base["weights"]))
-    val_keys = {"verbose": False, "plots": False, **own, **base, "holdout": share, "split": "val"}
-    config = resolve(ValConfig, val_keys)
+    asked = _read(keys)
+    study, config = asked.study, asked.config
+    objectives = parse_objectives(study, asked.kind)
     model = _load(config)
-    space = fit_space(space, model)
-    _check_space(space, val_keys)
+    space, content = _space_for(asked, model)
     choose_pruner(study, space, objectives)
     slots = [replace(slot, device="cpu") for slot in build_slots(study)]
-    index = build_index(config, "val", kind)
-    if list(index.names) != list(model.names):
-        raise InputError(f"data: expected the checkpoint's {len(model.names)} classes, got others in {config.data}")
-    check_objectives(objectives, flatten(blank_metrics(config, model.counts, index, kind)))
-    if share and not (left_out == share and all(recipe.get(k) == getattr(config, k) for k in task.same_images)):
-        _say_what_was_seen(share)
-    folder, name, storage = open_study_storage(study, name)
-    cache = folder / "raw.pt"
-    judge = Judge(kind, config.model_dump(mode="json"), cache, objectives)
-    if not cache.is_file():
-        _collect(model, config, index, study, kind).save(cache)
-    on = split_name(config, "val", kind) if not share else split.split
+    index = _index_for(asked, model)
+    check_objectives(objectives, flatten(blank_metrics(config, model.counts, index, asked.kind)))
+    folder, name, storage = open_study_storage(study, asked.name)
+    judge = Judge(asked.kind, config.model_dump(mode="json"), folder / "raw.pt", objectives)
+    if not judge.cache.is_file():
+        _collect(model, config, index, study, asked.kind).save(judge.cache)
 
     def make_recipe(found: Found) -> dict[str, Any]:
-        tuned = {"study": name, "trial": found.number, "on": on, "weights": str(config.weights), **found.values}
+        tuned = {"study": name, "trial": found.number, "on": asked.on, "weights": str(config.weights), **found.values}
         how = {"strategy": "post_process" if found.params.get("adjust") != "none" else "end_to_end"}
-        return to_recipe({**recipe, **space.fixed, **found.params, **how, "holdout": 0.0}, tuned)
+        return to_recipe({**asked.recipe, **space.fixed, **found.params, **how, "holdout": 0.0}, tuned)
 
     return StudyPlan(
         name=name,
         folder=folder,
         storage=storage,
         where=describe_storage(study.storage, folder / "study.journal"),
-        about={**describe(study, base, content, objectives), "weights": _digest(weights)},
+        about={**describe(study, asked.base, content, objectives), "weights": _digest(Path(str(config.weights)))},
         space=space,
         objectives=objectives,
         sampler=study.sampler,
@@ -155,7 +139,7 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
         job=judge,
         make_keys=lambda number, params, slot: dict(params),
         make_recipe=make_recipe,
-        tuned_on=on if not share else f"{len(index)} training images held out ({on})",
+        tuned_on=f"{len(index)} training images held out ({asked.on})" if config.holdout else asked.on,
         slots=slots,
         start_server=partial(fork_server, PRELOAD),
         watch=Watch(study.heartbeat, study.grace),
@@ -163,6 +147,70 @@ def build_adjustment_study(keys: Mapping[str, Any]) -> StudyPlan:
         plots=study.plots,
         finish=_reporter(judge, config, model, study, space),
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the keys ask for.
+
+    Attributes:
+        study: how to search.
+        name: of the study, where one is given.
+        base: the other keys, as given.
+        recipe: the keys that the model was trained with.
+        kind: the model's task.
+        config: of ``val`` on what adjustments are judged on; ``holdout`` is 0 where that is val itself.
+        on: what that is called.
+    """
+
+    study: StudyKeys
+    name: str | None
+    base: dict[str, Any]
+    recipe: dict[str, Any]
+    kind: str
+    config: ValConfig
+    on: str
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the model was not trained on the images that adjustments are judged on."""
+        task, config = ADJUSTMENT_TASKS[self.kind], self.config
+        same = all(self.recipe.get(k) == getattr(config, k) for k in task.same_images)
+        return not config.holdout or (same and task.left_out(self.recipe) == config.holdout)
+
+
+def _read(keys: Mapping[str, Any]) -> _Asked:
+    study, given = read_study(keys)
+    (recipe, kind), base = _about(given), dict(given)
+    task = ADJUSTMENT_TASKS[kind]
+    refuse_keys_in_val(base, kind)
+    name = base.pop("name", None)
+    left_out = task.left_out({**recipe, **{k: base[k] for k in task.of_recipe if k in base}})
+    split = study if "split" in keys or not left_out else _same_holdout(study, left_out)
+    own = {k: recipe[k] for k in task.of_recipe if k in recipe}
+    chosen = {"holdout": parse_split(split), "split": "val"}
+    config = resolve(ValConfig, {"verbose": False, "plots": False, **own, **base, **chosen})
+    on = split.split if config.holdout else split_name(config, "val", kind)
+    return _Asked(study, name, base, recipe, kind, config, on)
+
+
+def _space_for(asked: _Asked, model: Any) -> tuple[Space, dict[str, Any]]:
+    """The space, as far as the model knows its keys, and the content of its file."""
+    space, content = read_space(asked.study.space or "tune/post_process")
+    space = fit_space(space, model)
+    _check_space(space, asked.config.model_dump())
+    return space, content
+
+
+def _index_for(asked: _Asked, model: Any) -> Any:
+    """The images that adjustments are judged on; a line says where the model has seen them."""
+    index = build_index(asked.config, "val", asked.kind)
+    if list(index.names) != list(model.names):
+        data = asked.config.data
+        raise InputError(f"data: expected the checkpoint's {len(model.names)} classes, got others in {data}")
+    if not asked.unseen:
+        _say_what_was_seen(asked.config.holdout)
+    return index
 
 
 def _about(base: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
