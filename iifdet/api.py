@@ -98,6 +98,7 @@ def val(*, model: Any = None, **keys: Any) -> RunResult:
     """
     if keys.get("predictions") is not None:
         return _score({**keys, **({} if model is None else {"model": model})})
+    build.refuse_imported_keys(keys)
     if isinstance(model, AdjustedModel):
         return _val(model.recipe, model.spec.get("name"), keys, deepcopy(model))
     keys = keys if model is None else {**keys, "model": model}
@@ -112,10 +113,10 @@ def val(*, model: Any = None, **keys: Any) -> RunResult:
 
 
 def _score(keys: dict[str, Any]) -> RunResult:
-    build.refuse_model_keys(keys)
+    cfg = resolve(ValConfig, keys)
+    build.refuse_model_keys({key: value for key, value in keys.items() if value is not None})
     if distributed.launched() is not None:
         raise InputError("predictions: expected one process, got several; scoring a file needs no torchrun")
-    cfg = resolve(ValConfig, keys)
     if build.task_of(cfg.data) != "detect":
         raise InputError(f"predictions: expected data with boxes, got {cfg.data}; a classifier wants weights=")
     return run_scoring(cfg)
@@ -269,6 +270,8 @@ def stats(**keys: Any) -> Stats:
     from iifdet import plots
 
     cfg = resolve(StatsConfig, keys)
+    if not cfg.need_images:
+        build.check_bare_annotations(cfg.data)
     counts = build.build_index(cfg, cfg.split, build.task_of(cfg.data)).counts()
     weights, undefined = {}, {}
     for variant in VARIANTS:

@@ -119,9 +119,10 @@ def test_an_image_without_a_file_and_without_a_size_is_left_out_aloud(
 ) -> None:
     document = json.loads((tiny_copy / "val.json").read_text())
     del document["images"][3]["width"]
+    (tiny_copy / "val" / document["images"][3]["file_name"]).unlink()
     (tiny_copy / "val.json").write_text(json.dumps(document))
     words = ["val", f"predictions={results}", f"data={tiny_copy / 'data.yaml'}", f"project={tmp_path / 'out'}"]
-    assert main(words) == 2 and "image without a size" in capsys.readouterr().err
+    assert main(words) == 2 and "image with neither a size nor a file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -175,7 +176,7 @@ def test_the_picture_shows_sure_detections_where_they_are(tiny_root: Path, tiny_
         detection(1, 25, 0.3, [4, 4, 8, 8]),
     ]
     file.write_text(json.dumps(boxes))
-    config = resolve(ValConfig, {"predictions": str(file), "data": tiny_data, "imgsz": 128})
+    config = resolve(ValConfig, {"predictions": str(file), "data": tiny_data, "imgsz": 128, "image_id": "id"})
     index = load_index(tiny_data, "val")
     shown = build.shown_detections(config, index, build.build_scoring(config, index)[1])
     assert shown is not None
@@ -206,10 +207,13 @@ def test_lvis_is_scored_by_its_own_protocol_and_groups(
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"weights": "last.pt"}, "weights: belongs to a model, got it beside predictions="),
-        ({"model": "yolov3-nano"}, "model: belongs to a model, got it beside predictions="),
-        ({"adjust": "iif"}, "adjust: belongs to a model, got it beside predictions="),
-        ({"conf": 0.1}, "conf: belongs to a model, got it beside predictions="),
+        ({"weights": "last.pt"}, "weights: does nothing to predictions="),
+        ({"model": "yolov3-nano"}, "model: does nothing to predictions="),
+        ({"adjust": "iif"}, "adjust: does nothing to predictions="),
+        ({"conf": 0.1}, "conf: does nothing to predictions="),
+        ({"holdout": 0.1}, "holdout: does nothing to predictions="),
+        ({"typo": 1}, "typo: unknown key"),
+        ({"first_category": 1 << 70}, "first_category: expected"),
         ({"split": "test"}, "split: expected one of train, val"),
         ({"split": "train"}, "expected images of the split"),
     ],
@@ -222,6 +226,96 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
     with pytest.raises(iifdet.InputError, match=said):
         iifdet.val(**{"predictions": str(results), "data": tiny_data, "project": tmp_path / "out", **keys})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", [{"first_category": 1}, {"image_id": "id"}])
+def test_keys_about_a_file_are_refused_without_one(key: dict[str, Any]) -> None:
+    with pytest.raises(iifdet.InputError, match="belongs to predictions=<file>, got it without"):
+        iifdet.val(weights="last.pt", **key)
+
+
+def test_keys_that_are_none_are_not_given(results: Path, tiny_data: str, tmp_path: Path) -> None:
+    keys = {"weights": None, "adjust": None, "model": None, "plots": False, "project": tmp_path}
+    assert iifdet.val(predictions=results, data=tiny_data, **keys).metrics["images"] == 12
+
+
+def test_classes_that_are_off_by_one_are_refused_and_said_where_they_are_meant(tiny_copy: Path, tmp_path: Path) -> None:
+    """A file that counts from 0 beside categories from 1 would be scored as finding nothing, without an error."""
+    document = json.loads((tiny_copy / "train.json").read_text())
+    label = {row["id"]: n for n, row in enumerate(document["categories"])}
+    for row in document["categories"]:
+        row["id"] = label[row["id"]] + 1
+    for box in document["annotations"]:
+        box["category_id"] = label[box["category_id"]] + 1
+    (tiny_copy / "train.json").write_text(json.dumps(document))
+    boxes = [box for box in document["annotations"] if box["category_id"] > 1]  # the first class is not found
+    file = tmp_path / "theirs.json"
+    entries = [detection(box["image_id"], box["category_id"] - 1, 0.9, box["bbox"]) for box in boxes]
+    assert len(entries) > 10
+    file.write_text(json.dumps(entries))
+    keys = {"predictions": str(file), "data": str(tiny_copy / "data.yaml"), "split": "train", "image_id": "id"}
+    keys |= {"project": tmp_path / "out", "plots": False}
+    with pytest.raises(iifdet.InputError, match=r"if class 0 is category 0; give first_category="):
+        iifdet.val(**keys)
+    right = iifdet.val(**keys, first_category=0)
+    assert not right.metrics["notices"] and right.metrics["AP"] == pytest.approx(0.75)
+    wrong = iifdet.val(**keys, first_category=1)
+    assert "agree as categories are read" in wrong.metrics["notices"][0] and wrong.metrics["AP"] < 0.05
+
+
+def test_detections_that_lie_on_hardly_any_box_are_said(tiny_root: Path, tiny_data: str, tmp_path: Path) -> None:
+    """Coordinates from 0 to 1 are the usual reason, another order of the images the next."""
+    file = tmp_path / "theirs.json"
+    found = [row | {"bbox": [v / 64 for v in row["bbox"]]} for row in guesses(tiny_root / "train.json")]
+    file.write_text(json.dumps(found))
+    run = iifdet.val(predictions=str(file), data=tiny_data, split="train", project=tmp_path, plots=False)
+    assert "detections lie on 0 of 30 boxes, of whatever class" in run.metrics["notices"][0]
+
+
+def test_a_description_that_names_some_of_the_classes_takes_their_detections(
+    results: Path, tiny_copy: Path, tiny_data: str, tmp_path: Path
+) -> None:
+    whole = iifdet.val(predictions=str(results), data=tiny_data, project=tmp_path / "out", plots=False)
+    description = tiny_copy / "data.yaml"
+    description.write_text(description.read_text() + "names: [white, red]\n")
+    some = iifdet.val(predictions=str(results), data=str(description), project=tmp_path / "out", plots=False)
+    aps = {row["name"]: row["AP"] for row in whole.metrics["per_class"]}
+    assert [(r["name"], r["AP"]) for r in some.metrics["per_class"]] == [(n, aps[n]) for n in ("white", "red")]
+
+
+def test_sizes_that_annotations_do_not_give_are_measured(
+    results: Path, tiny_copy: Path, tiny_data: str, tmp_path: Path
+) -> None:
+    document = json.loads((tiny_copy / "val.json").read_text())
+    for image in document["images"]:
+        del image["width"], image["height"]
+    (tiny_copy / "val.json").write_text(json.dumps(document))
+    keys = {"predictions": str(results), "project": tmp_path / "out", "plots": False}
+    measured = iifdet.val(data=str(tiny_copy / "data.yaml"), **keys)
+    assert measured.metrics["AP"] == iifdet.val(data=tiny_data, **keys).metrics["AP"]
+
+
+def test_the_file_itself_is_never_written_over(results: Path, tiny_data: str, tmp_path: Path) -> None:
+    keys = {"data": tiny_data, "project": tmp_path / "out", "name": "x", "exist_ok": True, "plots": False}
+    run = iifdet.val(predictions=str(results), **keys)
+    before = (run.folder / "predictions.json").read_bytes()
+    with pytest.raises(iifdet.InputError, match="predictions: expected a file outside"):
+        iifdet.val(predictions=str(run.folder / "predictions.json"), classes=[0], **keys)
+    assert (run.folder / "predictions.json").read_bytes() == before
+
+
+def test_a_comparison_claims_nothing_about_how_another_program_chose(
+    results: Path, tiny_data: str, tiny_keys: Keys, tmp_path: Path
+) -> None:
+    theirs = iifdet.val(predictions=str(results), data=tiny_data, project=tmp_path, name="theirs", plots=False)
+    trained = iifdet.train(**tiny_keys(tmp_path, epochs=1))
+    ours = iifdet.val(
+        weights=trained.folder / "weights" / "last.pt", project=tmp_path, name="ours", conf=0.1, max_det=9
+    )
+    found = iifdet.compare([theirs, ours], draws=20)
+    assert "theirs: another program's detections; which of them it left out is not known" in found.notices
+    assert not any("differently" in notice for notice in found.notices)
+    assert not any(key in row.settings for row in found.rows for key in ("conf", "max_det", "imgsz"))
 
 
 def test_data_without_boxes_are_refused(tmp_path: Path) -> None:
@@ -237,4 +331,8 @@ def test_stats_counts_annotations_alone_where_it_is_told_to(tiny_copy: Path, tin
         iifdet.stats(data=str(tiny_copy / "data.yaml"), project=tmp_path)
     bare = iifdet.stats(data=str(tiny_copy / "data.yaml"), need_images=False, project=tmp_path, plots=False)
     assert bare.counts.images.tolist() == whole.counts.images.tolist() == [12, 7, 4, 1]
+    for format_ in ("", "task: classify\n"):
+        (tmp_path / "other.yaml").write_text(f"{format_}path: .\ntrain: train\nval: val\nnames: [a]\n")
+        with pytest.raises(iifdet.InputError, match="need_images: expected COCO or LVIS annotations"):
+            iifdet.stats(data=str(tmp_path / "other.yaml"), need_images=False)
     assert bare.counts.instances.equal(whole.counts.instances) and bare.table() == whole.table()

@@ -10,6 +10,7 @@ from iifdet.build.data import (
     build_splits,
     build_train_batches,
     build_val_batches,
+    check_bare_annotations,
     describe_index,
     refuse_keys_in_val,
     split_name,
@@ -40,10 +41,11 @@ from iifdet.build.model import (
     task_of_model,
 )
 from iifdet.build.predictor import build_prediction
-from iifdet.build.scoring import build_scoring, refuse_model_keys, shown_detections
+from iifdet.build.scoring import ABOUT_SCORING, build_scoring, refuse_imported_keys, refuse_model_keys, shown_detections
 from iifdet.datasets.description import task_of
 
 __all__ = [
+    "ABOUT_SCORING",
     "EpochBatches",
     "build_cam",
     "build_evaluator",
@@ -59,6 +61,7 @@ __all__ = [
     "build_step",
     "build_train_batches",
     "build_val_batches",
+    "check_bare_annotations",
     "check_batch",
     "check_exported",
     "class_weights",
@@ -78,6 +81,7 @@ __all__ = [
     "postprocess_options",
     "read_about",
     "refuse_idle_weight_keys",
+    "refuse_imported_keys",
     "refuse_keys_in_val",
     "refuse_model_keys",
     "set_adjustment",

@@ -33,6 +33,8 @@ from iifdet.build.detection import (
 )
 from iifdet.build.splits import Splits
 from iifdet.config import DataKeys, InferenceKeys, SplitKeys, TrainConfig
+from iifdet.datasets import find_description
+from iifdet.datasets.description import JSON_FORMATS, task_of
 from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
 from iifdet.longtail import ClassCounts
@@ -118,6 +120,20 @@ def training_counts(config: SplitKeys, task: str) -> ClassCounts | None:
     except InputError as error:
         log.warning("no training counts: %s", error)
         return None
+
+
+def check_bare_annotations(data: str) -> None:
+    """Refuse to do without image files where they alone say what images there are.
+
+    Raises:
+        InputError: neither COCO's nor LVIS's JSON.
+    """
+    format_ = find_description(data).format if task_of(data) == "detect" else "a classifier's"
+    if format_ not in JSON_FORMATS:
+        raise InputError(
+            f"need_images: expected COCO or LVIS annotations with need_images=false, got {format_} data in {data}, "
+            "which are told by their files; drop it"
+        )
 
 
 def build_splits(config: TrainConfig, task: str) -> Splits:

@@ -10,24 +10,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from iifdet.build.data import build_index
 from iifdet.config import ImportedKeys, SplitKeys, TalkKeys, ValConfig
-from iifdet.datasets import DatasetIndex, DetectionDataset, EvalTransform, find_description
+from iifdet.datasets import DatasetIndex, DetectionDataset, EvalTransform, find_description, load_index
 from iifdet.datasets.description import JSON_FORMATS
 from iifdet.datasets.images import existing
 from iifdet.datasets.loader import collate
 from iifdet.datasets.segments import pack_segments
-from iifdet.datasets.select import class_numbers
 from iifdet.errors import InputError
 from iifdet.evaluation import DetectionEvaluator
-from iifdet.evaluation.imported import Ids, Imported, read_detections
+from iifdet.evaluation.doubts import meet
+from iifdet.evaluation.imported import Imported, read_detections
+from iifdet.evaluation.naming import Ids
 from iifdet.pictures import MIN_SCORE, MOST_IMAGES
 from iifdet.types import Batch, Detection
 
-#: Keys that act where there is no model.
+#: Keys that act where there is no model. Parts of the training images were not chosen by who predicted the split.
 ABOUT_SCORING = (
     *ImportedKeys.model_fields,
-    *SplitKeys.model_fields,
+    *(key for key in SplitKeys.model_fields if key not in ("holdout", "fraction", "imbalance")),
     *TalkKeys.model_fields,
     *("split", "engine", "group_limits", "fixed_ap", "imgsz", "resize"),
 )
@@ -41,9 +41,18 @@ def refuse_model_keys(keys: Mapping[str, Any]) -> None:
     """
     for key in keys:
         if key not in ABOUT_SCORING:
-            raise InputError(
-                f"{key}: belongs to a model, got it beside predictions=, which are scored as they are; drop one of both"
-            )
+            raise InputError(f"{key}: does nothing to predictions=, which are scored as they are; drop one of both")
+
+
+def refuse_imported_keys(keys: Mapping[str, Any]) -> None:
+    """Refuse keys about a results file where there is none.
+
+    Raises:
+        InputError: one is given.
+    """
+    for key in ImportedKeys.model_fields:
+        if keys.get(key) is not None:
+            raise InputError(f"{key}: belongs to predictions=<file>, got it without; drop it")
 
 
 def build_scoring(config: ValConfig, index: DatasetIndex) -> tuple[DetectionEvaluator, Imported]:
@@ -56,26 +65,55 @@ def build_scoring(config: ValConfig, index: DatasetIndex) -> tuple[DetectionEval
     Raises:
         InputError: the file cannot be read, or is not about this split.
     """
-    found = _imported(config, index)
+    whole, own = _whole_index(config, index)
+    ids = Ids(whole.image_ids, whole.files, whole.sizes, whole.category_ids, whole.names, own)
+    found = read_detections(str(config.predictions), ids, config.first_category, config.image_id)
+    found = _of_classes(config, index, _undoubted(config, found, whole))
     with_masks = found.masks is not None
     evaluator = DetectionEvaluator(index, engine=config.engine, masks=with_masks, fixed=config.fixed_ap)
     evaluator.take(found)
     return evaluator, found
 
 
-def _imported(config: ValConfig, index: DatasetIndex) -> Imported:
-    """Detections of the classes of the index; the file may speak of all that the data have."""
-    selected = config.classes is not None or config.single_cls
-    everything = config.model_copy(update={"classes": None, "single_cls": False})
-    whole = build_index(everything, config.split) if selected else index
-    own = find_description(config.data).format in JSON_FORMATS
-    ids = Ids(whole.image_ids, whole.files, whole.sizes, whole.category_ids, own)
-    found = read_detections(str(config.predictions), ids, config.first_category)
-    if config.classes is not None:
-        labels = class_numbers(config.classes, whole.names)
-        found = found.of(np.isin(found.rows[:, 6], whole.category_ids[labels]))
-    if config.single_cls:
-        found.rows[:, 6] = index.category_ids[0]
+def _whole_index(config: ValConfig, index: DatasetIndex) -> tuple[DatasetIndex, bool]:
+    """The split with all classes that its annotations have, and whether their categories are the data's own."""
+    description = find_description(config.data)
+    own = description.format in JSON_FORMATS
+    if config.classes is None and not config.single_cls and not (own and description.names is not None):
+        return index, own
+    described = replace(description, names=None) if own else description
+    return load_index(described, config.split, **_reading(config)), own
+
+
+def _reading(config: ValConfig) -> dict[str, Any]:
+    options = {key: getattr(config, key) for key in ("max_bad", "cache_index", "allow_outside")}
+    return {**options, "need_images": config.reads_images}
+
+
+def _undoubted(config: ValConfig, found: Imported, whole: DatasetIndex) -> Imported:
+    """The detections with notices about what is odd; refused where their classes are better read otherwise."""
+    meeting = meet(found, whole)
+    first = meeting.better_first()
+    said = meeting.notices()
+    if first is not None:
+        agree = int((meeting.label == meeting.truth).sum())
+        text = (
+            f"{config.predictions}: expected detections of the classes that they lie on: {agree} agree as categories "
+            f"are read, {meeting.reading(first)} if class 0 is category {first}"
+        )
+        if config.first_category is None:
+            raise InputError(f"{text}; give first_category=, which then holds whatever it is")
+        said.append(text)
+    return replace(found, notices=(*found.notices, *said))
+
+
+def _of_classes(config: ValConfig, index: DatasetIndex, found: Imported) -> Imported:
+    """Detections of the classes of the index; the file may speak of all that the annotations have."""
+    if not config.single_cls:
+        return found.of(np.isin(found.rows[:, 6], index.category_ids))
+    chosen = load_index(config.data, config.split, classes=config.classes, **_reading(config))
+    found = found.of(np.isin(found.rows[:, 6], chosen.category_ids))
+    found.rows[:, 6] = index.category_ids[0]
     return found
 
 

@@ -10,6 +10,7 @@ from iifdet.evaluation import resampling
 from iifdet.evaluation.curves import UNSURE
 from iifdet.evaluation.fixed import FIXED
 from iifdet.evaluation.resampling import Interval
+from iifdet.evaluation.significance import LOWEST
 from iifdet.evaluation.tide import ERRORS
 from iifdet.tables import Table
 
@@ -90,7 +91,8 @@ def _tests(analysis: Analysis, kind: str, runs: list[RunAnalysis]) -> Table:
 
 
 def _points(first: OperatingPoint, this: OperatingPoint) -> list[str]:
-    return [f"{first.score:.3f}", f"{this.score:.3f}", f"{this.alarms:,}"]
+    scores = ("all" if point.score == LOWEST else f"{point.score:.3f}" for point in (first, this))
+    return [*scores, f"{this.alarms:,}"]
 
 
 def _errors(kind: str, runs: list[RunAnalysis]) -> Table:

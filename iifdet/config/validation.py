@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from iifdet.config.keys import DataKeys, FinishedKeys, InferenceKeys, Keys, WeightKeys
 
@@ -12,8 +14,10 @@ class ImportedKeys(Keys):
 
     predictions: str | None = None
     """a file of COCO's results format; of the other keys those about the data, the scoring and the folder act"""
-    first_category: int | None = None
+    first_category: Annotated[int, Field(ge=-(10**9), le=10**9)] | None = None
     """the file's category of class 0, where it counts classes through; if not given, its categories are the data's"""
+    image_id: Literal["id", "file"] | None = None
+    """what the file's numbers of images are, where both would do: the data's ids, or names of files"""
 
 
 class ValConfig(FinishedKeys, ImportedKeys, DataKeys, WeightKeys, InferenceKeys):

@@ -206,8 +206,8 @@ def _images(
 ) -> _Images:
     ids, valid = columns.ids, columns.valid
     named = np.array([name is not None for name in names], dtype=bool)
-    absent = ~existing(files) if need_files else ~columns.sized
-    missing = "missing image file" if need_files else "image without a size"
+    absent = ~existing(files) if need_files else ~columns.sized & ~existing(files)
+    missing = "missing image file" if need_files else "image with neither a size nor a file"
     reasons = np.select(
         [~valid, ~named, _repeated(ids, valid), absent],
         ["image without a whole-number id", "image without file_name", "duplicate image id", missing],

@@ -27,7 +27,7 @@ logger = logging.getLogger("iifdet")
 #: An index of at least so many bytes is written while its reader already goes on; that is seconds where disks are slow.
 BESIDE_FROM = 1 << 25
 #: Changes whenever a reader gives another index for the same files.
-VERSION = 1
+VERSION = 2
 
 
 def cached_index(

@@ -51,14 +51,14 @@ def is_image(file: str) -> bool:
 
 
 def number_images(files: list[str]) -> NDArray[np.int64]:
-    """COCO's habit: files named by distinct numbers have those as ids. Otherwise 0…N-1 in file order.
+    """COCO's habit: files named by distinct numbers (up to 15 digits) have those as ids. Otherwise 0…N-1 in file order.
 
     Example:
         >>> number_images(["a/000012.jpg", "a/7.jpg"]).tolist(), number_images(["a/x.jpg", "a/7.jpg"]).tolist()
         ([12, 7], [0, 1])
     """
     stems = [Path(file).stem for file in files]
-    if all(stem.isascii() and stem.isdecimal() and len(stem) <= 18 for stem in stems):
+    if all(stem.isascii() and stem.isdecimal() and len(stem) <= 15 for stem in stems):
         ids = np.array([int(stem) for stem in stems], dtype=np.int64)
         if len(np.unique(ids)) == len(ids):
             return ids

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iifdet.boxes import has_area
+from iifdet.errors import InputError
 from iifdet.evaluation import curves
 from iifdet.evaluation.coverage import count_unread, find_gap, unread_notices
 from iifdet.evaluation.engine import Array, CocoDict, Results, check_choice, evaluate
@@ -28,6 +29,8 @@ from iifdet.types import Batch, Detection, ImageInfo
 
 log = logging.getLogger("iifdet")
 
+#: From here on, neighbouring whole numbers are one as floating-point numbers.
+MOST_ID = 1 << 53
 #: Detections of an image that are kept at most.
 KEPT = 300
 #: Figures of the masks that stand beside those of the boxes in results.csv and on the terminal.
@@ -108,6 +111,11 @@ class DetectionEvaluator:
         self.fixed = fixed
         self.category_ids = np.asarray(index.category_ids, dtype=np.int64)  # (C,)
         self._known = np.asarray(index.image_ids, dtype=np.int64)
+        if len(self._known) and np.abs(self._known).max() >= MOST_ID:
+            raise InputError(
+                f"image ids: expected numbers below 2**53, got {np.abs(self._known).max()}; COCO's tools keep them as "
+                "floating-point numbers, so give the images smaller ones"
+            )
         for notice in self.notices:
             log.warning("%s", notice)
         self.reset()
@@ -153,6 +161,9 @@ class DetectionEvaluator:
 
     def take(self, found: Imported) -> None:
         """Take all detections of the split at once, as another program wrote them down; none of them is left out."""
+        for notice in found.notices:
+            log.warning("%s", notice)
+        self.notices = (*self.notices, *found.notices)
         rles = found.masks if self.masks else None
         part = Part(seen=self._known.tolist(), rows=[found.rows], rles=rles or [])
         if self.fixed:

@@ -1,41 +1,60 @@
 """Detections that another program wrote down, brought to the ids of a split.
 
 COCO's results format, a list of ``{image_id, category_id, score, bbox or segmentation}``, is what most programs write.
-They agree neither on what an image is called (its id, or the name of its file) nor on where categories start.
+A COCO file whose annotations have scores says by itself what its images and categories are called.
 """
 
 from __future__ import annotations
 
+import gzip
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Annotated, Any
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from iifdet.datasets.segments import pack_segments
-from iifdet.errors import InputError, brief, counted, some
+from iifdet.errors import InputError, brief
 from iifdet.evaluation.engine import Array
 from iifdet.evaluation.masks import RLE
+from iifdet.evaluation.naming import Ids, Name, find_categories, find_images
+
+#: No box lies farther out, in pixels, and no score is larger: what is, is no detection.
+LARGEST = 1e9
 
 
 class _Row(msgspec.Struct):
-    """What counts of an entry."""
+    """What counts of an entry. Some programs write whole numbers as 7.0."""
 
-    image_id: int | str
-    category_id: Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
+    image_id: int | float | str
+    category_id: int | float
     score: float
     bbox: tuple[float, float, float, float] | None = None
     segmentation: Any = None
+    file_name: str | None = None
 
 
-class _Annotated(msgspec.Struct):
+class _Image(msgspec.Struct):
+    id: int | str
+    file_name: str | None = None
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str | None = None
+
+
+class _Document(msgspec.Struct):
     """A COCO file whose annotations have scores, such as ``iifdet predict`` writes."""
 
     annotations: list[_Row]
+    images: list[_Image] = []
+    categories: list[_Category] = []
 
 
 @dataclass(frozen=True)
@@ -44,159 +63,116 @@ class Imported:
 
     Attributes:
         rows: (n, 7) ``[image_id, x, y, w, h, score, category_id]``, ids of the split.
-        masks: one a row, compressed run lengths of the original image; None where not every row has one.
+        said: (n,) the categories as the file has them.
+        masks: one a row, compressed run lengths of the original image; None where no row has one.
+        notices: what a reader of their figures should know.
     """
 
     rows: Array
+    said: NDArray[np.int64]
     masks: list[RLE] | None = None
+    notices: tuple[str, ...] = field(default=())
 
     def of(self, chosen: NDArray[Any]) -> Imported:
         """Some of them: an (n,) bool mask, or row numbers."""
         numbers = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-        return Imported(self.rows[numbers], None if self.masks is None else [self.masks[n] for n in numbers.tolist()])
+        masks = None if self.masks is None else [self.masks[n] for n in numbers.tolist()]
+        return Imported(self.rows[numbers], self.said[numbers], masks, self.notices)
 
 
-@dataclass(frozen=True)
-class Ids:
-    """How a split calls its images and classes.
-
-    Attributes:
-        images: (N,) ids.
-        files: N image files.
-        sizes: (N, 2) height and width.
-        categories: (C,) the category of each label.
-        own: whether these categories are the data's own; those of text labels and Pascal VOC are counted here.
-    """
-
-    images: NDArray[np.int64]
-    files: Sequence[str]
-    sizes: NDArray[Any]
-    categories: NDArray[np.int64]
-    own: bool = True
-
-
-def read_detections(path: str | Path, ids: Ids, first_category: int | None = None) -> Imported:
+def read_detections(
+    path: str | Path, ids: Ids, first_category: int | None = None, image_id: str | None = None
+) -> Imported:
     """Read a results file.
 
-    Images may be called by their ids, or by their files: path, name, or name without ending.
-
     Args:
-        path: JSON, a list of results, or a COCO file whose annotations have scores.
+        path: JSON, gzipped or not: a list of results, or a COCO file whose annotations have scores.
         ids: what the split calls its images and classes.
         first_category: the file's category of class 0, where the file counts classes through; by default its
-            categories are those of the split.
+            categories are those that it names, or those of the split.
+        image_id: what numbers in place of images are, ``id`` or the ``file`` called so; by default what they can be.
 
     Raises:
         InputError: no such file, not of this format, or it speaks of images or categories that the split does not have.
     """
-    found = _decode(Path(path))
-    images = _find_images([row.image_id for row in found], ids, path)
-    categories = _find_categories(np.array([row.category_id for row in found], np.int64), ids, first_category, path)
-    masks = _masks(found, ids.sizes[images], path)
-    columns = ids.images[images], _boxes(found, masks, path), [row.score for row in found], categories
+    where = str(path)
+    document = _decode(path)
+    found = document.annotations
+    images = find_images(_image_names(document, where), ids, image_id, where)
+    given = np.array([_whole(row.category_id, "category_id", n, where) for n, row in enumerate(found)], np.int64)
+    named = {c.id: c.name for c in document.categories if c.name is not None} if document.categories else None
+    categories = find_categories(given, named, ids, first_category, where)
+    masks = _masks(found, ids.sizes[images], where)
+    columns = ids.images[images], _boxes(found, masks, where), _scores(found, where), categories
     rows = np.column_stack(columns).astype(float)
-    whole = len(masks) > 0 and all(mask is not None for mask in masks)
-    return Imported(rows, [mask for mask in masks if mask is not None] if whole else None)
+    kept = None if masks is None else [mask for mask in masks if mask is not None]
+    return Imported(rows, given, kept, tuple(_notices(found, rows, masks)))
 
 
-def _decode(path: Path) -> list[_Row]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"predictions: expected a JSON file, got {path} ({error.strerror or error})") from None
+def _decode(path: str | Path) -> _Document:
+    content = _read(path)
     try:
         if content.lstrip()[:1] == b"{":
-            return msgspec.json.decode(content, type=_Annotated).annotations
-        return msgspec.json.decode(content, type=list[_Row])
+            return msgspec.json.decode(content, type=_Document)
+        return _Document(msgspec.json.decode(content, type=list[_Row]))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: expected a list of {{image_id, category_id, score, bbox}} as COCO's results have it, got {error}"
         ) from None
 
 
-def _find_images(given: Sequence[int | str], ids: Ids, path: str | Path) -> NDArray[np.int64]:
-    """(n,) rows of the images."""
-    known: dict[int | str, int] = {int(i): n for n, i in enumerate(ids.images.tolist())}
-    if any(isinstance(name, str) for name in given):
-        known |= _names_of(ids.files)
-    found = np.array([_find(name, known) for name in given], np.int64)
-    if (found < 0).any():
-        strange = list(dict.fromkeys(given[n] for n in np.flatnonzero(found < 0).tolist()))
-        raise InputError(
-            f"{path}: expected images of the split, by id or file name, got {brief(strange[0])}"
-            f"{f' and {len(strange) - 1} others' if len(strange) > 1 else ''} that it does not have; "
-            "name the split that was predicted with data= and split="
-        )
-    return found
+def _read(path: str | Path) -> bytes:
+    if not str(path):
+        raise InputError("predictions: expected a JSON file, got none; give predictions=<file>")
+    try:
+        content = Path(path).expanduser().read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"predictions: expected a JSON file, got {path} ({reason})") from None
+    return content.removeprefix(b"\xef\xbb\xbf")
 
 
-def _find(name: int | str, known: dict[int | str, int]) -> int:
-    row = known.get(name, -1)
-    if row < 0 and isinstance(name, str) and name.isdecimal():
-        row = known.get(int(name), -1)
-    return row
+def _image_names(document: _Document, where: str) -> list[Name]:
+    """What the file calls the image of each detection: by its file, where it says which that is."""
+    files: Mapping[int | str, str] = {i.id: i.file_name for i in document.images if i.file_name is not None}
+    names: list[Name] = []
+    for n, row in enumerate(document.annotations):
+        image = row.image_id if isinstance(row.image_id, str) else _whole(row.image_id, "image_id", n, where)
+        if document.images and image not in files:
+            raise InputError(f"{where}: expected images of its own list, got {brief(image)} in entry {n}")
+        names.append(files.get(image) or row.file_name or image)
+    return names
 
 
-def _names_of(files: Sequence[str]) -> dict[int | str, int]:
-    """Every way to call a file that means one file alone."""
-    names: dict[int | str, int] = {}
-    twice: set[str] = set()
-    for n, file in enumerate(files):
-        for name in _calls(file):
-            if names.setdefault(name, n) != n:
-                twice.add(name)
-    return {name: n for name, n in names.items() if name not in twice}
+def _whole(value: int | float, key: str, number: int, where: str) -> int:
+    if value != int(value) or abs(value) > 1 << 62:
+        raise InputError(f"{where}: expected a whole number for {key}, got {value} in entry {number}")
+    return int(value)
 
 
-def _calls(file: str) -> Iterable[str]:
-    """The path, every end of it that starts after a slash, and these without the file's ending."""
-    parts = PurePath(file).parts
-    ends = ["/".join(parts[n:]) for n in range(1, len(parts))]
-    stems = [end.removesuffix(PurePath(file).suffix) for end in ends]
-    return dict.fromkeys([file, *ends, *stems])
+def _masks(found: Sequence[_Row], sizes: NDArray[Any], where: str) -> list[RLE | None] | None:
+    """Compressed run lengths from any of COCO's three forms, empty ones of rows without; None where no row has a mask.
 
-
-def _find_categories(given: NDArray[np.int64], ids: Ids, first: int | None, path: str | Path) -> NDArray[np.int64]:
-    """(n,) categories of the split."""
-    known = ids.categories if first is None else first + np.arange(len(ids.categories))
-    strange = np.setdiff1d(given, known)
-    if len(strange):
-        last = first is None and not ids.own and strange.tolist() == [len(known)] and 0 not in given
-        step = "give first_category=1" if last else "name the file's category of class 0 with first_category="
-        got = some(map(str, strange.tolist()))
-        raise InputError(
-            f"{path}: expected categories {some(map(str, known.tolist()), 5)}, got {got}; "
-            f"if the file counts classes through, {step}"
-        )
-    if first is None and not ids.own and len(given) and 0 not in given:
-        raise InputError(
-            f"{path}: expected detections of class 0, got {counted(len(given), 'detection')} from category "
-            f"{given.min()} on; say which category class 0 has: first_category=0, or 1 as some programs count"
-        )
-    place = np.argsort(known, kind="stable")
-    return ids.categories[place[np.searchsorted(known[place], given)]]
-
-
-def _masks(found: Sequence[_Row], sizes: NDArray[Any], path: str | Path) -> list[RLE | None]:
-    """Compressed run lengths from any of COCO's three forms; what is none of them may crash pycocotools."""
+    What is none of the forms may crash pycocotools.
+    """
     segments, bad = pack_segments([row.segmentation for row in found])
     if bad:
-        raise InputError(
-            f"{path}: expected polygons or run lengths as COCO has them, got {brief(found[bad[0]].segmentation, 40)} "
-            f"in entry {bad[0]}"
-        )
+        got = brief(found[bad[0]].segmentation, 40)
+        raise InputError(f"{where}: expected polygons or run lengths as COCO has them, got {got} in entry {bad[0]}")
     if segments is None:
-        return [None] * len(found)
-    return [_compressed(segments.coco(n), size, n, path) for n, size in enumerate(sizes.tolist())]
+        return None
+    return [_compressed(segments.coco(n), size, n, where) for n, size in enumerate(sizes.tolist())]
 
 
-def _compressed(mask: Any, size: list[int], number: int, path: str | Path) -> RLE | None:
+def _compressed(mask: Any, size: list[int], number: int, where: str) -> RLE:
     from pycocotools import mask as coco_mask
 
     if mask is None:
-        return None
+        mask = {"size": size, "counts": [size[0] * size[1]]}
     if isinstance(mask, dict) and list(mask["size"]) != size:
-        raise InputError(f"{path}: expected a mask of {size}, as its image, got {mask['size']} in entry {number}")
+        raise InputError(f"{where}: expected a mask of {size}, as its image, got {mask['size']} in entry {number}")
     if isinstance(mask, dict) and isinstance(mask["counts"], str):
         return {"size": size, "counts": mask["counts"]}
     rle = coco_mask.frPyObjects(mask, *size)
@@ -204,21 +180,45 @@ def _compressed(mask: Any, size: list[int], number: int, path: str | Path) -> RL
     return {"size": size, "counts": counts.decode("ascii")}
 
 
-def _boxes(found: Sequence[_Row], masks: Sequence[RLE | None], path: str | Path) -> Array:
+def _boxes(found: Sequence[_Row], masks: Sequence[RLE | None] | None, where: str) -> Array:
     """(n, 4) xywh; of a mask alone the box around it."""
     boxes = np.array([(math.nan,) * 4 if row.bbox is None else row.bbox for row in found], float).reshape(-1, 4)
     for n in np.flatnonzero(np.isnan(boxes[:, 0])).tolist():
-        boxes[n] = _box_around(masks[n], n, path)
-    wrong = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))  # numbers are finite, or they would be no JSON
+        boxes[n] = _box_around(None if masks is None or found[n].segmentation is None else masks[n], n, where)
+    wrong = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1) | (np.abs(boxes) > LARGEST).any(axis=1))
     if len(wrong):
         n = int(wrong[0])
-        raise InputError(f"{path}: expected bbox [x, y, width, height], got {boxes[n].tolist()} in entry {n}")
+        raise InputError(f"{where}: expected bbox [x, y, width, height], got {boxes[n].tolist()} in entry {n}")
     return boxes
 
 
-def _box_around(mask: RLE | None, number: int, path: str | Path) -> Array:
+def _box_around(mask: RLE | None, number: int, where: str) -> Array:
     if mask is None:
-        raise InputError(f"{path}: expected a bbox or a segmentation in entry {number}, got neither")
+        raise InputError(f"{where}: expected a bbox or a segmentation in entry {number}, got neither")
     from pycocotools import mask as coco_mask
 
     return np.asarray(coco_mask.toBbox(mask))
+
+
+def _scores(found: Sequence[_Row], where: str) -> Array:
+    scores = np.array([row.score for row in found], float)
+    wrong = np.flatnonzero(np.abs(scores) > LARGEST)
+    if len(wrong):
+        raise InputError(f"{where}: expected scores, got {scores[wrong[0]]:g} in entry {wrong[0]}")
+    return scores
+
+
+def _notices(found: Sequence[_Row], rows: Array, masks: Sequence[RLE | None] | None) -> list[str]:
+    said = []
+    if not len(rows):
+        return ["the file holds no detection"]
+    low, high = rows[:, 5].min(), rows[:, 5].max()
+    if low < 0 or high > 1:
+        said.append(
+            f"scores lie from {low:g} to {high:g}: AP goes by their order alone, but the confusion matrix, calibration "
+            "and pictures take them for probabilities, and so does conf in compare"
+        )
+    bare = 0 if masks is None else sum(not row.segmentation for row in found)
+    if bare:
+        said.append(f"{bare} of {len(rows)} detections have no mask: empty ones are scored")
+    return said

@@ -4,7 +4,8 @@ A box is found when a detection of its class, at least as sure as a threshold, w
 both runs find, or neither, say nothing about the difference: the test looks at those that exactly one of them finds.
 
 One threshold for all runs would test the scale of their scores: an adjustment that raises every score finds more boxes
-above 0.25, with more false alarms. So the first run has a threshold, and the others theirs, at as many false alarms.
+above 0.25, with more false alarms. So each run has its own, the lowest with no more false alarms than the first run has
+from one score on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from iifdet.evaluation.matching import MatchRecords, iou_row
 
+#: Below every score; a box that nothing found has -inf.
+LOWEST = float(np.finfo(np.float64).min)
 #: Fewer discordant boxes, or images, than this get the exact test.
 EXACT_BELOW = 25
 
@@ -73,10 +76,10 @@ def score_of_alarms(alarms: NDArray[np.float64], count: int) -> float:
 
     Example:
         >>> alarms = np.array([0.9, 0.5, 0.4, 0.1])
-        >>> bool(0.4 < score_of_alarms(alarms, 2) <= 0.5), score_of_alarms(alarms, 4)
-        (True, 0.0)
+        >>> bool(0.4 < score_of_alarms(alarms, 2) <= 0.5), score_of_alarms(alarms, 4) == LOWEST
+        (True, True)
     """
-    return 0.0 if count >= len(alarms) else float(np.nextafter(alarms[count], np.inf))
+    return LOWEST if count >= len(alarms) else float(np.nextafter(alarms[count], np.inf))
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_], image: NDArray[np.int64] | None = None) -> McNemar:

@@ -9,12 +9,16 @@ from typing import Any
 from iifdet import build
 from iifdet.config import ValConfig
 from iifdet.distributed import ALONE
+from iifdet.errors import InputError
 from iifdet.evaluation.fixed import save_fixed
 from iifdet.rundir import RunDir
 from iifdet.running.folder import open_run
 from iifdet.running.results import RunResult
 
 log = logging.getLogger("iifdet")
+
+#: Truth and detections of the first images.
+PICTURES = ("val_batch0_labels.jpg", "val_batch0_pred.jpg")
 
 
 def run_scoring(cfg: ValConfig) -> RunResult:
@@ -26,7 +30,10 @@ def run_scoring(cfg: ValConfig) -> RunResult:
     metrics = result.metrics(counts, groups=cfg.group_limits) | {"split": build.split_name(cfg, cfg.split)}
     run, lock = open_run(ALONE, lambda: RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok))
     with lock:
-        run.write_yaml("args.yaml", cfg.model_dump(mode="json"))
+        if (run.path / "predictions.json").resolve() == Path(str(cfg.predictions)).expanduser().resolve():
+            raise InputError(f"predictions: expected a file outside {run.path}, where val writes its own; give name=")
+        kept = set(build.ABOUT_SCORING) - {"imgsz", "resize"}  # how pictures are drawn is not how anybody looked
+        run.write_yaml("args.yaml", cfg.model_dump(mode="json", include=kept))
         run.write_environment()
         run.write_json("metrics.json", metrics)
         run.write_rows("per_class.csv", metrics["per_class"])
@@ -45,9 +52,11 @@ def _draw_batch(cfg: ValConfig, folder: Path, index: Any, found: Any) -> None:
     from iifdet.pictures import draw_batch
 
     shown = build.shown_detections(cfg, index, found)
+    for picture in PICTURES:
+        (folder / picture).unlink(missing_ok=True)  # an earlier run's, of other images
     if shown is None:
         log.info("no picture of images: none of their files is there")
         return
     batch, detections = shown
-    draw_batch(batch, index.names, folder / "val_batch0_labels.jpg")
-    draw_batch(batch, index.names, folder / "val_batch0_pred.jpg", detections)
+    draw_batch(batch, index.names, folder / PICTURES[0])
+    draw_batch(batch, index.names, folder / PICTURES[1], detections)

@@ -120,3 +120,10 @@ def test_false_alarms_of_some_classes() -> None:
     records = scored([0.9, 0.5, 0.4], [False, True, False])
     assert false_alarms(records, labels=np.array([0])).tolist() == [0.9, 0.4] == false_alarms(records).tolist()
     assert not len(false_alarms(records, labels=np.array([1])))
+
+
+def test_negative_scores_are_scores_like_others() -> None:
+    """Logits in place of probabilities: where all false alarms are allowed, no hit is too low."""
+    alarms = np.array([-0.5, -2.0])
+    assert score_of_alarms(alarms, 2) < -1e300
+    assert -np.inf < score_of_alarms(alarms, 2)  # what nothing found has -inf, and is not found
