@@ -258,9 +258,13 @@ def test_classes_that_are_off_by_one_are_refused_and_said_where_they_are_meant(t
     with pytest.raises(iifdet.InputError, match=r"if class 0 is category 0; give first_category="):
         iifdet.val(**keys)
     right = iifdet.val(**keys, first_category=0)
-    assert not right.metrics["notices"] and right.metrics["AP"] == pytest.approx(0.75)
+    assert right.metrics["AP"] == pytest.approx(0.75)
+    assert right.metrics["notices"] == [
+        "12 of 24 images with boxes have no detection, which counts as finding nothing there: was the whole split "
+        "predicted?"
+    ]
     wrong = iifdet.val(**keys, first_category=1)
-    assert "agree as categories are read" in wrong.metrics["notices"][0] and wrong.metrics["AP"] < 0.05
+    assert "agree as categories are read" in wrong.metrics["notices"][1] and wrong.metrics["AP"] < 0.05
 
 
 def test_detections_that_lie_on_hardly_any_box_are_said(tiny_root: Path, tiny_data: str, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ IMAGES, IOU = 300, 0.5
 PAIRS, TIMES = 10, 3
 #: Boxes of which hardly any is met.
 BOXES, MET = 20, 0.05
+#: Share of the images with boxes that may have no detection without a word.
+SILENT = 0.25
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Meeting:
         truth: (p,) the label of the box that it overlaps most.
         met, boxes: boxes that any detection lies on, and all, of the images that were looked at.
         detections: on these images.
+        annotated, silent: images with boxes, and those of them without a detection.
     """
 
     said: NDArray[np.int64]
@@ -37,6 +40,8 @@ class Meeting:
     met: int
     boxes: int
     detections: int
+    annotated: int
+    silent: int
 
     def reading(self, first: int) -> int:
         """How many pairs agree if class 0 has the category ``first``."""
@@ -50,13 +55,19 @@ class Meeting:
         return best if far_more else None
 
     def notices(self) -> list[str]:
-        """What to say where hardly a box is met."""
-        if self.boxes < BOXES or self.detections < self.boxes or self.met >= MET * self.boxes:
-            return []
-        return [
-            f"detections lie on {self.met} of {self.boxes} boxes, of whatever class: are these the images that were "
-            "predicted, and are boxes x, y, width, height in pixels of the original images?"
-        ]
+        """What to say where hardly a box is met, or many images have no detection."""
+        said = []
+        if self.silent > SILENT * self.annotated:
+            said.append(
+                f"{self.silent} of {self.annotated} images with boxes have no detection, which counts as finding "
+                "nothing there: was the whole split predicted?"
+            )
+        if self.boxes >= BOXES and self.detections >= self.boxes and self.met < MET * self.boxes:
+            said.append(
+                f"detections lie on {self.met} of {self.boxes} boxes, of whatever class: are these the images that "
+                "were predicted, and are boxes x, y, width, height in pixels of the original images?"
+            )
+        return said
 
 
 def meet(found: Imported, index: Any) -> Meeting:
@@ -70,7 +81,9 @@ def meet(found: Imported, index: Any) -> Meeting:
     ids = found.rows[order, 0]
     labels = _places(index.category_ids, found.rows[:, 6])
     pairs, met, boxes, detections = [], 0, 0, 0
-    for row in _images_with_both(index, ids)[:IMAGES].tolist():
+    annotated = np.flatnonzero(np.diff(index.offsets))
+    seen = annotated[np.isin(index.image_ids[annotated], ids)]
+    for row in seen[:IMAGES].tolist():
         image = index.image_ids[row]
         mine = order[np.searchsorted(ids, image) : np.searchsorted(ids, image, side="right")]
         truth = np.arange(len(index.labels))[index.boxes_of(row)]
@@ -81,12 +94,7 @@ def meet(found: Imported, index: Any) -> Meeting:
         met += int((overlap.max(axis=0) >= IOU).sum())
         boxes, detections = boxes + len(truth), detections + len(mine)
     said, label, truth = np.concatenate([np.zeros((3, 0), np.int64), *pairs], axis=1)
-    return Meeting(said, label, truth, met, boxes, detections)
-
-
-def _images_with_both(index: Any, ids: Array) -> NDArray[np.int64]:
-    annotated = np.flatnonzero(np.diff(index.offsets))
-    return annotated[np.isin(index.image_ids[annotated], ids)]
+    return Meeting(said, label, truth, met, boxes, detections, len(annotated), len(annotated) - len(seen))
 
 
 def _places(ids: NDArray[np.int64], wanted: Array) -> NDArray[np.int64]:
