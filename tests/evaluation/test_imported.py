@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
@@ -234,3 +234,45 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
         read_detections("", ids())
     with pytest.raises(InputError, match=r"predictions: expected a JSON file, got .*Is a directory"):
         read_detections(tmp_path, ids())
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+MASKS = st.fixed_dictionaries({"size": VALUES | st.just([6, 8]), "counts": VALUES | st.just([48])})
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(
+    key=st.sampled_from(["image_id", "category_id", "score", "bbox", "segmentation", "file_name"]),
+    value=VALUES | MASKS,
+    whole=st.booleans(),
+)
+def test_whatever_stands_in_an_entry_is_read_or_refused_in_one_line(
+    tmp_path: Path, key: str, value: Any, whole: bool
+) -> None:
+    entries = [entry(segmentation=[[2, 1, 5, 1, 5, 4]]), {**entry(), key: value}]
+    document = {"annotations": entries, "images": [{"id": 7, "file_name": "a.b"}], "categories": []}
+    try:
+        found = read(tmp_path, document if whole else entries)
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        assert np.isfinite(found.rows).all() and found.rows.shape == (2, 7)
+        assert found.masks is None or all(coco_mask.area(mask) >= 0 for mask in found.masks)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(data=st.data())
+def test_whatever_bytes_a_file_has_are_read_or_refused_in_one_line(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(json.dumps([entry(), entry("a.b", segmentation={"size": [6, 8], "counts": [48]})]).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file = tmp_path / "results.json"
+    file.write_bytes(bytes(content))
+    try:
+        read_detections(file, ids())
+    except InputError as error:
+        assert "\n" not in str(error)
