@@ -154,6 +154,7 @@ def _runs(mask: np.ndarray[Any, Any]) -> list[int]:
     return runs
 
 
+@settings(deadline=None)
 @given(pixels=st.lists(st.booleans(), min_size=48, max_size=48))
 def test_run_lengths_mean_the_same_pixels_compressed_or_not(
     tmp_path_factory: pytest.TempPathFactory, pixels: list[bool]
@@ -244,7 +245,7 @@ VALUES = st.recursive(
 MASKS = st.fixed_dictionaries({"size": VALUES | st.just([6, 8]), "counts": VALUES | st.just([48])})
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
 @given(
     key=st.sampled_from(["image_id", "category_id", "score", "bbox", "segmentation", "file_name"]),
     value=VALUES | MASKS,
@@ -264,7 +265,7 @@ def test_whatever_stands_in_an_entry_is_read_or_refused_in_one_line(
         assert found.masks is None or all(coco_mask.area(mask) >= 0 for mask in found.masks)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
 @given(data=st.data())
 def test_whatever_bytes_a_file_has_are_read_or_refused_in_one_line(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(json.dumps([entry(), entry("a.b", segmentation={"size": [6, 8], "counts": [48]})]).encode())
