@@ -18,7 +18,6 @@ from pycocotools.cocoeval import COCOeval
 
 import iifdet
 from iifdet.cli import main
-from iifdet.datasets import load_index
 
 Keys = Callable[..., dict[str, Any]]
 
@@ -177,8 +176,7 @@ def test_the_picture_shows_sure_detections_where_they_are(tiny_root: Path, tiny_
     ]
     file.write_text(json.dumps(boxes))
     config = resolve(ValConfig, {"predictions": str(file), "data": tiny_data, "imgsz": 128, "image_id": "id"})
-    index = load_index(tiny_data, "val")
-    shown = build.shown_detections(config, index, build.build_scoring(config, index)[1])
+    shown = build.shown_detections(config, build.build_scoring(config))
     assert shown is not None
     batch, detections = shown
     assert [len(d["scores"]) for d in detections] == [1, 1, *[0] * 10] and len(batch) == 12

@@ -152,11 +152,12 @@ def compare_runs(folders: Sequence[str | Path], by: str = "image") -> Comparison
             f"the runs chose their detections differently ({', '.join(chosen)}): AP, calibration, Fixed AP and errors "
             "do not compare; evaluate them alike with iifdet val"
         )
-    strangers = [name for name, keys in zip(short_names(paths), found, strict=True) if keys.get("predictions")]
+    names = short_names(paths)
+    strangers = [name for name, keys in zip(names, found, strict=True) if keys.get("predictions")]
     if strangers and len(paths) > 1:
         notices.append(f"{', '.join(strangers)}: another program's detections; which of them it left out is not known")
     settings = _describe(found, _differing(found, (*SETTINGS, *CHOOSING)))
-    rows = [Row(*parts) for parts in zip(short_names(paths), settings, values, differences, strict=True)]
+    rows = [Row(*parts) for parts in zip(names, settings, values, differences, strict=True)]
     return Comparison(rows, by, notices)
 
 

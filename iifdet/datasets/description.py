@@ -84,7 +84,7 @@ class DataDescription:
         names: class names in label order, None where the annotations give them.
         generate: arguments of :func:`iifdet.datasets.demo.make_demo` where the data are made on first use.
         allow_outside: whether files may name paths outside the data set; no key of a description can say so.
-        need_images: whether image files must be there, which COCO's and LVIS's annotations can do without; likewise.
+        need_images: whether image files must be there, or COCO and LVIS annotations do; no key says so either.
     """
 
     name: str

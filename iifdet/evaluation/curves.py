@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from iifdet.evaluation.engine import Array, box_iou
+from iifdet.evaluation.engine import Array, box_iou, to_labels
 
 #: Detections less sure than this have no part in calibration. There are as many of them as ``conf`` lets through, all
 #: of them right to be unsure: with them, the expected error would say how many there are.
@@ -143,7 +143,7 @@ def confusion_matrix(
     order = np.argsort(-detections[:, 5], kind="stable")
     order = order[detections[order, 5] >= score]
     found = detections[order]
-    labels, classes = _labels(found[:, 6], category_ids), _labels(truth[:, 6], category_ids)
+    labels, classes = to_labels(found[:, 6], category_ids), to_labels(truth[:, 6], category_ids)
     actual, in_crowd = np.full(len(found), background), np.zeros(len(found), bool)
     forgiven = np.zeros(len(found), bool) if excused is None else excused[order]
     missed = truth[:, 5] == 0
@@ -212,8 +212,3 @@ def _shared_groups(
     bounds = [np.searchsorted(a[order], keys, side) for a, order in ((left, lefts), (right, rights)) for side in SIDES]
     for l0, l1, r0, r1 in zip(*bounds, strict=True):
         yield lefts[l0:l1], rights[r0:r1]
-
-
-def _labels(categories: Array, category_ids: Array) -> NDArray[np.int64]:
-    order = np.argsort(category_ids)
-    return np.asarray(order[np.searchsorted(category_ids, categories, sorter=order)], np.int64)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iifdet.evaluation.engine import Array, box_iou
+from iifdet.evaluation.engine import Array, box_iou, to_labels
 from iifdet.evaluation.imported import Imported
 
 #: Images looked at, and the overlap from which on a detection lies on a box.
@@ -43,16 +43,19 @@ class Meeting:
     annotated: int
     silent: int
 
+    @property
+    def agreeing(self) -> int:
+        """How many pairs agree as categories are read."""
+        return int((self.label == self.truth).sum())
+
     def reading(self, first: int) -> int:
         """How many pairs agree if class 0 has the category ``first``."""
         return int((self.said - first == self.truth).sum())
 
     def better_first(self) -> int | None:
         """Where categories must start to explain far more pairs; None where the chosen reading is the best."""
-        chosen = int((self.label == self.truth).sum())
         best = max((0, 1), key=self.reading)
-        far_more = self.reading(best) >= max(PAIRS, TIMES * chosen)
-        return best if far_more else None
+        return best if self.reading(best) >= max(PAIRS, TIMES * self.agreeing) else None
 
     def notices(self) -> list[str]:
         """What to say where hardly a box is met, or many images have no detection."""
@@ -79,7 +82,7 @@ def meet(found: Imported, index: Any) -> Meeting:
     """
     order = np.argsort(found.rows[:, 0], kind="stable")
     ids = found.rows[order, 0]
-    labels = _places(index.category_ids, found.rows[:, 6])
+    labels = to_labels(found.rows[:, 6], index.category_ids)
     pairs, met, boxes, detections = [], 0, 0, 0
     annotated = np.flatnonzero(np.diff(index.offsets))
     seen = annotated[np.isin(index.image_ids[annotated], ids)]
@@ -95,11 +98,6 @@ def meet(found: Imported, index: Any) -> Meeting:
         boxes, detections = boxes + len(truth), detections + len(mine)
     said, label, truth = np.concatenate([np.zeros((3, 0), np.int64), *pairs], axis=1)
     return Meeting(said, label, truth, met, boxes, detections, len(annotated), len(annotated) - len(seen))
-
-
-def _places(ids: NDArray[np.int64], wanted: Array) -> NDArray[np.int64]:
-    order = np.argsort(ids, kind="stable")
-    return order[np.searchsorted(ids[order], wanted)]
 
 
 def _xywh(boxes: Array) -> Array:

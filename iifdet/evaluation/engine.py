@@ -143,6 +143,17 @@ def box_iou(detections: Array, boxes: Array, crowd: Array) -> Array:
     return np.asarray(primitives.bbox_iou(detections, boxes, crowd.astype(bool)))
 
 
+def to_labels(categories: Array, category_ids: Array) -> NDArray[np.int64]:
+    """(n,) labels of categories, all of which are among the (C,) category ids of the labels, in any order.
+
+    Example:
+        >>> to_labels(np.array([3, 7, 3]), np.array([7, 3])).tolist()
+        [1, 0, 1]
+    """
+    order = np.argsort(category_ids)
+    return np.asarray(order[np.searchsorted(category_ids, categories.astype(np.int64), sorter=order)], np.int64)
+
+
 def _mean_present(values: Array) -> float:
     present = values[values > -1]
     return float(np.mean(present)) if present.size else -1.0

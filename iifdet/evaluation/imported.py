@@ -10,7 +10,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class Imported:
     rows: Array
     said: NDArray[np.int64]
     masks: list[RLE] | None = None
-    notices: tuple[str, ...] = field(default=())
+    notices: tuple[str, ...] = ()
 
     def of(self, chosen: NDArray[Any]) -> Imported:
         """Some of them: an (n,) bool mask, or row numbers."""

@@ -22,6 +22,7 @@ from iifdet.evaluation.engine import (
     check_choice,
     prepare_results,
     prepare_truth,
+    to_labels,
     unique_ids,
 )
 from iifdet.evaluation.fixed import FIXED
@@ -241,7 +242,7 @@ class _Table:
             image, score, category = np.array(columns, float).reshape(-1, 3).T
         else:
             image, score, category = results[:, 0], results[:, 5], results[:, 6]
-        image, label = np.searchsorted(image_ids, image.astype(np.int64)), _to_labels(category, category_ids)
+        image, label = np.searchsorted(image_ids, image.astype(np.int64)), to_labels(category, category_ids)
         return cls(image, label, np.asarray(score, float), image * len(category_ids) + label)
 
 
@@ -258,13 +259,8 @@ class _Boxes:
     def of(cls, truth: CocoDict, image_ids: Array, category_ids: Array) -> _Boxes:
         columns = [(a["image_id"], a["category_id"], a["iscrowd"]) for a in truth["annotations"]]
         image, category, crowd = np.array(columns, np.int64).reshape(-1, 3).T
-        image, label = np.searchsorted(image_ids, image), _to_labels(category, category_ids)
+        image, label = np.searchsorted(image_ids, image), to_labels(category, category_ids)
         return cls(image, label, crowd > 0, image * len(category_ids) + label)
-
-
-def _to_labels(categories: Array, category_ids: Array) -> NDArray[np.int64]:
-    order = np.argsort(category_ids)
-    return order[np.searchsorted(category_ids, categories.astype(np.int64), sorter=order)]
 
 
 def _judged(
@@ -284,7 +280,7 @@ def _judged(
 def _keys(pairs: list[tuple[int, int]], image_ids: Array, category_ids: Array) -> NDArray[np.int64]:
     """Numbers of (image id, category id) pairs."""
     image, category = np.array(pairs, np.int64).reshape(-1, 2).T
-    return np.searchsorted(image_ids, image) * len(category_ids) + _to_labels(category, category_ids)
+    return np.searchsorted(image_ids, image) * len(category_ids) + to_labels(category, category_ids)
 
 
 def _among_best(group: NDArray[np.int64], score: Array, limit: int) -> NDArray[np.bool_]:

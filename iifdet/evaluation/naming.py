@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from iifdet.datasets.checking import lookup
 from iifdet.errors import InputError, brief, counted, some, suggest
 
 Name = int | str
@@ -57,8 +58,9 @@ def find_images(given: Sequence[Name], ids: Ids, called: str | None, where: str)
         where: the file, for messages.
     """
     distinct = list(dict.fromkeys(given))
-    files = _by_file(ids.files)
-    rows: dict[Name, int] = {name: _find_file(name, files) for name in distinct if isinstance(name, str)}
+    texts = [name for name in distinct if isinstance(name, str)]
+    files = _by_file(ids.files) if texts else {}  # every end of every path, for which numbers have no use
+    rows: dict[Name, int] = {name: _find_file(name, files) for name in texts}
     named = any(row >= 0 for row in rows.values())
     numbers = {name: int(name) for name in distinct if _is_number(name) and rows.get(name, -1) < 0}
     if numbers:
@@ -161,7 +163,8 @@ def find_categories(
     if first is None and names is not None:
         return _by_name(given, names, ids, where)
     known = ids.categories if first is None else first + np.arange(len(ids.categories))
-    strange = np.setdiff1d(given, known)
+    labels = lookup(known, given)
+    strange = np.unique(given[labels < 0])
     if len(strange):
         expected, got = some(map(str, known.tolist()), 5), some(map(str, strange.tolist()))
         raise InputError(f"{where}: expected categories {expected}, got {got}; {_next_step(given, first, ids)}")
@@ -170,8 +173,7 @@ def find_categories(
             f"{where}: expected detections of class 0, got {counted(len(given), 'detection')} from category "
             f"{given.min()} on; say which category class 0 has: first_category=0, or 1 as some programs count"
         )
-    place = np.argsort(known, kind="stable")
-    return ids.categories[place[np.searchsorted(known[place], given)]]
+    return ids.categories[labels]
 
 
 def _by_name(given: NDArray[np.int64], names: Mapping[int, str], ids: Ids, where: str) -> NDArray[np.int64]:

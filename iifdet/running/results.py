@@ -6,6 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from iifdet.rundir import RunDir
+
+#: Pictures of the first validated images: what is there, and what was found.
+LABELS_PICTURE, FOUND_PICTURE = "val_batch0_labels.jpg", "val_batch0_pred.jpg"
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -20,3 +25,10 @@ class RunResult:
     folder: Path
     metrics: dict[str, Any]
     summary: dict[str, float | None] = field(default_factory=dict)
+
+
+def write_results(run: RunDir, metrics: dict[str, Any], evaluator: Any) -> None:
+    """metrics.json, per_class.csv and predictions.json of an evaluation."""
+    run.write_json("metrics.json", metrics)
+    run.write_rows("per_class.csv", metrics["per_class"])
+    run.write_json("predictions.json", evaluator.predictions(), indent=None)

@@ -13,18 +13,15 @@ from iifdet.errors import InputError
 from iifdet.evaluation.fixed import save_fixed
 from iifdet.rundir import RunDir
 from iifdet.running.folder import open_run
-from iifdet.running.results import RunResult
+from iifdet.running.results import FOUND_PICTURE, LABELS_PICTURE, RunResult, write_results
 
 log = logging.getLogger("iifdet")
-
-#: Truth and detections of the first images.
-PICTURES = ("val_batch0_labels.jpg", "val_batch0_pred.jpg")
 
 
 def run_scoring(cfg: ValConfig) -> RunResult:
     """Score a results file against one split, and leave the folder that ``val`` leaves of a model."""
-    index = build.build_index(cfg, cfg.split)
-    evaluator, found = build.build_scoring(cfg, index)
+    scoring = build.build_scoring(cfg)
+    evaluator = scoring.evaluator
     counts = build.training_counts(cfg, "detect")
     result = evaluator.compute()
     metrics = result.metrics(counts, groups=cfg.group_limits) | {"split": build.split_name(cfg, cfg.split)}
@@ -35,28 +32,26 @@ def run_scoring(cfg: ValConfig) -> RunResult:
         kept = set(build.ABOUT_SCORING) - {"imgsz", "resize"}  # how pictures are drawn is not how anybody looked
         run.write_yaml("args.yaml", cfg.model_dump(mode="json", include=kept))
         run.write_environment()
-        run.write_json("metrics.json", metrics)
-        run.write_rows("per_class.csv", metrics["per_class"])
-        run.write_json("predictions.json", evaluator.predictions(), indent=None)
+        write_results(run, metrics, evaluator)
         save_fixed(run.path, evaluator.unlimited() if cfg.fixed_ap else None)
         if cfg.plots:
             from iifdet.pictures import draw_result, quietly
 
             quietly(draw_result, run.path, result, evaluator, counts, metrics)
-            quietly(_draw_batch, cfg, run.path, index, found)
+            quietly(_draw_batch, cfg, run.path, scoring)
     log.info("results on %s in %s", metrics["split"], run.path)
     return RunResult(run.path, metrics, evaluator.summary(metrics))
 
 
-def _draw_batch(cfg: ValConfig, folder: Path, index: Any, found: Any) -> None:
+def _draw_batch(cfg: ValConfig, folder: Path, scoring: Any) -> None:
     from iifdet.pictures import draw_batch
 
-    shown = build.shown_detections(cfg, index, found)
-    for picture in PICTURES:
+    shown = build.shown_detections(cfg, scoring)
+    for picture in (LABELS_PICTURE, FOUND_PICTURE):
         (folder / picture).unlink(missing_ok=True)  # an earlier run's, of other images
     if shown is None:
         log.info("no picture of images: none of their files is there")
         return
     batch, detections = shown
-    draw_batch(batch, index.names, folder / PICTURES[0])
-    draw_batch(batch, index.names, folder / PICTURES[1], detections)
+    draw_batch(batch, scoring.index.names, folder / LABELS_PICTURE)
+    draw_batch(batch, scoring.index.names, folder / FOUND_PICTURE, detections)

@@ -10,6 +10,7 @@ from typing import Any
 from iifdet.config import TrainConfig, ValConfig
 from iifdet.distributed import World
 from iifdet.rundir import RunDir
+from iifdet.running.results import FOUND_PICTURE, LABELS_PICTURE, write_results
 from iifdet.training import AMP_TYPES, averaged
 from iifdet.types import Batch
 from iifdet.validation import run_validation
@@ -90,9 +91,7 @@ class Validation:
         return self.metrics
 
     def _write(self) -> None:
-        self.run.write_json("metrics.json", self.metrics)
-        self.run.write_rows("per_class.csv", self.metrics["per_class"])
-        self.run.write_json("predictions.json", self.evaluator.predictions(), indent=None)
+        write_results(self.run, self.metrics, self.evaluator)
         if self.cfg.plots:
             self._draw()
 
@@ -106,8 +105,8 @@ class Validation:
         shown = None if self.shown is None else self.shown.shown()
         if shown is not None:
             batch, outputs = shown
-            pictures.quietly(self._draw_labels, draw.batch, batch, folder / "val_batch0_labels.jpg")
-            pictures.quietly(draw.batch, batch, names, folder / "val_batch0_pred.jpg", outputs)
+            pictures.quietly(self._draw_labels, draw.batch, batch, folder / LABELS_PICTURE)
+            pictures.quietly(draw.batch, batch, names, folder / FOUND_PICTURE, outputs)
 
     def _draw_labels(self, draw: Any, batch: Batch, path: Path) -> None:
         """Masks are read again for this one picture: no batch brings them for nothing."""
