@@ -20,13 +20,16 @@ def build_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     decay_all: bool = False,
+    scaled: bool = False,
 ) -> Optimizer:
     """An optimizer over the parameters that require a gradient.
 
     Weight decay acts on matrices and convolutions; with ``decay_all`` on batch norm and biases too. On CUDA the step is
-    one kernel a group (torch's ``fused``).
+    one kernel a group (torch's ``fused``), but for SGD under a gradient scaler (``scaled``): where the very first step
+    overflows, as it does in fp16, torch's fused SGD keeps momentum buffers that nobody has filled.
     """
-    fused = any(parameter.device.type == "cuda" for parameter in model.parameters()) or None
+    cuda = any(parameter.device.type == "cuda" for parameter in model.parameters())
+    fused = True if cuda and not (scaled and name == "sgd") else None
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     for parameter in model.parameters():

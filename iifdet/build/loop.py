@@ -87,6 +87,7 @@ def deterministic(config: TrainConfig, model: Any) -> Iterator[None]:
 
 def build_state(config: TrainConfig, model: nn.Module, device: torch.device) -> TrainState:
     """Optimizer, scaler and average around a model that is on its device."""
+    scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
     optimizer = build_optimizer(
         model,
         config.optimizer,
@@ -94,8 +95,8 @@ def build_state(config: TrainConfig, model: nn.Module, device: torch.device) -> 
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         decay_all=config.decay_all,
+        scaled=scaler.is_enabled(),
     )
-    scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
     average = AveragedWeights(model, config.ema) if config.ema else None
     return TrainState(model, optimizer, scaler, average)
 
