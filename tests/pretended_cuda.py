@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 #: Take tensors of both devices.
 BOTH = ("copy_", "__setitem__", "index_put_", "type_as", "__set__", "_has_compatible_shallow_copy_type")
+#: Ask the device for a value, or for a number of rows, which a recording of its work cannot know.
+ASK = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "nonzero", "masked_select")
 #: Of no tensor of the device: a memo to walk through, a device that is only read.
 PASSED_ON = ("__deepcopy__", "_parse_to", "device")
 
@@ -58,12 +60,29 @@ class OnDevice(Tensor):
         raise TypeError("a tensor of the device is written: move it to the CPU first")
 
 
+class _Recording:
+    """Whether what happens on the device is being recorded, as for a CUDA graph."""
+
+    on = False
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """What no CUDA graph can hold is an error while this lasts: a value that is asked for, a copy from the CPU."""
+    _Recording.on = True
+    try:
+        yield
+    finally:
+        _Recording.on = False
+
+
 class _Device(TorchFunctionMode):
     """Catches what has no tensor of the device among its arguments, but asks for one."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if OnDevice in types or any(map(_is_cuda, (*args, *kwargs.values()))):
+        given = (*args, *kwargs.values())
+        if OnDevice in types or any(isinstance(value, OnDevice) or _is_cuda(value) for value in given):
             return _called(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -82,6 +101,8 @@ def _called(func: Any, args: Any, kwargs: Any) -> Any:
         return type(args[0]) is type(args[1])
     if here and name in ("numpy", "__array__"):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
+    if _Recording.on:
+        _refuse_to_record(name, args, here)
     if here and not _may_mix(name, args):
         _refuse_mixture(name or str(func), tensors)
     plain_args, plain_kwargs = tree_map_only(OnDevice, lambda t: t.value, (args, kwargs))
@@ -117,6 +138,16 @@ def _refuse_mixture(name: str, tensors: list[Tensor]) -> None:
     if any(not isinstance(t, OnDevice) and t.dim() > 0 for t in tensors):
         shapes = [(t.device.type, tuple(t.shape)) for t in tensors]
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, got {shapes}")
+
+
+def _refuse_to_record(name: str, args: Any, here: bool) -> None:
+    masks = name in ("__getitem__", "__setitem__") and any(
+        isinstance(t, Tensor) and t.dtype == torch.bool for t in tree_leaves(args[1])
+    )
+    if here and (name in ASK or masks):
+        raise RuntimeError(f"{name}: cannot be recorded, it waits for the device")
+    if name in ("tensor", "as_tensor") or (name == "to" and not isinstance(args[0], OnDevice)):
+        raise RuntimeError(f"{name}: cannot be recorded, it copies from the CPU")
 
 
 def _stays(name: str, args: Any, kwargs: Any, here: bool) -> bool:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from iifdet.config import StatsConfig, TrainConfig, ValConfig, parse_value, resolve, validate
 from iifdet.config.recipes import FAMILIES
+from iifdet.config.tuning import read_study
 from iifdet.errors import InputError
 from iifdet.models import MODELS, create_model
 from iifdet.resources import resource_names, resource_path
@@ -68,6 +69,11 @@ def test_a_caller_s_dictionary_is_left_alone(recipe: Path) -> None:
 def test_paths_and_numbers_serve_as_text(recipe: Path) -> None:
     cfg = resolve(TrainConfig, {"model": recipe, "name": 12, "weights": Path("a/last.pt")})
     assert (cfg.name, cfg.weights) == ("12", str(Path("a/last.pt")))
+
+
+def test_a_study_takes_paths_as_well() -> None:
+    study, keys = read_study({"project": Path("a"), "space": Path("b.yaml"), "data": Path("c.yaml"), "trials": 3})
+    assert (study.project, study.space, keys) == ("a", "b.yaml", {"data": "c.yaml"})
 
 
 @pytest.mark.parametrize(

@@ -158,8 +158,10 @@ def test_mask_rcnn_trains_a_step_and_is_validated(
         lr=1e-5,
         conf=1e-5,
         max_det=5,
+        group_limits=[1, 2],
         name="run",
     )
+    assert "group_limits: [1, 2] has no effect, the data have groups of their own" in caplog.text
     assert "LVIS scores up to 300 detections an image, the tail's among them; got max_det=5" in caplog.text
     metrics = json.loads((run.folder / "metrics.json").read_text())
     assert len(metrics["per_class"]) == 1203 and "mask_AP" in metrics["per_class"][0]

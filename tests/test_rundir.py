@@ -35,6 +35,15 @@ def test_exist_ok_takes_the_folder_there_is(tmp_path: Path) -> None:
     assert again.path == first.path and (again.path / "mine.txt").read_text() == "kept"
 
 
+def test_a_validation_does_not_write_over_a_training(tmp_path: Path) -> None:
+    run = RunDir.create("train", str(tmp_path), "run")
+    run.last.parent.mkdir()
+    with pytest.raises(InputError, match="exist_ok: expected the folder of a validation, got the training"):
+        RunDir.create("val", str(tmp_path), "run", exist_ok=True)
+    assert RunDir.create("val", str(tmp_path), "run").path.name == "run-2"
+    assert RunDir.create("train", str(tmp_path), "run", exist_ok=True).path == run.path
+
+
 @pytest.mark.parametrize("exist_ok", [True, False])
 def test_a_file_in_the_way_is_refused(tmp_path: Path, exist_ok: bool) -> None:
     (tmp_path / "run").write_text("a file")

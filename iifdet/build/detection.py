@@ -193,4 +193,6 @@ def detection_evaluator(config: InferenceKeys, index: DatasetIndex, masks: bool 
             "max_det=300 conf=%g",
             *(limit, config.max_det, config.conf, LVIS_CONF),
         )
+    if index.federated is not None and config.group_limits is not None and index.federated.groups() is not None:
+        log.warning("group_limits: %s has no effect, the data have groups of their own", list(config.group_limits))
     return DetectionEvaluator(index, engine=config.engine, **options)

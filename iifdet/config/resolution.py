@@ -91,10 +91,15 @@ def _expected(kind: type[BaseModel], key: str, message: str) -> str:
     return f"{message}, or one of {', '.join(choices)}" if others else f"expected one of {', '.join(choices)}"
 
 
+def path_as_text(value: Any) -> Any:
+    """A value as keys have it."""
+    return str(value) if isinstance(value, PathLike) else value
+
+
 def _nest(overrides: dict[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in overrides.items():
-        value = str(value) if isinstance(value, PathLike) else value
+        value = path_as_text(value)
         head, dot, rest = key.partition(".")
         if dot:
             inner = nested.setdefault(head, {})

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from iifdet.config.keys import Choice, TalkKeys
-from iifdet.config.resolution import validate
+from iifdet.config.resolution import path_as_text, validate
 from iifdet.config.training import TrainConfig
 from iifdet.errors import InputError, suggest
 
@@ -93,6 +93,7 @@ def read_study(keys: Mapping[str, Any]) -> tuple[StudyKeys, dict[str, Any]]:
     for key in keys:
         if key.partition(".")[0] not in TuneConfig.model_fields:
             raise InputError(f"{key}: unknown key{suggest(key, TuneConfig.model_fields)}")
+    keys = {k: path_as_text(v) for k, v in keys.items()}
     study = validate(StudyKeys, {k: v for k, v in keys.items() if k in StudyKeys.model_fields})
     return study, {k: v for k, v in keys.items() if k not in StudyKeys.model_fields}
 

@@ -1,6 +1,6 @@
 """Cost as work grows: index, loader, loss and evaluation over images, classes and boxes an image.
 
-    python tools/bench/scaling.py                 JSON, and docs/pictures/scaling.png
+    python tools/bench/scaling.py                 JSON, and docs/pictures/scaling.png; with --out a picture beside it
 
 Made-up COCO files around one small JPEG; one thread. Each point is the median of ``repeats`` runs, each curve's
 ``exponent`` the slope of a straight line through it on logarithmic axes: 1 is linear, 0 is no growth. The first row of
@@ -56,7 +56,8 @@ def main() -> None:
             _add(curves, "loss, boxes", n, _loss(CLASSES, n, args.repeats))
     for curve in curves.values():
         curve["exponent"] = round(float(np.polyfit(np.log(curve["n"]), np.log(curve["seconds"]), 1)[0]), 2)
-    _draw(curves, Path(__file__).parents[2] / "docs" / "pictures" / "scaling.png")
+    pictures = Path(__file__).parents[2] / "docs" / "pictures"
+    _draw(curves, args.out.with_suffix(".png") if args.out else pictures / "scaling.png")
     write("scaling", args.out, {"evaluation of 5000 images with 100 detections each, s": promise, "curves": curves})
 
 
