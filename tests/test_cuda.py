@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from runs import HARD, Interrupt, equal
 from test_detector_contract import COUNTS, SMALL, WEIGHTS, C, targets
-from test_never_lose import equal
-from test_training import HARD, Interrupt
 
 import iifdet
 from iifdet.checkpoint import read_checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_never_lose import equal
+from runs import equal
 from torch import nn
 from toy_run import Loader, everything, new_state, run_toy
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from fork_server import ForkServer
+from runs import CLOCKS, equal
 
 import iifdet
 from iifdet.checkpoint import read_checkpoint
@@ -27,7 +28,6 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX processes
 
 Keys = Callable[..., dict[str, Any]]
 Place = tuple[int, int]
-CLOCKS = ("seconds", "images_per_s")
 #: Six steps an epoch, saved after the third and the sixth; mosaic is open in all but the last epoch.
 BATCHES = 6
 MIXED = {
@@ -65,23 +65,6 @@ def make_runs(
         return Runs(server, {**keys, "workers": workers}, whole[epochs], folder / "run")
 
     return make
-
-
-def equal(a: Any, b: Any, where: str = "") -> None:
-    """Assert that two nests of tensors and plain values are the same to the bit, clocks aside."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a.keys() - set(CLOCKS):
-            equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            equal(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
 
 
 def equal_runs(a: Path, b: Path) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 from pretended_cuda import OnDevice, pretended_cuda, recording
+from runs import HARD, Interrupt
 from test_classification_runs import write_split
 from test_detector_contract import COUNTS, SIZE, SMALL, WEIGHTS, C, settle, targets
-from test_training import HARD, Interrupt
 
 import iifdet
 from iifdet.checkpoint import read_checkpoint

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_never_lose import equal
+from runs import equal
 from torch import nn
 from toy_run import Loader, everything, run_toy
 
