@@ -226,6 +226,7 @@ def launched() -> int | None:
 def joined(device: torch.device) -> Iterator[World]:
     """Meet the other processes that ``torchrun`` started; a process alone meets nobody.
 
+    The device is the current one meanwhile: recordings and figures of memory are of that one.
     A group that the caller has set up, for CPU tensors too (gloo), is used and left as it is. After an error nobody is
     waited for: the process ends, and with it the others, whose next word to it fails.
 
@@ -236,7 +237,8 @@ def joined(device: torch.device) -> Iterator[World]:
         yield Processes() if dist.get_world_size() > 1 else ALONE
         return
     if launched() is None:
-        yield ALONE
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            yield ALONE
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)

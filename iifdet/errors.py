@@ -64,6 +64,8 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 #: How libraries that torch calls say what torch itself says with an OutOfMemoryError.
 _NO_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",  # cuDNN 9
+    "unable to find an engine",  # torch, where none of cuDNN's got its workspace
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUSOLVER_STATUS_ALLOC_FAILED",
     "out of memory",

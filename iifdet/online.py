@@ -29,6 +29,7 @@ class OnlineIIF(Callback):
         labels = [image for batch in batches for image in batch.labels()]
         counts = batch_counts(labels, adjust.num_classes)
         if dist.is_available() and dist.is_initialized():
+            counts = counts.to(adjust.scale.device)  # all processes by one backend, wherever a batch lies
             dist.all_reduce(counts)
         adjust.set_batch_scale(online_weights(counts, self.temperature))
 

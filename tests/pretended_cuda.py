@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -172,11 +172,29 @@ class _Stream:
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = CUDA
 
-    def wait_stream(self, other: _Stream) -> None:
+    def record_event(self) -> None:
+        pass
+
+    def wait_event(self, event: None) -> None:
         pass
 
     def is_capturing(self) -> bool:
         return False
+
+
+class CurrentDevice:
+    """``with torch.cuda.device(…)``."""
+
+    inside: ClassVar[list[torch.device]] = []
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __enter__(self) -> None:
+        self.inside.append(self.device)
+
+    def __exit__(self, *error: object) -> None:
+        self.inside.pop()
 
 
 #: What stands in for torch.cuda's own.
@@ -192,6 +210,7 @@ OF_TORCH_CUDA: dict[str, Any] = {
     "Stream": _Stream,
     "current_stream": _Stream,
     "stream": lambda _: contextlib.nullcontext(),
+    "device": CurrentDevice,
     "is_current_stream_capturing": lambda: False,
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from iifdet import build
 from iifdet.build.adjustment import freeze_all_but_class_rows
@@ -306,6 +307,23 @@ def test_boxes_keep_their_precision_under_bfloat16(model: Detector, images: torc
     for found in (boxes, *proposals):
         rounded = (found == found.bfloat16().float()) & (found > 0) & (found < SIZE)
         assert found.dtype == torch.float32 and len(found) and rounded.float().mean() < 0.2
+
+
+def test_anchors_are_the_same_under_bfloat16(model: Detector) -> None:
+    """torchvision makes them in the type of the maps, so that training and inference would have others."""
+    found: list[torch.Tensor] = []
+    for module in model.modules():
+        if isinstance(module, AnchorGenerator):
+            module.register_forward_hook(lambda _, inputs, anchors: found.extend(anchors))
+    if not any(isinstance(module, AnchorGenerator) for module in model.modules()):
+        pytest.skip("has none of torchvision's")
+    image = torch.rand(1, 3, SIZE, 2 * SIZE)
+    with torch.inference_mode():
+        model.raw(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            model.raw(image)
+    plain, half = found
+    assert half.dtype == torch.float32 and torch.equal(plain, half) and plain.max() > 256
 
 
 def test_a_list_of_images_is_the_same_as_a_tensor_of_them(

@@ -138,7 +138,13 @@ def test_batch_auto_without_cuda_takes_the_recipe_s_batch_and_says_so(
 
 
 @pytest.mark.parametrize(
-    "said", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"]
+    "said",
+    [
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "GET was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when",
+    ],
 )
 def test_memory_that_runs_out_inside_a_library_halves_the_batch_too(tmp_path: Path, said: str) -> None:
     state = new_state()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pretended_cuda import OnDevice, pretended_cuda, recording
+from pretended_cuda import CurrentDevice, OnDevice, pretended_cuda, recording
 from runs import HARD, Interrupt
 from test_classification_runs import write_split
 from test_detector_contract import COUNTS, SIZE, SMALL, WEIGHTS, C, settle, targets
@@ -198,6 +198,8 @@ def test_a_classifier_ends_as_on_the_cpu(cache: Any, tmp_path: Path, monkeypatch
     replayed: list[int] = []
 
     def record(body: Callable[[], None]) -> Callable[[], None]:
+        assert CurrentDevice.inside == [torch.device("cuda", 0)] * 2, "of the run, and of the recording"
+
         def rerun() -> None:
             with recording():
                 body()

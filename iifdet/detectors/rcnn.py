@@ -71,6 +71,7 @@ class FasterRCNN(Detector):
             raise ValueError(f"net: expected {num_classes + 1} columns, background among them, got {columns}")
         net.roi_heads = PhasedRoIHeads.over(net.roi_heads)
         net.rpn.head.register_forward_hook(in_float)
+        net.rpn.anchor_generator.register_forward_pre_hook(with_float_maps)
         self.net = net
         self.init_class_biases()
 
@@ -201,6 +202,15 @@ def in_float(head: nn.Module, inputs: Any, output: tuple[list[Tensor], list[Tens
     256 px on it would round both to every second pixel, from 512 px on to every fourth.
     """
     return tuple([widened(level) for level in part] for part in output)
+
+
+def with_float_maps(generator: nn.Module, inputs: tuple[Any, list[Tensor]]) -> Any:
+    """A hook: anchors in float32 at least, in the type of the maps as torchvision makes them.
+
+    A generator reads nothing of the maps but their type, device and size, which a corner of each has without a copy.
+    """
+    images, levels = inputs
+    return images, [widened(level[:1, :1]) for level in levels]
 
 
 @contextmanager

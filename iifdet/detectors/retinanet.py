@@ -18,7 +18,7 @@ from iifdet.detectors.batching import Images, image_size, pad, stretch
 from iifdet.detectors.layout import Grid, Layout
 from iifdet.detectors.options import check_sizes
 from iifdet.detectors.postprocess import PostprocessOptions
-from iifdet.detectors.rcnn import resized, told
+from iifdet.detectors.rcnn import resized, told, with_float_maps
 from iifdet.detectors.targets import check_targets, on_device
 from iifdet.longtail import ACTIVATIONS, ClassifierRows, widened
 from iifdet.types import NetworkBoxes, RawPredictions, Target
@@ -48,6 +48,7 @@ class RetinaNet(Detector):
         columns = net.head.classification_head.num_classes
         if columns != num_classes:
             raise ValueError(f"net: expected {num_classes} columns, got {columns}")
+        net.anchor_generator.register_forward_pre_hook(with_float_maps)
         self.net = net
 
     def set_class_loss(self, name: str) -> None:

@@ -103,9 +103,10 @@ def _prepare(cfg: TrainConfig, device: torch.device, world: World, content: dict
         model = build.build_model(cfg, splits.train, content is None, splits.counts)
     if content is not None:
         restore_loss(model, content)
-    model = build.synchronise_batch_norms(cfg, build.placed(cfg, model, device), device, world)
+    model = build.placed(cfg, model, device)
     state = build.build_state(cfg, model, device)
-    cfg = build.settle_batch(cfg, state, device, world)
+    cfg = build.settle_batch(cfg, state, device, world)  # before batch norms wait for those of other processes
+    state.model = model = build.synchronise_batch_norms(cfg, model, device, world)
     if content is None:
         world.own_generators(cfg.seed)
     else:

@@ -92,6 +92,7 @@ class GraphedStep:
                 whole.record(self.record)
             except Exception as error:
                 self.may_record = False
+                whole.forget()
                 log.warning("no CUDA graph: %s; training goes on without", _in_one_line(error))
         return whole
 
@@ -186,8 +187,10 @@ class WholeStep:
     def record(self, how: Record) -> None:
         """Record it, without making it."""
         self.state.optimizer.zero_grad(set_to_none=True)  # gradients are made inside the recording
+        device = self.options.device
         try:
-            self.rerun = how(self._body)
+            with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+                self.rerun = how(self._body)
         finally:
             self.state.optimizer.zero_grad(set_to_none=True)
         self.recorded = True
@@ -259,9 +262,9 @@ def counted_together(model: nn.Module) -> Iterator[None]:
 
 
 def record_graph(body: Callable[[], None]) -> Callable[[], None]:
-    """Record a body as a CUDA graph; nothing of it is run."""
-    graph = torch.cuda.CUDAGraph()
-    with _recording, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    """Record a body as a CUDA graph of the current device; nothing of it is run."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # torch's own stream is of the device it was made on
+    with _recording, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         body()
     return graph.replay
 

@@ -11,6 +11,9 @@ from iifdet.types import Batch, MixedLabels
 #: Stays on the CPU until the loss has looked at it: to look at it on CUDA would be to wait for it.
 ON_CPU = ("boxes", "labels")
 
+#: A batch whose copy is under way, and what happens when it is done.
+_Coming = tuple[Batch, torch.cuda.Event]
+
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """A training batch with its images, as float, and its masks on the device."""
@@ -26,31 +29,32 @@ def ahead(source: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         yield from source
         return
     stream = torch.cuda.Stream(device)
-    waiting: Batch | None = None
+    waiting: _Coming | None = None
     for batch in source:
         if isinstance(batch.images, torch.Tensor) and batch.images.is_cuda:
             yield batch
             continue
         coming = _copied(batch, device, stream)
         if waiting is not None:
-            yield _arrived(waiting, stream)
+            yield _arrived(*waiting, device)
         waiting = coming
     if waiting is not None:
-        yield _arrived(waiting, stream)
+        yield _arrived(*waiting, device)
 
 
-def _copied(batch: Batch, device: torch.device, stream: torch.cuda.Stream) -> Batch:
+def _copied(batch: Batch, device: torch.device, stream: torch.cuda.Stream) -> _Coming:
     try:
         with torch.cuda.stream(stream):
-            return to_device(batch, device)
+            moved = to_device(batch, device)
     except torch.OutOfMemoryError:  # a step that has no memory for it takes it in pieces
-        return batch
+        moved = batch
+    return moved, stream.record_event()
 
 
-def _arrived(batch: Batch, stream: torch.cuda.Stream) -> Batch:
-    """Let the present stream wait for the copy, and the allocator know that it uses it."""
-    present = torch.cuda.current_stream(stream.device)
-    present.wait_stream(stream)
+def _arrived(batch: Batch, copied: torch.cuda.Event, device: torch.device) -> Batch:
+    """Let the present stream wait for this copy alone, not for the next one, and the allocator know that it uses it."""
+    present = torch.cuda.current_stream(device)
+    present.wait_event(copied)
     images = [batch.images] if isinstance(batch.images, torch.Tensor) else batch.images
     for tensor in (*images, *_parts(batch)):
         if tensor.device.type == "cuda":
