@@ -89,3 +89,22 @@ def write_cifar(root: Path, images: int = 20, classes: int = 10) -> dict[str, An
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
     (folder / meta).write_bytes(pickle.dumps({names: [f"class {c}".encode() for c in range(classes)]}, protocol=2))
     return {"task": "classify", "format": format_, "path": str(folder), "train": "train", "test": "test"}
+
+
+def small_classifier(root: Path, **changes: Any) -> dict[str, Any]:
+    """Keys of a classifier on 42 images of three colours, with every augmentation: three epochs of four steps."""
+    rng = np.random.default_rng(0)
+    for split, counts in (("train", (24, 12, 6)), ("test", (5, 5, 5))):
+        for label, count in enumerate(counts):
+            for number in range(count):
+                image = rng.integers(0, 90, (32, 32, 3)).astype(np.uint8)
+                image[:, :, label] += 120
+                file = root / split / f"class{label}" / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                assert cv2.imwrite(str(file), image)
+    description = root / "data.yaml"
+    description.write_text("task: classify\nformat: folder\npath: .\ntrain: train\ntest: test\n")
+    keys: dict[str, Any] = {"model": "se_resnet20", "model_args": {"width": 0.25}, "data": description, "imgsz": 32}
+    keys |= {"batch": 8, "epochs": 3, "lr": 0.01, "ema": 0.9, "schedule": "constant", "workers": 0, "plots": False}
+    keys |= {"mixup": 0.2, "cutout": 8, "auto_augment": "cifar10", "project": root}
+    return keys | changes

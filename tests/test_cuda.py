@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from classification_data import small_classifier
 from runs import HARD, Interrupt, equal
 from test_detector_contract import COUNTS, SMALL, WEIGHTS, C, targets
 
@@ -166,3 +167,25 @@ def test_validation_gives_the_figures_of_the_cpu(tiny_keys: Keys, tmp_path: Path
     common = {"weights": run / "weights" / "last.pt", "project": tmp_path, "plots": False, "workers": 0}
     figures = [iifdet.val(**common, device=d, name=d).metrics["AP50"] for d in ("cpu", "cuda")]
     assert figures[0] == pytest.approx(figures[1], abs=0.02)
+
+
+def test_steps_that_are_recorded_as_a_graph_end_as_those_that_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = small_classifier(tmp_path, cache="device", device="cuda")
+    plain, graphed = (iifdet.train(**keys, name=f"graph-{on}", graph=on).folder for on in (False, True))
+    assert "no CUDA graph" not in caplog.text
+    one, other = (read_checkpoint(run / "weights" / "last.pt")["weights"] for run in (plain, graphed))
+    torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4)
+
+
+def test_anchors_and_losses_under_bf16_lie_on_the_device(pair: tuple[Detector, Detector]) -> None:
+    """Near those of float32: boxes are not rounded, whatever the maps are."""
+    model = pair[1]
+    with torch.inference_mode():
+        plain = torch.cat([r.boxes.reshape(-1, 4) for r in model.raw(images().to(CUDA))])
+        with torch.autocast("cuda", torch.bfloat16):
+            half = torch.cat([r.boxes.reshape(-1, 4) for r in model.raw(images().to(CUDA))])
+    assert half.dtype == torch.float32 and half.is_cuda
+    if not hasattr(model, "net") or type(model).__name__ == "RetinaNet":  # others propose as they score
+        assert (half - plain).abs().median() < 1

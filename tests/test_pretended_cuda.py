@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from classification_data import small_classifier
 from pretended_cuda import CurrentDevice, OnDevice, pretended_cuda, recording
 from runs import HARD, Interrupt
-from test_classification_runs import write_split
 from test_detector_contract import COUNTS, SIZE, SMALL, WEIGHTS, C, settle, targets
 
 import iifdet
@@ -208,13 +208,7 @@ def test_a_classifier_ends_as_on_the_cpu(cache: Any, tmp_path: Path, monkeypatch
         return rerun
 
     monkeypatch.setattr(graphed, "record_graph", record)
-    for split, counts in (("train", (24, 12, 6)), ("test", (5, 5, 5))):
-        write_split(tmp_path / split, counts, np.random.default_rng(0))
-    description = tmp_path / "data.yaml"
-    description.write_text("task: classify\nformat: folder\npath: .\ntrain: train\ntest: test\n")
-    keys: dict[str, Any] = {"model": "se_resnet20", "model_args": {"width": 0.25}, "data": description, "imgsz": 32}
-    keys |= {"cache": cache, "batch": 8, "epochs": 3, "lr": 0.01, "ema": 0.9, "workers": 0, "project": tmp_path}
-    keys |= {"mixup": 0.2, "cutout": 8, "auto_augment": "cifar10", "schedule": "constant", "plots": False}
+    keys = small_classifier(tmp_path, cache=cache)
     cpu = iifdet.train(**keys, name="cpu", device="cpu")
     with pretended_cuda():
         cuda = iifdet.train(**keys, name="cuda", device="cuda")

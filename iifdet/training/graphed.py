@@ -92,7 +92,6 @@ class GraphedStep:
                 whole.record(self.record)
             except Exception as error:
                 self.may_record = False
-                whole.forget()
                 log.warning("no CUDA graph: %s; training goes on without", _in_one_line(error))
         return whole
 
