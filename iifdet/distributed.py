@@ -222,6 +222,11 @@ def launched() -> int | None:
     return int(os.environ.get("LOCAL_RANK", 0)) if several else None
 
 
+def made_current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """CUDA's current device while this lasts; nothing on the CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[World]:
     """Meet the other processes that ``torchrun`` started; a process alone meets nobody.
@@ -237,7 +242,7 @@ def joined(device: torch.device) -> Iterator[World]:
         yield Processes() if dist.get_world_size() > 1 else ALONE
         return
     if launched() is None:
-        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        with made_current(device):
             yield ALONE
         return
     if device.type == "cuda":

@@ -50,9 +50,6 @@ class RunDir:
 
         Args:
             key: what errors call the name.
-
-        Raises:
-            InputError: no folder can be made there, or val would write over the figures of a training.
         """
         base, name = Path(project) if project else Path("runs") / verb, name or verb
         if ".." in Path(name).parts or Path(name).is_absolute():
@@ -67,8 +64,6 @@ class RunDir:
                 continue
             except OSError as error:
                 raise InputError(f"project: cannot make {path} ({error.strerror}); choose another project=") from error
-            if verb == "val" and (path / "weights").is_dir():  # whose figures have the same names
-                raise InputError(f"exist_ok: expected the folder of a validation, got the training {path}; give name=")
             return cls(path)
         raise InputError(f"{key}: expected a free name under {base}, got 100,000 taken ones; choose another name")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 NAMES = ["ant", "bee", "cow"]
@@ -91,20 +92,26 @@ def write_cifar(root: Path, images: int = 20, classes: int = 10) -> dict[str, An
     return {"task": "classify", "format": format_, "path": str(folder), "train": "train", "test": "test"}
 
 
-def small_classifier(root: Path, **changes: Any) -> dict[str, Any]:
-    """Keys of a classifier on 42 images of three colours, with every augmentation: three epochs of four steps."""
+def write_colours(root: Path, train: tuple[int, ...] = (24, 12, 6)) -> str:
+    """Folders of three colours, 32 x 32; the data's YAML."""
     rng = np.random.default_rng(0)
-    for split, counts in (("train", (24, 12, 6)), ("test", (5, 5, 5))):
+    for split, counts in (("train", train), ("test", (5, 5, 5))):
         for label, count in enumerate(counts):
+            place = root / split / f"class{label}"
+            place.mkdir(parents=True)
             for number in range(count):
                 image = rng.integers(0, 90, (32, 32, 3)).astype(np.uint8)
                 image[:, :, label] += 120
-                file = root / split / f"class{label}" / f"{number}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                assert cv2.imwrite(str(file), image)
-    description = root / "data.yaml"
-    description.write_text("task: classify\nformat: folder\npath: .\ntrain: train\ntest: test\n")
-    keys: dict[str, Any] = {"model": "se_resnet20", "model_args": {"width": 0.25}, "data": description, "imgsz": 32}
-    keys |= {"batch": 8, "epochs": 3, "lr": 0.01, "ema": 0.9, "schedule": "constant", "workers": 0, "plots": False}
-    keys |= {"mixup": 0.2, "cutout": 8, "auto_augment": "cifar10", "project": root}
+                cv2.imwrite(str(place / f"{number}.png"), image)
+    description = {"task": "classify", "format": "folder", "path": ".", "train": "train", "test": "test"}
+    (root / "data.yaml").write_text(yaml.safe_dump(description))
+    return str(root / "data.yaml")
+
+
+def small_classifier(root: Path, **changes: Any) -> dict[str, Any]:
+    """Keys of a classifier on three colours, with every augmentation: three epochs of four steps."""
+    keys: dict[str, Any] = {"model": "se_resnet20", "model_args": {"width": 0.25}, "imgsz": 32}
+    keys |= {"data": write_colours(root), "project": root, "workers": 0, "plots": False}
+    keys |= {"batch": 8, "epochs": 3, "lr": 0.01, "ema": 0.9, "schedule": "constant"}
+    keys |= {"mixup": 0.2, "cutout": 8, "auto_augment": "cifar10"}
     return keys | changes

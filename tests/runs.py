@@ -57,11 +57,12 @@ def equal(a: Any, b: Any, where: str = "") -> None:
         assert a == b, where
 
 
-def same_run(a: Path, b: Path) -> None:
-    """Weights, averages, optimizer, counters and results are bit-equal; clocks aside."""
-    one, other = last_of(a), last_of(b)
-    for part in ("weights", "ema", "training", "names", "counts", "adjustment", "metrics"):
-        equal(one[part], other[part], part)
+def same_run(a: Path, b: Path, checkpoints: tuple[str, ...] = ("last",)) -> None:
+    """Weights, averages, optimizer, generators, counters and results.csv are bit-equal; clocks aside."""
+    for name in checkpoints:
+        one, other = (read_checkpoint(run / "weights" / f"{name}.pt") for run in (a, b))
+        for part in ("weights", "ema", "training", "names", "counts", "adjustment", "metrics"):
+            equal(one[part], other[part], f"{name}.{part}")
     assert rows_of(a) == rows_of(b)
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
+from classification_data import write_colours
 
 import iifdet
 from iifdet import build, class_pictures
@@ -32,25 +32,10 @@ Keys = Callable[..., dict[str, Any]]
 COUNTS = (24, 12, 6)
 
 
-def write_split(folder: Path, counts: tuple[int, ...], rng: np.random.Generator) -> None:
-    for label, count in enumerate(counts):
-        place = folder / f"class{label}"
-        place.mkdir(parents=True)
-        for number in range(count):
-            image = rng.integers(0, 90, (32, 32, 3)).astype(np.uint8)
-            image[:, :, label] += 120
-            cv2.imwrite(str(place / f"{number}.png"), image)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A data YAML: three colours."""
-    root, rng = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
-    write_split(root / "train", COUNTS, rng)
-    write_split(root / "test", (5, 5, 5), rng)
-    description = {"task": "classify", "format": "folder", "path": ".", "train": "train", "test": "test"}
-    (root / "data.yaml").write_text(yaml.safe_dump(description))
-    return str(root / "data.yaml")
+    return write_colours(tmp_path_factory.mktemp("colours"), COUNTS)
 
 
 @pytest.fixture

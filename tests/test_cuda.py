@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from classification_data import small_classifier
-from runs import HARD, Interrupt, equal
+from runs import HARD, Interrupt, equal, last_of
 from test_detector_contract import COUNTS, SMALL, WEIGHTS, C, targets
 
 import iifdet
@@ -175,12 +175,12 @@ def test_steps_that_are_recorded_as_a_graph_end_as_those_that_are_not(
     keys = small_classifier(tmp_path, cache="device", device="cuda")
     plain, graphed = (iifdet.train(**keys, name=f"graph-{on}", graph=on).folder for on in (False, True))
     assert "no CUDA graph" not in caplog.text
-    one, other = (read_checkpoint(run / "weights" / "last.pt")["weights"] for run in (plain, graphed))
+    one, other = (last_of(run)["weights"] for run in (plain, graphed))
     torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4)
 
 
-def test_anchors_and_losses_under_bf16_lie_on_the_device(pair: tuple[Detector, Detector]) -> None:
-    """Near those of float32: boxes are not rounded, whatever the maps are."""
+def test_boxes_under_bf16_are_near_those_of_float32(pair: tuple[Detector, Detector]) -> None:
+    """They are not rounded, whatever the maps are."""
     model = pair[1]
     with torch.inference_mode():
         plain = torch.cat([r.boxes.reshape(-1, 4) for r in model.raw(images().to(CUDA))])

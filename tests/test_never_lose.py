@@ -5,7 +5,6 @@ Where one promise of docs/reliability.md needs a process that really dies, it is
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import shutil
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from fork_server import ForkServer
-from runs import CLOCKS, equal
+from runs import same_run
 
 import iifdet
 from iifdet.checkpoint import read_checkpoint
@@ -68,16 +67,8 @@ def make_runs(
 
 
 def equal_runs(a: Path, b: Path) -> None:
-    """Weights, averages, optimizer, generators, counters, results.csv and metrics.json."""
-    for name in ("last", "best"):
-        one, other = (read_checkpoint(run / "weights" / f"{name}.pt") for run in (a, b))
-        for part in ("weights", "ema", "training", "metrics", "names", "counts", "adjustment"):
-            equal(one[part], other[part], f"{name}.{part}")
-    tables = []
-    for run in (a, b):
-        with (run / "results.csv").open() as file:
-            tables.append([{k: v for k, v in row.items() if k not in CLOCKS} for row in csv.DictReader(file)])
-    assert tables[0] == tables[1]
+    """Everything that two runs leave behind, metrics.json too."""
+    same_run(a, b, ("last", "best"))
     assert (a / "metrics.json").read_bytes() == (b / "metrics.json").read_bytes()
 
 

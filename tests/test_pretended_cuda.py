@@ -15,18 +15,16 @@ import pytest
 import torch
 from classification_data import small_classifier
 from pretended_cuda import CurrentDevice, OnDevice, pretended_cuda, recording
-from runs import HARD, Interrupt
-from test_detector_contract import COUNTS, SIZE, SMALL, WEIGHTS, C, settle, targets
+from runs import HARD, Interrupt, last_of
+from test_detector_contract import COUNTS, SIZE, SLOW_TO_TRAIN, SMALL, WEIGHTS, C, settle, targets
 
 import iifdet
-from iifdet.checkpoint import read_checkpoint
 from iifdet.detectors import Detector
 from iifdet.models import create_model
 from iifdet.optim import build_optimizer
 from iifdet.training import graphed
 
 Keys = Callable[..., dict[str, Any]]
-SLOW = ("fasterrcnn", "maskrcnn", "retinanet", "ssd512")
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument")
 
 
@@ -96,11 +94,11 @@ def test_losses_gradients_and_detections_are_those_of_the_cpu(name: str, device:
 
 
 def weights_of(run: Any) -> dict[str, Any]:
-    content = read_checkpoint(run.folder / "weights" / "last.pt")
+    content = last_of(run.folder)
     return {"weights": content["weights"], "ema": content["ema"]}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SMALL])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW_TO_TRAIN else n for n in SMALL])
 def test_a_run_ends_as_on_the_cpu(name: str, tiny_keys: Keys, data_with_masks: Path, tmp_path: Path) -> None:
     """SGD: AdamW makes steps of one size of gradients that are nothing but rounding."""
     keys = tiny_keys(tmp_path, model=name, model_args=SMALL[name], epochs=1, data=str(data_with_masks), optimizer="sgd")

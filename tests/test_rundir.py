@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from iifdet.config import ValConfig, resolve
 from iifdet.errors import InputError
 from iifdet.rundir import RunDir
+from iifdet.running.folder import validation_folder
 
 
 def test_names_are_counted_up(tmp_path: Path) -> None:
@@ -38,9 +40,10 @@ def test_exist_ok_takes_the_folder_there_is(tmp_path: Path) -> None:
 def test_a_validation_does_not_write_over_a_training(tmp_path: Path) -> None:
     run = RunDir.create("train", str(tmp_path), "run")
     run.last.parent.mkdir()
+    keys = {"weights": "x.pt", "project": tmp_path, "name": "run"}
     with pytest.raises(InputError, match="exist_ok: expected the folder of a validation, got the training"):
-        RunDir.create("val", str(tmp_path), "run", exist_ok=True)
-    assert RunDir.create("val", str(tmp_path), "run").path.name == "run-2"
+        validation_folder(resolve(ValConfig, {**keys, "exist_ok": True}))
+    assert validation_folder(resolve(ValConfig, keys)).path.name == "run-2"
     assert RunDir.create("train", str(tmp_path), "run", exist_ok=True).path == run.path
 
 

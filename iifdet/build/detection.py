@@ -22,6 +22,7 @@ from iifdet.datasets import (
     load_index,
     make_loader,
 )
+from iifdet.datasets.federated import Federated
 from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError, counted
 from iifdet.evaluation import DetectionEvaluator
@@ -186,13 +187,18 @@ def detection_evaluator(config: InferenceKeys, index: DatasetIndex, masks: bool 
     options: dict[str, Any] = {"masks": True, "mask_threshold": config.mask_threshold} if masks else {}
     if isinstance(config, ValConfig) and config.fixed_ap:  # the figures stay those of max_det
         options |= {"fixed": True, "max_per_image": min(config.max_det, KEPT)}
+    if index.federated is not None:
+        _say_what_lvis_does_not_see(config, index.federated)
+    return DetectionEvaluator(index, engine=config.engine, **options)
+
+
+def _say_what_lvis_does_not_see(config: InferenceKeys, federated: Federated) -> None:
     limit = PROTOCOLS["lvis"][0]
-    if index.federated is not None and (config.max_det < limit or config.conf > LVIS_CONF):
+    if config.max_det < limit or config.conf > LVIS_CONF:
         log.warning(
             "LVIS scores up to %d detections an image, the tail's among them; got max_det=%d conf=%g, usual are "
             "max_det=300 conf=%g",
             *(limit, config.max_det, config.conf, LVIS_CONF),
         )
-    if index.federated is not None and config.group_limits is not None and index.federated.groups() is not None:
+    if config.group_limits is not None and federated.groups() is not None:
         log.warning("group_limits: %s has no effect, the data have groups of their own", list(config.group_limits))
-    return DetectionEvaluator(index, engine=config.engine, **options)

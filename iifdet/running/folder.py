@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from iifdet.config import ValConfig
 from iifdet.distributed import World
 from iifdet.errors import InputError
 from iifdet.rundir import Onlooker, RunDir
@@ -31,6 +32,18 @@ def open_run(world: World, make: Callable[[], RunDir]) -> tuple[RunDir, Abstract
             f"project: expected a folder that all machines see, got {path.absolute()}; choose a shared one"
         )
     return (RunDir if world.is_main else Onlooker)(path), lock
+
+
+def validation_folder(cfg: ValConfig) -> RunDir:
+    """The folder of a validation.
+
+    Raises:
+        InputError: it can not be made, or holds a training, whose figures have the same names.
+    """
+    run = RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok)
+    if run.last.parent.is_dir():
+        raise InputError(f"exist_ok: expected the folder of a validation, got the training {run.path}; give name=")
+    return run
 
 
 def _remove_if_empty(folder: Path) -> None:

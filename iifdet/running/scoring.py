@@ -11,8 +11,7 @@ from iifdet.config import ValConfig
 from iifdet.distributed import ALONE
 from iifdet.errors import InputError
 from iifdet.evaluation.fixed import save_fixed
-from iifdet.rundir import RunDir
-from iifdet.running.folder import open_run
+from iifdet.running.folder import open_run, validation_folder
 from iifdet.running.results import FOUND_PICTURE, LABELS_PICTURE, RunResult, write_results
 
 log = logging.getLogger("iifdet")
@@ -25,7 +24,7 @@ def run_scoring(cfg: ValConfig) -> RunResult:
     counts = build.training_counts(cfg, "detect")
     result = evaluator.compute()
     metrics = result.metrics(counts, groups=cfg.group_limits) | {"split": build.split_name(cfg, cfg.split)}
-    run, lock = open_run(ALONE, lambda: RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok))
+    run, lock = open_run(ALONE, lambda: validation_folder(cfg))
     with lock:
         if (run.path / "predictions.json").resolve() == Path(str(cfg.predictions)).expanduser().resolve():
             raise InputError(f"predictions: expected a file outside {run.path}, where val writes its own; give name=")

@@ -10,8 +10,7 @@ from iifdet.config import ValConfig, WeightKeys
 from iifdet.distributed import World
 from iifdet.errors import InputError, some
 from iifdet.evaluation.fixed import save_fixed
-from iifdet.rundir import RunDir
-from iifdet.running.folder import open_run
+from iifdet.running.folder import open_run, validation_folder
 from iifdet.running.results import RunResult
 from iifdet.running.watching import Validation
 
@@ -37,7 +36,7 @@ def run_val(cfg: ValConfig, task: str, device: torch.device, world: World, model
         build.set_adjustment(model, cfg, cfg.adjust, model.counts, strategy="post_process")
     batches = build.build_val_batches(cfg, cfg, index, task, world=world)
     evaluator = build.build_evaluator(cfg, index, task, model.wants_masks, model.class_activation)
-    run, lock = open_run(world, lambda: RunDir.create("val", cfg.project, cfg.name, cfg.exist_ok))
+    run, lock = open_run(world, lambda: validation_folder(cfg))
     with lock, build.ending_workers(batches):
         watcher = Validation(cfg, run, model.to(device).eval(), task, batches, evaluator, device, world)
         watcher(model)

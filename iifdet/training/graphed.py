@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.sgd import sgd
 
+from iifdet.distributed import made_current
 from iifdet.training.options import AMP_TYPES, FitOptions
 from iifdet.training.pieces import Undo
 from iifdet.training.state import TrainState
@@ -186,9 +187,8 @@ class WholeStep:
     def record(self, how: Record) -> None:
         """Record it, without making it."""
         self.state.optimizer.zero_grad(set_to_none=True)  # gradients are made inside the recording
-        device = self.options.device
         try:
-            with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            with made_current(self.options.device):
                 self.rerun = how(self._body)
         finally:
             self.state.optimizer.zero_grad(set_to_none=True)
