@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from runs import equal
 from torch import nn
 from toy_run import Loader, everything, new_state, run_toy
 
+import iifdet
 from iifdet import build
 from iifdet.config import TrainConfig, ValConfig, resolve
 from iifdet.errors import InputError
@@ -132,6 +134,22 @@ def test_batch_auto_without_cuda_takes_the_recipe_s_batch_and_says_so(
     assert "batch: auto measures CUDA memory, got device=cpu; batch=16" in caplog.text
     with pytest.raises(InputError, match=r"batch: .* got 'auto'"):
         resolve(ValConfig, {"weights": "x.pt", "batch": "auto"})
+
+
+def test_batch_auto_measures_with_the_operations_the_run_will_use(
+    tiny_keys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cuBLAS reads its workspace's size at its first use, which is the measuring."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    settle, seen = build.settle_batch, []
+
+    def watched(*args: Any) -> TrainConfig:
+        seen.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+        return settle(*args)
+
+    monkeypatch.setattr(build, "settle_batch", watched)
+    iifdet.train(**tiny_keys(tmp_path, batch="auto", deterministic=True, epochs=1))
+    assert seen == [(True, ":4096:8")] and not torch.are_deterministic_algorithms_enabled()
 
 
 # -- elsewhere ---------------------------------------------------------------------------------------------------------

@@ -65,16 +65,11 @@ def _shared_device(text: str, local_rank: int) -> str:
 
 
 @contextlib.contextmanager
-def deterministic(config: TrainConfig, model: Any) -> Iterator[None]:
+def deterministic(config: TrainConfig) -> Iterator[None]:
     """Within the block, with ``deterministic``, only operations that give the same bits every time; torch refuses the
-    others on CUDA.
-
-    Without, cuDNN tries its algorithms and keeps the fastest where all batches have one shape; it would try them again
-    on each new one.
+    others on CUDA. To be entered before anything is computed there.
     """
-    one_shape = not config.rect and config.multi_scale is None and model.has_fixed_shapes
-    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = one_shape and not config.deterministic
+    before = torch.are_deterministic_algorithms_enabled()
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
         torch.use_deterministic_algorithms(True)
@@ -82,7 +77,20 @@ def deterministic(config: TrainConfig, model: Any) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.backends.cudnn.benchmark = benchmark
+
+
+@contextlib.contextmanager
+def fastest_algorithms(config: TrainConfig, model: Any) -> Iterator[None]:
+    """Within the block, without ``deterministic``, cuDNN tries its algorithms and keeps the fastest where all batches
+    have one shape; it would try them again on each new one.
+    """
+    one_shape = not config.rect and config.multi_scale is None and model.has_fixed_shapes
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = one_shape and not config.deterministic
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def build_state(config: TrainConfig, model: nn.Module, device: torch.device) -> TrainState:

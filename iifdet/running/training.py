@@ -73,21 +73,29 @@ def run_training(
     Raises:
         InputError: bad keys or data, before a folder is made.
     """
-    made = _prepare(cfg, device, world, content)
-    cfg, model, splits = made.cfg, made.model, made.splits
-    run, lock = open_run(world, lambda: run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok))
-    loaders = (made.batches, *(loader for loader, _ in made.seen))
-    with lock, build.ending_workers(*loaders), build.deterministic(cfg, model):
-        _begin(made, run, world, fresh=content is None, from_previous=from_previous)
-        watcher, *finally_ = (Validation(cfg, run, model, made.task, *each, device, world) for each in made.seen)
-        _fit(made, run, watcher, watchers(cfg, run, callbacks, world), device, world)
-        # The figures left behind are those of the last epoch, which last.pt holds.
-        reporter = finally_[0] if finally_ else watcher
-        metrics = reporter.leave(splits.reported, made.state, splits.chosen_on)
-        if cfg.plots and world.is_main:
-            from iifdet import pictures, plots
+    with build.deterministic(cfg):
+        made = _prepare(cfg, device, world, content)
+        run, lock = open_run(world, lambda: run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok))
+        loaders = (made.batches, *(loader for loader, _ in made.seen))
+        with lock, build.ending_workers(*loaders), build.fastest_algorithms(made.cfg, made.model):
+            _begin(made, run, world, fresh=content is None, from_previous=from_previous)
+            return _carry_out(made, run, device, world, callbacks)
 
-            pictures.quietly(plots.plot_results, made.state.rows, run.path / "results.png", splits.watched)
+
+def _carry_out(
+    made: _Training, run: RunDir, device: torch.device, world: World, callbacks: Sequence[Callback]
+) -> RunResult:
+    """The epochs, then what is left behind in the folder."""
+    cfg, splits = made.cfg, made.splits
+    watcher, *finally_ = (Validation(cfg, run, made.model, made.task, *each, device, world) for each in made.seen)
+    _fit(made, run, watcher, watchers(cfg, run, callbacks, world), device, world)
+    # The figures left behind are those of the last epoch, which last.pt holds.
+    reporter = finally_[0] if finally_ else watcher
+    metrics = reporter.leave(splits.reported, made.state, splits.chosen_on)
+    if cfg.plots and world.is_main:
+        from iifdet import pictures, plots
+
+        pictures.quietly(plots.plot_results, made.state.rows, run.path / "results.png", splits.watched)
     log.info("results on %s in %s", splits.reported, run.path)
     return RunResult(run.path, metrics, reporter.summary)
 
