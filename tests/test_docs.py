@@ -56,6 +56,8 @@ def test_the_page_of_keys_is_what_the_configuration_says() -> None:
     module: dict[str, Any] = runpy.run_path(str(DOCS.parent / "tools" / "keys.py"))
     page = (DOCS / "keys.md").read_text(encoding="utf-8")
     assert module["written"](page) == page, "python tools/keys.py writes it"
+    tables = re.findall(r"^\|---\|---\|---\|\n(.*?)\n$", page, flags=re.MULTILINE | re.DOTALL)
+    assert len(tables) > 20 and all(line.startswith("|") for table in tables for line in table.split("\n"))
 
 
 def test_the_page_of_keys_names_every_option_of_every_model() -> None:

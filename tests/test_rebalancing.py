@@ -93,7 +93,10 @@ def test_balanced_softmax_trains_yolo_as_logit_adjustment_at_tau_one(
     ("changes", "message"),
     [
         ({"adjust": "bsce", "strategy": "post_process"}, "use adjust=la"),
-        ({"adjust": "la", "strategy": "cost_sensitive"}, "cost_sensitive weighs the loss by IIF weights"),
+        (
+            {"adjust": "la", "strategy": "cost_sensitive"},
+            "weighs the loss by IIF or Class-Balanced weights",
+        ),
         ({"adjust": "iif", "bg_shift": 1.0}, "has no background logit"),
         ({"adjust": "la", "center": "mean"}, "center: expected none beside an adjustment that adds"),
         ({"adjust": "la", "source": "batch"}, "source: batch belongs to adjust=iif"),

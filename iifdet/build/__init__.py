@@ -1,6 +1,6 @@
 """The only wiring: Config -> data, counts, model, optimizer, evaluator."""
 
-from iifdet.build.adjustment import class_weights, refuse_idle_weight_keys, set_adjustment
+from iifdet.build.adjustment import class_weights, loss_weights, refuse_idle_weight_keys, set_adjustment
 from iifdet.build.batch import check_batch, settle_batch
 from iifdet.build.batches import EpochBatches, ending_workers
 from iifdet.build.comparison import classifier_norms, evaluated_index
@@ -78,6 +78,7 @@ __all__ = [
     "load_foreign_model",
     "load_model",
     "load_weights",
+    "loss_weights",
     "pick_device",
     "placed",
     "postprocess_options",

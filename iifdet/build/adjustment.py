@@ -14,6 +14,7 @@ from iifdet.longtail import (
     AdjustedModel,
     ClassCounts,
     balanced_softmax_shift,
+    class_balanced_weights,
     iif_weights,
     logit_adjustment_shift,
     tempered,
@@ -58,6 +59,13 @@ def _bsce(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, A
     return {"shift": balanced_softmax_shift(counts, config.by), "when": "train", **_background(config)}
 
 
+def _cb(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    raise ValueError(
+        f"adjust: cb weighs the loss of strategy=cost_sensitive and leaves logits alone, got strategy={strategy}; "
+        "use that, or adjust=iif or la"
+    )
+
+
 def _refuse_center(config: WeightKeys) -> None:
     if config.center != "none":
         raise ValueError(
@@ -70,7 +78,19 @@ def _background(config: WeightKeys) -> dict[str, Any]:
 
 
 #: name -> (keys, counts, strategy) -> what ``set_adjustment`` takes. No adjustment is the identity.
-ADJUSTMENTS: dict[str, Adjustment] = {"none": _none, "iif": _iif, "la": _la, "bsce": _bsce}
+ADJUSTMENTS: dict[str, Adjustment] = {"none": _none, "iif": _iif, "la": _la, "bsce": _bsce, "cb": _cb}
+
+
+def loss_weights(config: TrainConfig, counts: ClassCounts) -> Tensor | None:
+    """(C,) what each sample's loss is multiplied by for its true class; None where all count alike."""
+    if config.strategy != "cost_sensitive":
+        return None
+    if config.adjust == "iif":
+        return class_weights(config, counts)
+    try:
+        return class_balanced_weights(counts, config.beta, config.by)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def set_adjustment(
@@ -103,9 +123,13 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
     _refuse_odd_pairs(config)
     if config.strategy == "decoupled":
         freeze_all_but_class_rows(model, reinit=config.reinit)
-    costs = config.strategy == "cost_sensitive" and config.adjust == "iif"  # weighs the loss, leaves logits alone
-    model.set_class_weight(class_weights(config, model.counts) if costs else None)
-    set_adjustment(model, config, "none" if costs else config.adjust, model.counts, config.strategy)
+    costs = loss_weights(config, model.counts)
+    model.set_class_weight(costs)
+    try:
+        model.set_class_statistic(model.counts)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    set_adjustment(model, config, config.adjust if costs is None else "none", model.counts, config.strategy)
     model.init_class_biases(untrained_only=True)
     if config.freeze:
         freeze_backbone(model, config.freeze)
@@ -121,9 +145,14 @@ def _refuse_odd_pairs(config: TrainConfig) -> None:
         raise InputError(
             f"reinit: starts the class rows of strategy=decoupled afresh, got strategy={config.strategy}; drop one"
         )
-    if config.strategy == "cost_sensitive" and config.adjust not in ("iif", "none"):
+    if config.strategy == "cost_sensitive" and config.adjust not in ("iif", "cb"):
         raise InputError(
-            f"strategy: cost_sensitive weighs the loss by IIF weights; got adjust={config.adjust}, use iif"
+            f"strategy: cost_sensitive weighs the loss by IIF or Class-Balanced weights; got adjust={config.adjust}, "
+            "use iif or cb"
+        )
+    if config.defer and config.strategy != "cost_sensitive":
+        raise InputError(
+            f"defer: puts off the weights of strategy=cost_sensitive, got strategy={config.strategy}; drop one"
         )
     if config.source == "batch" and config.adjust != "iif":
         raise InputError(f"source: batch belongs to adjust=iif, got adjust={config.adjust}; use source=dataset")

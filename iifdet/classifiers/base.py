@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iifdet.classifiers.heads import CosineHead, build_head
+from iifdet.classifiers.heads import CosineHead, LearnedCosineHead, build_head
 from iifdet.longtail import AdjustedModel, ClassifierRows
 from iifdet.types import ClassTargets, MixedLabels
 
@@ -120,6 +120,12 @@ class Classifier(AdjustedModel):
 
     def classifier_rows(self) -> Iterator[ClassifierRows]:
         yield ClassifierRows(self.head.weight, self.head.class_biases())
+
+    @property
+    def cosine_scale(self) -> float | None:
+        if isinstance(self.head, CosineHead) and not isinstance(self.head, LearnedCosineHead):
+            return self.head.fixed_scale
+        return None
 
     @property
     def rows_have_norms(self) -> bool:

@@ -26,9 +26,14 @@ class TrainConfig(DataKeys, WeightKeys, OptimizerKeys, SamplingKeys, AugmentKeys
     """YOLOv3: auto fits the anchors to the boxes"""
 
     adjust: Adjust = "iif"
-    """multiply logits by IIF, add Logit Adjustment's or Balanced Softmax's priors, or leave them alone"""
+    """multiply logits by IIF, add Logit Adjustment's or Balanced Softmax's priors, leave them alone, or weigh the loss
+    alone by Class-Balanced weights (cb, with strategy=cost_sensitive)"""
     strategy: Literal["end_to_end", "post_process", "decoupled", "cost_sensitive"] = "end_to_end"
     """adjust in training and inference; in inference; in a second stage of the class rows; or weigh the loss"""
+    beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    """Class-Balanced weights: 0 weighs all alike, towards 1 they go to the inverse of the counts"""
+    defer: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """strategy=cost_sensitive: share of the epochs before the loss is weighed (deferred re-weighting)"""
     source: Literal["dataset", "batch"] = "dataset"
     """batch: training steps weigh by their own images (online IIF)"""
     reinit: bool = False

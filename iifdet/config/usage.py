@@ -48,7 +48,8 @@ def _key(name: str, kind: type[BaseModel], values: Mapping[str, Any] | None) -> 
     field = kind.model_fields[name]
     default = field.get_default(call_default_factory=True)
     value = default if values is None else values.get(name, default)
-    return Key(name, as_written(value), tuple(_choices(field.annotation)), field.description or "")
+    meaning = " ".join((field.description or "").split())
+    return Key(name, as_written(value), tuple(_choices(field.annotation)), meaning)
 
 
 def as_written(value: Any) -> str:

@@ -1,16 +1,19 @@
 """Counts, weights, logit adjustment and losses for long-tailed recognition. Needs torch and nothing else of iifdet."""
 
 from iifdet.longtail.adjust import LogitAdjustment, adjust_logits, widened
+from iifdet.longtail.costs import class_balanced_weights
 from iifdet.longtail.counts import ClassCounts, count_classes
 from iifdet.longtail.losses import ACTIVATIONS, CLASS_LOSSES, iif_cross_entropy
 from iifdet.longtail.model import AdjustedModel, ClassifierRows
 from iifdet.longtail.online import batch_counts, online_weights
 from iifdet.longtail.priors import balanced_softmax_shift, log_prior, logit_adjustment_shift
+from iifdet.longtail.statistics import CLASS_STATISTICS, ldam_margins, tail_classes
 from iifdet.longtail.weights import VARIANTS, effective_imbalance, iif_weights, tempered
 
 __all__ = [
     "ACTIVATIONS",
     "CLASS_LOSSES",
+    "CLASS_STATISTICS",
     "VARIANTS",
     "AdjustedModel",
     "ClassCounts",
@@ -19,13 +22,16 @@ __all__ = [
     "adjust_logits",
     "balanced_softmax_shift",
     "batch_counts",
+    "class_balanced_weights",
     "count_classes",
     "effective_imbalance",
     "iif_cross_entropy",
     "iif_weights",
+    "ldam_margins",
     "log_prior",
     "logit_adjustment_shift",
     "online_weights",
+    "tail_classes",
     "tempered",
     "widened",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from iifdet.longtail.adjust import LogitAdjustment
 from iifdet.longtail.counts import ClassCounts
 from iifdet.longtail.losses import ACTIVATIONS, CLASS_LOSSES
+from iifdet.longtail.statistics import CLASS_STATISTICS
 
 #: Probability of each class that sigmoid class rows begin with where most of what they see is background.
 PRIOR = 0.01
@@ -54,6 +55,11 @@ class AdjustedModel(nn.Module):
     wants_masks = False
 
     @property
+    def cosine_scale(self) -> float | None:
+        """What a cosine of 1 comes to in the class logits; None where they are no cosines of a fixed scale."""
+        return None
+
+    @property
     def rows_have_norms(self) -> bool:
         """Whether the lengths of the class rows act on the logits; not in a cosine classifier."""
         return True
@@ -66,6 +72,8 @@ class AdjustedModel(nn.Module):
         self.adjust = LogitAdjustment(num_classes)
         self.class_weight: Tensor | None
         self.register_buffer("class_weight", None)
+        self.class_statistic: Tensor | None
+        self.register_buffer("class_statistic", None)
         self.class_loss = self.class_activation = ""
         self.set_class_loss(class_loss)
         self.names: list[str] = [str(c) for c in range(num_classes)]
@@ -118,13 +126,29 @@ class AdjustedModel(nn.Module):
             first = self.adjust.adjust_background(background, logits, phase="train")
             adjusted, labels = torch.cat((first.unsqueeze(-1), adjusted), dim=-1), labels + 1
             weight = None if weight is None else torch.cat((weight.new_ones(1), weight))
-        loss = CLASS_LOSSES[self.class_loss](adjusted.flatten(0, -2), labels.flatten(), weight)
+        loss = CLASS_LOSSES[self.class_loss](adjusted.flatten(0, -2), labels.flatten(), weight, **self._statistic())
         return loss.view(labels.shape)
+
+    def _statistic(self) -> dict[str, Tensor]:
+        """What the loss has to know of each class beside logits and labels."""
+        if self.class_loss not in CLASS_STATISTICS:
+            return {}
+        if self.class_statistic is None:
+            raise ValueError(
+                f"class_loss: {self.class_loss} has to know the training set's counts, got none; "
+                "call set_class_statistic(counts) first"
+            )
+        return {"statistic": self.class_statistic}
 
     def set_class_loss(self, name: str) -> None:
         """Choose the classification loss, and with it softmax or sigmoid scores."""
         if name not in CLASS_LOSSES:
             raise ValueError(f"class_loss: expected one of {', '.join(CLASS_LOSSES)}, got '{name}'")
+        if name == "eql" and not self.sees_background:
+            raise ValueError(
+                "class_loss: eql leaves rare classes no negatives but background, which the class rows of "
+                f"{type(self).__name__} do not see; use bce"
+            )
         self.class_loss, self.class_activation = name, ACTIVATIONS.get(name, "softmax")
 
     @torch.no_grad()
@@ -156,19 +180,34 @@ class AdjustedModel(nn.Module):
         Raises:
             ValueError: wrong shape, or a value that is negative or not finite.
         """
-        if weight is not None:
-            weight = torch.as_tensor(weight).float().to(self.device)
-            if weight.shape != (self.num_classes,):
-                raise ValueError(f"class_weight: expected shape ({self.num_classes},), got {tuple(weight.shape)}")
-            if not (weight.isfinite() & (weight >= 0)).all():
-                raise ValueError(f"class_weight: expected finite values >= 0, got {weight.tolist()}")
-        self.class_weight = weight
+        self.class_weight = None if weight is None else self._one_a_class("class_weight", weight)
+
+    def _one_a_class(self, name: str, values: Tensor) -> Tensor:
+        """Checked (C,) values in float32, where the model is."""
+        values = torch.as_tensor(values).float().to(self.device)
+        if values.shape != (self.num_classes,):
+            raise ValueError(f"{name}: expected shape ({self.num_classes},), got {tuple(values.shape)}")
+        if not (values.isfinite() & (values >= 0)).all():
+            raise ValueError(f"{name}: expected finite values >= 0, got {values.tolist()}")
+        return values
+
+    def set_class_statistic(self, counts: ClassCounts | None) -> None:
+        """Tell the loss what it has to know of the training set's classes; most losses want nothing.
+
+        Raises:
+            ValueError: other classes than the model's, or ones that the loss cannot be told of.
+        """
+        self.class_statistic = None
+        if counts is not None and self.class_loss in CLASS_STATISTICS:
+            statistic = CLASS_STATISTICS[self.class_loss](counts, self.cosine_scale)
+            self.class_statistic = self._one_a_class("class_statistic", statistic)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Also into a model without class weights, which then has those of the state dict."""
-        weight = state_dict.get(f"{prefix}class_weight")
-        if weight is not None and self.class_weight is None:
-            self.set_class_weight(weight)
+        """Also into a model without class weights or a statistic, which then has those of the state dict."""
+        for name in ("class_weight", "class_statistic"):
+            values = state_dict.get(f"{prefix}{name}")
+            if values is not None and getattr(self, name) is None:
+                setattr(self, name, self._one_a_class(name, values))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def set_adjustment(

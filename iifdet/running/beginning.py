@@ -8,9 +8,10 @@ from typing import Any
 
 from iifdet import build
 from iifdet.config import TrainConfig
+from iifdet.deferred import DeferredWeights
 from iifdet.distributed import World
 from iifdet.errors import counted, some
-from iifdet.longtail import ClassCounts
+from iifdet.longtail import CLASS_STATISTICS, ClassCounts
 from iifdet.online import OnlineIIF
 from iifdet.rundir import RunDir
 from iifdet.training import Callback
@@ -21,8 +22,7 @@ log = logging.getLogger("iifdet")
 def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -> None:
     size = sum(p.numel() for p in model.parameters()) / 1e6
     counts = model.counts
-    how = "no adjustment" if cfg.adjust == "none" else model.adjust
-    log.info("%s: %s with %.2f M parameters, %s", run.path, cfg.model, size, how)
+    log.info("%s: %s with %.2f M parameters, %s", run.path, cfg.model, size, _how(cfg, model))
     imbalance = f"imbalance {counts.imbalance('image'):.0f} by image"
     if task == "detect":  # an image of a classifier shows one object
         imbalance += f", {counts.imbalance('instance'):.0f} by instance"
@@ -34,16 +34,29 @@ def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -
         log.warning("%s no training image and cannot be learnt: %s", have, some(absent, 5))
 
 
+def _how(cfg: TrainConfig, model: Any) -> str:
+    """What treats classes differently."""
+    how = "no adjustment" if model.adjust.is_identity else str(model.adjust)
+    if model.class_weight is not None:
+        low, high = float(model.class_weight.min()), float(model.class_weight.max())
+        how = f"loss weighed by {low:.3g}…{high:.3g}" + (
+            f" after {100 * cfg.defer:.0f} % of the epochs" if cfg.defer else ""
+        )
+    return f"{how}, class_loss={model.class_loss}" if model.class_loss in CLASS_STATISTICS else how
+
+
 def draw_training_data(cfg: TrainConfig, run: RunDir, index: Any, counts: ClassCounts, batches: Any, task: str) -> None:
     from iifdet import pictures, plots
 
-    weights = build.class_weights(cfg, counts) if cfg.adjust == "iif" else None
+    weights = build.class_weights(cfg, counts) if cfg.adjust == "iif" else build.loss_weights(cfg, counts)
     pictures.quietly(plots.plot_labels, counts, weights, run.path / "labels.png", cfg.variant)
     first = next(batches.epoch(0))
     pictures.quietly(pictures.PICTURES[task].batch, first, index.names, run.path / "train_batch0.jpg")
 
 
-def watchers(cfg: TrainConfig, run: RunDir, callbacks: Sequence[Callback], world: World) -> list[Callback]:
+def watchers(
+    cfg: TrainConfig, run: RunDir, counts: ClassCounts, callbacks: Sequence[Callback], world: World
+) -> list[Callback]:
     from rich.console import Console
 
     from iifdet.progress import ProgressReport, TensorBoardLog
@@ -51,6 +64,9 @@ def watchers(cfg: TrainConfig, run: RunDir, callbacks: Sequence[Callback], world
     hooks = list(callbacks)
     if cfg.source == "batch":
         hooks.append(OnlineIIF(cfg.temperature))
+    costs = build.loss_weights(cfg, counts)
+    if cfg.defer and costs is not None:
+        hooks.append(DeferredWeights(costs, first=round(cfg.defer * cfg.epochs)))
     if cfg.verbose and world.is_main:
         hooks.append(ProgressReport(cfg.epochs, Console(stderr=True)))
     if cfg.tensorboard and world.is_main:

@@ -88,7 +88,7 @@ def _carry_out(
     """The epochs, then what is left behind in the folder."""
     cfg, splits = made.cfg, made.splits
     watcher, *finally_ = (Validation(cfg, run, made.model, made.task, *each, device, world) for each in made.seen)
-    _fit(made, run, watcher, watchers(cfg, run, callbacks, world), device, world)
+    _fit(made, run, watcher, watchers(cfg, run, made.model.counts, callbacks, world), device, world)
     # The figures left behind are those of the last epoch, which last.pt holds.
     reporter = finally_[0] if finally_ else watcher
     metrics = reporter.leave(splits.reported, made.state, splits.chosen_on)

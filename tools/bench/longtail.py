@@ -36,6 +36,10 @@ TRAINED: dict[str, dict[str, Any]] = {
     "rfs + iif mean-1": {"adjust": "iif", "temperature": "mean", "sampling": "rfs", "repeat_threshold": 0.014},
     "la": {"adjust": "la"},
     "bsce": {"adjust": "bsce"},  # without a background logit the same loss as la: they differ by rounding
+    "seesaw": {"adjust": "none", "model_args.class_loss": "seesaw"},
+    "cb": {"adjust": "cb", "strategy": "cost_sensitive", "by": "instance"},
+    "cb deferred": {"adjust": "cb", "strategy": "cost_sensitive", "by": "instance", "defer": 0.8},
+    "eql": {"adjust": "none", "model_args.class_loss": "eql"},  # not on YOLO, whose class rows see no background
     "equal weights": {"adjust": "none"},  # every class has the mean of the IIF weights: their size without their ratios
 }
 #: What is tried on the softmax run without training.

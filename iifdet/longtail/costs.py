@@ -1,0 +1,39 @@
+"""Weights that multiply a sample's loss by its true class: the rivals of weights that multiply logits."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from iifdet.longtail.counts import ClassCounts
+from iifdet.longtail.weights import refuse_zero_counts
+
+
+def class_balanced_weights(counts: ClassCounts, beta: float = 0.9999, by: str = "image") -> Tensor:
+    """``(1 - β) / (1 - β^n)``, one over the effective number of samples, divided by the mean; (C,) float64.
+
+    Source: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019, Section 4.
+
+    Args:
+        counts: class counts of the *training* set.
+        beta: 0 weighs all alike; towards 1 the weights go to the inverse of the counts.
+        by: ``"image"`` or ``"instance"`` counts.
+
+    Raises:
+        ValueError: ``beta`` outside [0, 1); unknown ``by``; a class that never appears.
+
+    Example:
+        >>> import torch
+        >>> n = torch.tensor([300, 100])
+        >>> counts = ClassCounts(["common", "rare"], n, n, num_images=400)
+        >>> [round(w, 2) for w in class_balanced_weights(counts, beta=0.9999).tolist()]
+        [0.5, 1.5]
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta: expected a number from 0 to below 1, got {beta}")
+    refuse_zero_counts(counts, by, "an effective number", "adjust=iif variant=smooth")
+    n = counts.by(by).double()
+    # 1 - β^n without the cancellation that β close to 1 brings
+    weights = 1 / -(n * math.log(beta)).expm1() if beta else n.new_ones(len(n))
+    return weights / weights.mean()

@@ -1,0 +1,199 @@
+"""Rival losses and weights of the loss through ``iifdet.train``: Seesaw, Equalization, LDAM, Class-Balanced, DRW."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from classification_data import small_classifier
+from runs import HARD, Interrupt, last_of, same_run
+from test_detector_contract import COUNTS, SMALL, C, targets
+
+import iifdet
+from iifdet.classifiers import CLASSIFIERS
+from iifdet.detectors import Detector
+from iifdet.errors import InputError
+from iifdet.longtail import ClassCounts, class_balanced_weights, iif_weights
+from iifdet.models import create_model
+from iifdet.training import Callback, TrainState
+from iifdet.types import Batch
+
+Keys = Callable[..., dict[str, Any]]
+IMAGES = (12, 7, 4, 1)  # of the tiny data's classes
+CB = class_balanced_weights(ClassCounts(list("abcd"), torch.tensor(IMAGES), torch.tensor(IMAGES), 24)).tolist()
+
+
+def told(name: str, class_loss: str) -> Detector:
+    torch.manual_seed(0)
+    model: Detector = create_model(name, C, **{**SMALL[name], "class_loss": class_loss})
+    model.set_class_statistic(COUNTS)
+    return model.train()
+
+
+def losses(model: Detector) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return model(torch.rand(2, 3, 96, 96), targets())
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "class_loss"),
+    [
+        *((name, "seesaw") for name in SMALL if name != "retinanet"),
+        *((name, "eql") for name in ("ssd300", "fasterrcnn", "maskrcnn", "retinanet")),
+    ],
+)
+def test_detectors_train_with_losses_that_know_the_classes(name: str, class_loss: str) -> None:
+    model = told(name, class_loss)
+    found = losses(model)
+    torch.stack(list(found.values())).sum().backward()
+    for layer in model.classifier_layers():
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+    plain = losses(told(name, "ce" if class_loss == "seesaw" else "bce"))
+    assert found["cls"].isfinite() and found["cls"] != plain["cls"]
+    assert all(torch.equal(found[k], plain[k]) for k in found if k != "cls"), "nothing else is touched"
+
+
+@pytest.mark.parametrize("name", ["yolov3-nano", "fasterrcnn"])
+def test_a_model_that_was_told_nothing_says_what_it_wants(name: str) -> None:
+    model = told(name, "seesaw")
+    model.set_class_statistic(None)
+    with pytest.raises(ValueError, match=r"seesaw has to know the training set's counts.*set_class_statistic"):
+        losses(model)
+
+
+def test_a_model_is_told_of_its_own_classes_only() -> None:
+    three = ClassCounts(list("abc"), torch.tensor([3, 2, 1]), torch.tensor([3, 2, 1]), 4)
+    with pytest.raises(ValueError, match=r"class_statistic: expected shape \(8,\), got \(3,\)"):
+        told("ssd300", "seesaw").set_class_statistic(three)
+
+
+@pytest.mark.parametrize(
+    ("name", "class_loss", "message"),
+    [
+        ("yolov3-nano", "eql", "eql leaves rare classes no negatives but background"),
+        ("retinanet", "seesaw", "use focal, bce or eql"),
+    ],
+)
+def test_losses_that_fit_no_such_model_are_refused(name: str, class_loss: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_model(name, C, **{**SMALL[name], "class_loss": class_loss})
+
+
+def test_margins_are_measured_in_the_head_s_own_scale() -> None:
+    model = CLASSIFIERS["se_resnet20"](C, width=0.25, head="cosine", scale=30, class_loss="ldam")
+    model.set_class_statistic(COUNTS)
+    assert model.class_statistic is not None and model.class_statistic.max().item() == 15
+    for head in ("linear", "cosine_learned"):
+        with pytest.raises(ValueError, match=r"ldam's margins are cosines.*head=cosine model_args.scale=30"):
+            CLASSIFIERS["se_resnet20"](C, width=0.25, head=head, class_loss="ldam").set_class_statistic(COUNTS)
+
+
+def test_what_the_loss_knows_is_in_the_checkpoint_and_training_goes_on_with_it(tiny_keys: Keys, tmp_path: Path) -> None:
+    keys = tiny_keys(tmp_path, **HARD, adjust="none", strategy="end_to_end")
+    keys["model_args"] = {**keys["model_args"], "class_loss": "seesaw"}
+    whole = iifdet.train(**{**keys, "name": "whole"}).folder
+    with pytest.raises(RuntimeError, match="power cut"):
+        iifdet.train(callbacks=[Interrupt(1, 4)], **keys)
+    same_run(whole, iifdet.train(resume=tmp_path / "run").folder)
+    loaded: Any = iifdet.load(whole / "weights" / "last.pt")
+    assert loaded.class_loss == "seesaw" and loaded.class_activation == "softmax"
+    assert loaded.class_statistic.tolist() == last_of(whole)["counts"]["instances"].tolist()
+    second = iifdet.train(**tiny_keys(tmp_path, epochs=1, weights=whole / "weights" / "last.pt", name="plain")).folder
+    assert iifdet.load(second / "weights" / "last.pt").class_statistic is None, "a run's loss is its own"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_args.class_loss": "seesaw"},
+        {"model_args.class_loss": "ldam", "model_args.head": "cosine", "model_args.scale": 30},
+        {"strategy": "cost_sensitive", "adjust": "cb", "defer": 0.5},
+    ],
+)
+def test_classifiers_train_with_them_also_with_mixed_labels(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run = iifdet.train(**{"adjust": "none", **small_classifier(tmp_path, device="cpu"), **changes})
+    rows = list(csv.DictReader((run.folder / "results.csv").open()))
+    assert all(float(row["loss"]) < 100 for row in rows) and run.metrics["top1"] is not None
+
+
+# -- weights of the loss -----------------------------------------------------------------------------------------------
+
+
+class Weights(Callback):
+    """Notes the class weights of every step."""
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[int, int], list[float]] = {}
+
+    def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:
+        self.at = state.epoch, state.batch
+
+    def on_step(self, state: TrainState, *_: Any) -> None:
+        self.seen[self.at] = state.model.class_weight.tolist()  # type: ignore[union-attr,operator]
+
+
+def test_class_balanced_weights_weigh_the_loss_and_leave_logits_alone(tiny_keys: Keys, tmp_path: Path) -> None:
+    keys = tiny_keys(tmp_path, epochs=1, strategy="cost_sensitive", adjust="cb")
+    model: Any = iifdet.load(iifdet.train(**keys).folder / "weights" / "last.pt")
+    assert model.class_weight.tolist() == pytest.approx(CB) and model.adjust.is_identity
+    equal: Any = iifdet.load(iifdet.train(**keys, beta=0).folder / "weights" / "last.pt")
+    assert equal.class_weight.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("adjust", ["cb", "iif"])
+def test_deferred_weights_begin_with_their_epoch_and_after_a_resumption_too(
+    tiny_keys: Keys, tmp_path: Path, adjust: str
+) -> None:
+    keys = tiny_keys(tmp_path, **{**HARD, "epochs": 4}, strategy="cost_sensitive", adjust=adjust, defer=0.5)
+    watch = Weights()
+    whole = iifdet.train(callbacks=[watch], **{**keys, "name": "whole"}).folder
+    smooth = iif_weights(ClassCounts(list("abcd"), torch.tensor(IMAGES), torch.tensor(IMAGES), 24)).tolist()
+    for (epoch, _), weights in watch.seen.items():
+        assert weights == pytest.approx([1.0] * 4 if epoch < 2 else CB if adjust == "cb" else smooth)
+    assert {epoch for epoch, _ in watch.seen} == {0, 1, 2, 3}
+    for at in ((1, 4), (2, 2)):
+        with pytest.raises(RuntimeError, match="power cut"):
+            iifdet.train(callbacks=[Interrupt(*at)], **{**keys, "name": f"cut-{at[0]}"})
+        same_run(whole, iifdet.train(resume=tmp_path / f"cut-{at[0]}").folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adjust": "cb"}, "adjust: cb weighs the loss of strategy=cost_sensitive .* got strategy=end_to_end"),
+        ({"adjust": "cb", "strategy": "post_process"}, "got strategy=post_process"),
+        ({"adjust": "la", "strategy": "cost_sensitive"}, "got adjust=la, use iif or cb"),
+        ({"defer": 0.8}, "defer: puts off the weights of strategy=cost_sensitive, got strategy=end_to_end"),
+        ({"adjust": "cb", "strategy": "cost_sensitive", "beta": 1}, "beta: "),
+        ({"adjust": "cb", "strategy": "cost_sensitive", "defer": 1}, "defer: "),
+        ({"model_args": {"class_loss": "eql"}}, "use bce"),
+    ],
+)
+def test_keys_that_make_no_sense_are_refused_before_a_folder_is_made(
+    tiny_keys: Keys, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        iifdet.train(**tiny_keys(tmp_path, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_ldam_on_a_head_without_cosines_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    keys = small_classifier(tmp_path / "data", device="cpu")
+    keys |= {"project": tmp_path / "runs", "model_args": {**keys["model_args"], "class_loss": "ldam"}}
+    with pytest.raises(InputError, match=r"ldam's margins are cosines"):
+        iifdet.train(**keys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_finished_model_has_no_use_for_weights_of_the_loss(tiny_keys: Keys, tmp_path: Path) -> None:
+    run = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="none")).folder
+    with pytest.raises(InputError, match="adjust: cb weighs the loss"):
+        iifdet.val(weights=run / "weights" / "last.pt", adjust="cb", project=tmp_path / "val")
+    assert not (tmp_path / "val").exists()
