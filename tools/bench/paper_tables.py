@@ -9,7 +9,7 @@ Each seed is a process of its own (``--how threads``: a thread), all side by sid
 softmax model, tries every adjustment on its test logits (post-process), and trains every variant's class rows from it
 (decoupled). ``--trained`` adds other recipes (``iif-csl,iif-end-to-end,la-loss,ldam-drw,seesaw,cb,crt``); ``--keys
 'mixup=0'`` changes every run. What an earlier call wrote into ``--folder`` is taken up, and figures of a JSON file
-(``--known``) are not measured again.
+(``--known``) are not measured again; second stages need the softmax run itself in ``--folder``.
 
 ``last`` is the last epoch, ``best`` the epoch with the highest test accuracy, which the original reports.
 """
@@ -87,6 +87,7 @@ class Seed:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.file = self.folder / "rows.json"
         self.rows: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        self.known: dict[str, Any] = known_rows(args).get(str(seed), {})
         cuda = args.device != "cpu"
         self.common = {
             **{"data": args.data, "device": args.device, "seed": seed, "project": str(self.folder), "plots": False},
@@ -113,7 +114,7 @@ class Seed:
 
     def stage(self, name: str, make: Any) -> None:
         """One row; one that fails is noted, and the next ones are tried."""
-        if name in self.rows and "failed" not in self.rows[name]:
+        if "failed" not in self.rows.get(name, self.known.get(name, {"failed": "not tried"})):
             return
         if self.args.seconds and time.time() - self.args.begun > self.args.seconds:
             print(f"seed {self.seed}: {name}: no time is left", flush=True)
@@ -185,7 +186,7 @@ class Seed:
         wanted = {f"post-process {v}": {"adjust": "iif", "variant": v} for v in VARIANTS} | {
             "post-process la": {"adjust": "la"}
         }
-        if all(name in self.rows for name in wanted):
+        if all(name in {**self.known, **self.rows} for name in wanted):
             return
         try:
             model = build.load_model(self.folder / "softmax" / "weights" / "last.pt").to(self.device())
@@ -252,6 +253,11 @@ def whole_epochs(table: str, recipe: str) -> int:
 
 #: What rows must have in common to stand in one table.
 SETTING = ("table", "data", "epochs", "stage2", "bn", "width", "keys", "fraction")
+
+
+def known_rows(args: Any) -> dict[str, Any]:
+    """Seed -> what ``--known`` has of it."""
+    return known_results(args.known, "keys", {key: getattr(args, key) for key in SETTING}).get("seeds", {})
 
 
 def merge(args: Any, seeds: list[int], known: dict[str, Any]) -> dict[str, Any]:
@@ -345,7 +351,7 @@ def main() -> None:
         Seed(args, args.seed).run()
         return
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    known = known_results(args.known, "keys", {key: getattr(args, key) for key in SETTING}).get("seeds", {})
+    known = known_rows(args)
     {"processes": in_processes, "threads": in_threads}[args.how](args, seeds, known)
     content = merge(args, seeds, known)
     write(f"paper_{args.table}", args.out, content)
