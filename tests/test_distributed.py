@@ -108,6 +108,18 @@ def test_after_each_step_all_processes_hold_the_same_bits_and_one_writes(pair: P
     assert not torch.equal(generators["generators"]["cpu"], generators["other_generators"][0]["cpu"])
 
 
+def test_gradients_that_a_loss_counts_are_those_of_all_processes(
+    server: ForkServer, tiny_keys: Keys, tmp_path: Path
+) -> None:
+    keys = tiny_keys(tmp_path, **{**SHARED, "epochs": 2, "source": "dataset"}, name="run")
+    keys["model_args"] = {**keys["model_args"], "class_loss": "eqlv2"}
+    log = tmp_path / "run.log"
+    assert server.run_many(world=2, keys=keys, log=str(log)) == [0, 0], said(log)
+    run = tmp_path / "run"
+    assert diary_of(run) == diary_of(of_rank(run, 1)) and len(diary_of(run)) == 6
+    assert read_checkpoint(run / "weights" / "last.pt")["weights"]["class_statistic"].any()
+
+
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_resume_to_the_same_bits(
     server: ForkServer, tiny_keys: Keys, pair: Path, tmp_path: Path
 ) -> None:

@@ -47,15 +47,18 @@ def losses(model: Detector) -> dict[str, torch.Tensor]:
     [
         *((name, "seesaw") for name in SMALL if name != "retinanet"),
         *((name, "eql") for name in ("ssd300", "fasterrcnn", "maskrcnn", "retinanet")),
+        *((name, "eqlv2") for name in ("yolov3-nano", "fasterrcnn", "maskrcnn", "retinanet")),
+        *((name, "efl") for name in ("yolov3-nano", "fasterrcnn", "retinanet")),
     ],
 )
 def test_detectors_train_with_losses_that_know_the_classes(name: str, class_loss: str) -> None:
     model = told(name, class_loss)
+    losses(model)  # some learn from it
     found = losses(model)
     torch.stack(list(found.values())).sum().backward()
     for layer in model.classifier_layers():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
-    plain = losses(told(name, "ce" if class_loss == "seesaw" else "bce"))
+    plain = losses(told(name, {"seesaw": "ce", "efl": "focal"}.get(class_loss, "bce")))
     assert found["cls"].isfinite() and found["cls"] != plain["cls"]
     assert all(torch.equal(found[k], plain[k]) for k in found if k != "cls"), "nothing else is touched"
 
@@ -78,7 +81,9 @@ def test_a_model_is_told_of_its_own_classes_only() -> None:
     ("name", "class_loss", "message"),
     [
         ("yolov3-nano", "eql", "eql leaves rare classes no negatives but background"),
-        ("retinanet", "seesaw", "use focal, bce or eql"),
+        ("retinanet", "seesaw", "use one of bce, focal, eql, eqlv2, efl, federated"),
+        ("ssd300", "eqlv2", "adds up the gradients of all samples, and SSD trains on the hardest negatives alone"),
+        ("ssd512", "efl", "use eql or seesaw"),
     ],
 )
 def test_losses_that_fit_no_such_model_are_refused(name: str, class_loss: str, message: str) -> None:
@@ -95,16 +100,22 @@ def test_margins_are_measured_in_the_head_s_own_scale() -> None:
             CLASSIFIERS["se_resnet20"](C, width=0.25, head=head, class_loss="ldam").set_class_statistic(COUNTS)
 
 
-def test_what_the_loss_knows_is_in_the_checkpoint_and_training_goes_on_with_it(tiny_keys: Keys, tmp_path: Path) -> None:
+@pytest.mark.parametrize("class_loss", ["seesaw", "eqlv2"])
+def test_what_the_loss_knows_is_in_the_checkpoint_and_training_goes_on_with_it(
+    tiny_keys: Keys, tmp_path: Path, class_loss: str
+) -> None:
     keys = tiny_keys(tmp_path, **HARD, adjust="none", strategy="end_to_end")
-    keys["model_args"] = {**keys["model_args"], "class_loss": "seesaw"}
+    keys["model_args"] = {**keys["model_args"], "class_loss": class_loss}
     whole = iifdet.train(**{**keys, "name": "whole"}).folder
     with pytest.raises(RuntimeError, match="power cut"):
         iifdet.train(callbacks=[Interrupt(1, 4)], **keys)
     same_run(whole, iifdet.train(resume=tmp_path / "run").folder)
     loaded: Any = iifdet.load(whole / "weights" / "last.pt")
-    assert loaded.class_loss == "seesaw" and loaded.class_activation == "softmax"
-    assert loaded.class_statistic.tolist() == last_of(whole)["counts"]["instances"].tolist()
+    assert loaded.class_loss == class_loss
+    if class_loss == "seesaw":
+        assert loaded.class_statistic.tolist() == last_of(whole)["counts"]["instances"].tolist()
+    else:
+        assert loaded.class_statistic.shape == (2, 4) and (loaded.class_statistic > 0).any()
     second = iifdet.train(**tiny_keys(tmp_path, epochs=1, weights=whole / "weights" / "last.pt", name="plain")).folder
     assert iifdet.load(second / "weights" / "last.pt").class_statistic is None, "a run's loss is its own"
 
@@ -113,6 +124,9 @@ def test_what_the_loss_knows_is_in_the_checkpoint_and_training_goes_on_with_it(t
     "changes",
     [
         {"model_args.class_loss": "seesaw"},
+        {"model_args.class_loss": "eqlv2"},
+        {"model_args.class_loss": "efl"},
+        {"model_args.class_loss": "federated"},
         {"model_args.class_loss": "ldam", "model_args.head": "cosine", "model_args.scale": 30},
         {"strategy": "cost_sensitive", "adjust": "cb", "defer": 0.5},
     ],
@@ -124,6 +138,27 @@ def test_classifiers_train_with_them_also_with_mixed_labels(tmp_path: Path, chan
 
 
 # -- weights of the loss -----------------------------------------------------------------------------------------------
+
+
+def test_a_step_that_is_undone_leaves_no_gradients_in_the_count(tiny_keys: Keys, tmp_path: Path) -> None:
+    """The loss of the second batch is not finite."""
+    counts: list[torch.Tensor] = []
+
+    class Spoil(Callback):
+        def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:
+            model: Any = state.model
+            counts.append(model.class_statistic.clone())
+            if state.batch == 1:
+                self.hook = model.register_forward_hook(lambda _, __, out: {k: v * torch.nan for k, v in out.items()})
+
+        def on_step(self, state: TrainState, *_: Any) -> None:
+            if state.batch == 2:
+                self.hook.remove()
+
+    keys = tiny_keys(tmp_path, epochs=1)
+    keys["model_args"] = {**keys["model_args"], "class_loss": "eqlv2"}
+    iifdet.train(callbacks=[Spoil()], **keys)
+    assert len(counts) == 3 and counts[1].any() and torch.equal(counts[1], counts[2])
 
 
 class Weights(Callback):

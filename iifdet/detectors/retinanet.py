@@ -37,8 +37,8 @@ class RetinaNet(Detector):
     Args:
         num_classes: C.
         net: torchvision's model for C classes (it has no column for background).
-        class_loss: ``focal`` (alpha 0.25, gamma 2), ``bce`` or ``eql``, summed and divided by the positives of each
-            image.
+        class_loss: ``focal`` (alpha 0.25, gamma 2) or another with sigmoid scores, summed and divided by the positives
+            of each image.
     """
 
     sees_background = True
@@ -54,7 +54,8 @@ class RetinaNet(Detector):
 
     def set_class_loss(self, name: str) -> None:
         if ACTIVATIONS.get(name, "sigmoid") != "sigmoid":
-            raise ValueError(f"class_loss: RetinaNet has no background to set '{name}' against; use focal, bce or eql")
+            sigmoid = ", ".join(loss for loss, activation in ACTIVATIONS.items() if activation == "sigmoid")
+            raise ValueError(f"class_loss: RetinaNet has no background to set '{name}' against; use one of {sigmoid}")
         super().set_class_loss(name)
 
     def raw(self, images: Images) -> list[RawPredictions]:

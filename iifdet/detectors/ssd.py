@@ -63,7 +63,7 @@ class SSD(Detector):
         negatives: so many of the hardest background boxes count for each positive one.
     """
 
-    has_background = sees_background = True
+    has_background = sees_background = mines_negatives = True
     size_key = "model=ssd300 or model=ssd512"
     defaults: Tensor
     mean: Tensor

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from iifdet.longtail.adjust import LogitAdjustment
+from iifdet.longtail.class_losses import ACTIVATIONS, CLASS_LOSSES, CLASS_STATISTICS
 from iifdet.longtail.counts import ClassCounts
-from iifdet.longtail.losses import ACTIVATIONS, CLASS_LOSSES
-from iifdet.longtail.statistics import CLASS_STATISTICS
 
 #: Probability of each class that sigmoid class rows begin with where most of what they see is background.
 PRIOR = 0.01
@@ -51,6 +50,8 @@ class AdjustedModel(nn.Module):
     has_background = False
     #: Whether the class rows are trained on background too, of which there is a lot.
     sees_background = False
+    #: Whether the class loss is asked for more samples than are trained on, to choose the hardest.
+    mines_negatives = False
     #: Whether training needs masks beside the boxes; detections then have them too.
     wants_masks = False
 
@@ -149,6 +150,11 @@ class AdjustedModel(nn.Module):
                 "class_loss: eql leaves rare classes no negatives but background, which the class rows of "
                 f"{type(self).__name__} do not see; use bce"
             )
+        if name in ("eqlv2", "efl") and self.mines_negatives:
+            raise ValueError(
+                f"class_loss: {name} adds up the gradients of all samples, and {type(self).__name__} trains on the "
+                "hardest negatives alone; use eql or seesaw"
+            )
         self.class_loss, self.class_activation = name, ACTIVATIONS.get(name, "softmax")
 
     @torch.no_grad()
@@ -182,10 +188,10 @@ class AdjustedModel(nn.Module):
         """
         self.class_weight = None if weight is None else self._one_a_class("class_weight", weight)
 
-    def _one_a_class(self, name: str, values: Tensor) -> Tensor:
-        """Checked (C,) values in float32, where the model is."""
+    def _one_a_class(self, name: str, values: Tensor, rows: bool = False) -> Tensor:
+        """Checked (C,) values, or with ``rows`` also (N, C), in float32, where the model is."""
         values = torch.as_tensor(values).float().to(self.device)
-        if values.shape != (self.num_classes,):
+        if values.shape[-1:] != (self.num_classes,) or values.ndim > 1 + rows:
             raise ValueError(f"{name}: expected shape ({self.num_classes},), got {tuple(values.shape)}")
         if not (values.isfinite() & (values >= 0)).all():
             raise ValueError(f"{name}: expected finite values >= 0, got {values.tolist()}")
@@ -200,14 +206,14 @@ class AdjustedModel(nn.Module):
         self.class_statistic = None
         if counts is not None and self.class_loss in CLASS_STATISTICS:
             statistic = CLASS_STATISTICS[self.class_loss](counts, self.cosine_scale)
-            self.class_statistic = self._one_a_class("class_statistic", statistic)
+            self.class_statistic = self._one_a_class("class_statistic", statistic, rows=True)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Also into a model without class weights or a statistic, which then has those of the state dict."""
         for name in ("class_weight", "class_statistic"):
             values = state_dict.get(f"{prefix}{name}")
             if values is not None and getattr(self, name) is None:
-                setattr(self, name, self._one_a_class(name, values))
+                setattr(self, name, self._one_a_class(name, values, rows=name == "class_statistic").clone())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def set_adjustment(

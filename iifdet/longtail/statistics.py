@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -54,28 +52,3 @@ def ldam_margins(counts: ClassCounts, cosine_scale: float, largest: float = 0.5)
     refuse_zero_counts(counts, "instance", "a margin", "class_loss=ce")
     n = counts.instances.double()
     return (cosine_scale * largest * (n / n.min()) ** -0.25).float()
-
-
-def _instances(counts: ClassCounts, cosine_scale: float | None) -> Tensor:
-    return counts.instances.float()
-
-
-def _tail(counts: ClassCounts, cosine_scale: float | None) -> Tensor:
-    return tail_classes(counts)
-
-
-def _margins(counts: ClassCounts, cosine_scale: float | None) -> Tensor:
-    if cosine_scale is None:
-        raise ValueError(
-            "class_loss: ldam's margins are cosines, and these logits are not; use a classifier with "
-            "model_args.head=cosine model_args.scale=30"
-        )
-    return ldam_margins(counts, cosine_scale)
-
-
-#: name of a loss -> (counts, cosine scale or None) -> its ``statistic`` (C,). Losses that are not here need none.
-CLASS_STATISTICS: dict[str, Callable[[ClassCounts, float | None], Tensor]] = {
-    "seesaw": _instances,
-    "eql": _tail,
-    "ldam": _margins,
-}

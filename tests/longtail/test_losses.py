@@ -100,7 +100,7 @@ def told(name):
 
     def loss(z, *args, **kwargs):
         if name in CLASS_STATISTICS:
-            kwargs["statistic"] = CLASS_STATISTICS[name](counts, 16.0)[: z.shape[-1]]
+            kwargs["statistic"] = CLASS_STATISTICS[name](counts, 16.0)[..., : z.shape[-1]]
         return CLASS_LOSSES[name](z, *args, **kwargs)
 
     return loss
@@ -186,5 +186,8 @@ def test_a_surer_right_answer_costs_less(name):
 
 def test_every_loss_says_what_makes_its_scores():
     sigmoid = {name for name, activation in ACTIVATIONS.items() if activation == "sigmoid"}
-    assert sigmoid == {"bce", "focal", "eql"} and set(ACTIVATIONS.values()) == {"softmax", "sigmoid"}
+    assert sigmoid == {"bce", "focal", "eql", "eqlv2", "efl", "federated"} and set(ACTIVATIONS.values()) == {
+        "softmax",
+        "sigmoid",
+    }
     assert ACTIVATIONS.keys() == CLASS_LOSSES.keys()

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iifdet.longtail import ClassCounts, class_balanced_weights, ldam_margins, tail_classes
-from iifdet.longtail.losses import binary_cross_entropy, cross_entropy, equalized, ldam, seesaw
+from iifdet.longtail.losses import binary_cross_entropy, cross_entropy, focal
+from iifdet.longtail.rivals import equalized, equalized_focal, equalized_v2, federated, ldam, seesaw
 
 LOGITS = torch.tensor([[2, -1, 0.5, 0], [2, -1, 0.5, 0], [-3, 4, 1, -6], [0, 0, 0, 0], [9, -2, 0, 1]])
 INSTANCES = torch.tensor([1000.0, 200, 30, 0])
@@ -112,6 +113,101 @@ def test_the_tail_holds_at_most_its_share_and_no_class_that_is_left_out_would_fi
     assert tail_classes(counts_of(5, 5, 0), 0.05).tolist() == [0, 0, 1], "a class that never appears is rare"
     with pytest.raises(ValueError, match="tail_ratio: expected a share"):
         tail_classes(counts, 1.5)
+
+
+# -- Equalization loss v2, equalized focal loss ------------------------------------------------------------------------
+
+FIRST = torch.tensor([[2, -1, 0.5, 0], [-3, 4, 1, -6], [0, 0, 0, 0]]), torch.tensor([0, 1, -1])
+SECOND = torch.tensor([[1, 0.3, -0.5, -2], [9, -2, 0, 1]]), torch.tensor([2, -1])
+
+
+@pytest.mark.parametrize(
+    ("loss", "losses", "gradients"),
+    [
+        (
+            equalized_v2,
+            [[2.10741, 1.38247, 2.77259], [4.87142, 0.00845]],
+            [[0.119203, 0.0179862, 3.1121278, 0], [0.5490235, 0.7690036, 1.8535519, 1.0025302]],
+        ),
+        (
+            equalized_focal,
+            [[0.43047, 0.52648, 0.51986], [0.2399, 33.78006]],
+            [[0.0012177, 0.0000043, 0.046934, 0], [4.6948299, 0.3249273, 1.2090279, 1.1444815]],
+        ),
+    ],
+)
+def test_two_steps_of_losses_that_balance_gradients_are_the_published_programs(loss, losses, gradients):
+    """The second step, after what the first has collected; EQLv2 without its objectness column."""
+    so_far = torch.zeros(2, 4)
+    for (z, y), expected in zip((FIRST, SECOND), losses, strict=True):
+        got = loss(z.requires_grad_(), y, statistic=so_far).detach()
+        torch.testing.assert_close(got, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(so_far, torch.tensor(gradients), rtol=1e-4, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.1, 20))
+@pytest.mark.parametrize("loss", [equalized_v2, equalized_focal])
+def test_what_they_collect_are_the_gradients_of_the_logits(loss, seed, spread):
+    generator = torch.Generator().manual_seed(seed)
+    z, y = spread * torch.randn(7, 4, generator=generator), torch.randint(-1, 4, (7,), generator=generator)
+    before = 5 * torch.rand(2, 4, generator=generator)
+    after = before.clone()
+    found = gradient(loss, z, y, statistic=after).abs()
+    own = torch.arange(4)[None] == y[:, None]
+    collected = torch.stack([(found * own).sum(0), (found * ~own).sum(0)])
+    torch.testing.assert_close(after - before, collected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("loss", "plain"), [(equalized_v2, binary_cross_entropy), (equalized_focal, focal)])
+def test_before_there_are_gradients_they_are_plain_and_without_training_they_collect_none(loss, plain):
+    so_far = torch.zeros(2, 4)
+    with torch.no_grad():
+        got = loss(*FIRST, statistic=so_far)
+    torch.testing.assert_close(got, plain(*FIRST))
+    assert not so_far.any()
+    balanced = torch.tensor([[1e3] * 4, [1.0] * 4])  # more positive than negative ones
+    torch.testing.assert_close(loss(*FIRST, statistic=balanced), plain(*FIRST), rtol=1e-4, atol=1e-5)
+
+
+def test_a_class_that_is_only_pushed_down_is_pushed_less_and_pulled_up_more_under_v2():
+    z, y = torch.zeros(4, 4), torch.arange(4)
+    so_far = torch.tensor([[100.0, 80, 1, 0], [100.0, 100, 100, 100]])
+    found, plain = gradient(equalized_v2, z, y, statistic=so_far), gradient(binary_cross_entropy, z, y)
+    up, down = found.diagonal() / plain.diagonal(), (found / plain).sum(0) - found.diagonal() / plain.diagonal()
+    assert (up.diff() > 0).all() and up[3] == pytest.approx(5, abs=0.01)
+    assert (down.diff() < 0).all() and down[3] == pytest.approx(0, abs=0.01)
+
+
+# -- federated loss ----------------------------------------------------------------------------------------------------
+
+
+def counted_classes(z, y, **kwargs):
+    return (gradient(federated, z, y, **kwargs).abs().sum(0) > 0).nonzero().flatten().tolist()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_as_many_classes_count_as_are_wanted_the_batch_s_own_among_them(seed):
+    torch.manual_seed(seed)
+    z, y = torch.randn(6, 40), torch.tensor([3, -1, 17, 3, 39, -1])
+    counted = counted_classes(z, y, statistic=torch.rand(40) + 0.1, classes=10)
+    assert len(counted) == 10 and {3, 17, 39} <= set(counted)
+    assert counted_classes(z, y, statistic=torch.ones(40), classes=2) == [3, 17, 39], "more of its own than are wanted"
+
+
+def test_other_classes_are_drawn_by_their_share():
+    torch.manual_seed(0)
+    z, y = torch.zeros(1, 4), torch.tensor([-1])
+    share = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    drawn = torch.tensor([counted_classes(z, y, statistic=share, classes=1)[0] for _ in range(2000)]).bincount()
+    torch.testing.assert_close(drawn / 2000, share, rtol=0, atol=0.035)
+    never = [counted_classes(z, y, statistic=torch.tensor([1.0, 1, 0, 1]), classes=3) for _ in range(20)]
+    assert never == [[0, 1, 3]] * 20, "a class without images is no negative"
+
+
+def test_with_all_classes_it_is_binary_cross_entropy():
+    torch.testing.assert_close(federated(*FIRST, statistic=torch.ones(4)), binary_cross_entropy(*FIRST))
 
 
 # -- LDAM --------------------------------------------------------------------------------------------------------------

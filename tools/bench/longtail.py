@@ -40,6 +40,8 @@ TRAINED: dict[str, dict[str, Any]] = {
     "cb": {"adjust": "cb", "strategy": "cost_sensitive", "by": "instance"},
     "cb deferred": {"adjust": "cb", "strategy": "cost_sensitive", "by": "instance", "defer": 0.8},
     "eql": {"adjust": "none", "model_args.class_loss": "eql"},  # not on YOLO, whose class rows see no background
+    "eqlv2": {"adjust": "none", "model_args.class_loss": "eqlv2"},
+    "efl": {"adjust": "none", "model_args.class_loss": "efl"},
     "equal weights": {"adjust": "none"},  # every class has the mean of the IIF weights: their size without their ratios
 }
 #: What is tried on the softmax run without training.
