@@ -168,12 +168,12 @@ def _damaged(path: Path) -> str | None:
 def restore_model(model: nn.Module, content: dict[str, Any]) -> nn.Module:
     """Fill a freshly built model with what a checkpoint says of it; averaged weights where there are some."""
     restore_loss(model, content)
-    model.load_state_dict(content["ema"] or content["weights"])
+    if content["adjustment"] is not None:
+        model.adjust.load_dict(content["adjustment"])  # type: ignore[operator,union-attr]
+    model.load_state_dict(content["ema"] or content["weights"])  # last: where its weights were learned, averages count
     model.names = content["names"]
     if content["counts"] is not None:
         model.counts = ClassCounts(names=content["names"], **content["counts"])  # type: ignore[assignment]
-    if content["adjustment"] is not None:
-        model.adjust.load_dict(content["adjustment"])  # type: ignore[operator,union-attr]
     return model
 
 

@@ -14,6 +14,7 @@ from runs import HARD, Interrupt, last_of, same_run
 from test_detector_contract import COUNTS, SMALL, C, targets
 
 import iifdet
+from iifdet.checkpoint import read_checkpoint
 from iifdet.classifiers import CLASSIFIERS
 from iifdet.detectors import Detector
 from iifdet.errors import InputError
@@ -232,3 +233,53 @@ def test_a_finished_model_has_no_use_for_weights_of_the_loss(tiny_keys: Keys, tm
     with pytest.raises(InputError, match="adjust: cb weighs the loss"):
         iifdet.val(weights=run / "weights" / "last.pt", adjust="cb", project=tmp_path / "val")
     assert not (tmp_path / "val").exists()
+
+
+# -- learned weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def softmax(tiny_keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a run to start from."""
+    keys = tiny_keys(tmp_path_factory.mktemp("softmax"), epochs=1, adjust="none")
+    return iifdet.train(**keys).folder / "weights" / "last.pt"
+
+
+def test_learned_weights_begin_at_one_and_nothing_else_moves(tiny_keys: Keys, tmp_path: Path, softmax: Path) -> None:
+    keys = tiny_keys(tmp_path, **HARD, strategy="decoupled", adjust="lws", weights=softmax)
+    whole = iifdet.train(**{**keys, "name": "whole"}).folder
+    before, content = read_checkpoint(softmax)["weights"], last_of(whole)
+    moved = {name for name, value in before.items() if not torch.equal(value, content["weights"][name])}
+    assert moved == {"adjust.scale"}
+    loaded: Any = iifdet.load(whole / "weights" / "last.pt")
+    assert torch.equal(loaded.adjust.scale, content["ema"]["adjust.scale"]), "averages are what is used"
+    assert not torch.equal(content["ema"]["adjust.scale"], content["weights"]["adjust.scale"])
+    assert (loaded.adjust.when, loaded.adjust.center) == ("both", "none")
+    with pytest.raises(RuntimeError, match="power cut"):
+        iifdet.train(callbacks=[Interrupt(1, 4)], **keys)
+    same_run(whole, iifdet.train(resume=tmp_path / "run").folder)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        one = loaded(images)
+        loaded.fold()
+        other = loaded(images)
+    torch.testing.assert_close([d["scores"] for d in one], [d["scores"] for d in other])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adjust": "lws"}, "lws learns its weights in a second stage, got strategy=end_to_end"),
+        ({"adjust": "lws", "strategy": "decoupled"}, "give weights="),
+        ({"adjust": "lws", "strategy": "decoupled", "weights": "x", "reinit": True}, "adjust=lws keeps them"),
+    ],
+)
+def test_learned_weights_want_a_finished_model(
+    tiny_keys: Keys, tmp_path: Path, softmax: Path, changes: dict[str, Any], message: str
+) -> None:
+    keys = tiny_keys(tmp_path, **changes)
+    if "weights" in keys:
+        keys["weights"] = softmax
+    with pytest.raises(InputError, match=message):
+        iifdet.train(**keys)
+    assert not list(tmp_path.iterdir())

@@ -66,6 +66,16 @@ def _cb(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any
     )
 
 
+def _lws(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    """Begins as the identity; what training makes of it acts in inference too."""
+    if strategy != "decoupled":
+        raise ValueError(
+            f"adjust: lws learns its weights in a second stage, got strategy={strategy}; "
+            "use strategy=decoupled with weights=<a finished run's last.pt>, or adjust=iif"
+        )
+    return {}
+
+
 def _refuse_center(config: WeightKeys) -> None:
     if config.center != "none":
         raise ValueError(
@@ -78,7 +88,7 @@ def _background(config: WeightKeys) -> dict[str, Any]:
 
 
 #: name -> (keys, counts, strategy) -> what ``set_adjustment`` takes. No adjustment is the identity.
-ADJUSTMENTS: dict[str, Adjustment] = {"none": _none, "iif": _iif, "la": _la, "bsce": _bsce, "cb": _cb}
+ADJUSTMENTS: dict[str, Adjustment] = {"none": _none, "iif": _iif, "la": _la, "bsce": _bsce, "cb": _cb, "lws": _lws}
 
 
 def loss_weights(config: TrainConfig, counts: ClassCounts) -> Tensor | None:
@@ -121,7 +131,8 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
     """Apply ``adjust`` and ``strategy``; a decoupled stage also freezes everything but the class rows."""
     assert model.counts is not None
     _refuse_odd_pairs(config)
-    if config.strategy == "decoupled":
+    learned = config.adjust == "lws"
+    if config.strategy == "decoupled" and not learned:
         freeze_all_but_class_rows(model, reinit=config.reinit)
     costs = loss_weights(config, model.counts)
     model.set_class_weight(costs)
@@ -130,6 +141,8 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
     except ValueError as error:
         raise InputError(str(error)) from error
     set_adjustment(model, config, config.adjust if costs is None else "none", model.counts, config.strategy)
+    if learned:
+        freeze_all_but_scale(model)
     model.init_class_biases(untrained_only=True)
     if config.freeze:
         freeze_backbone(model, config.freeze)
@@ -145,6 +158,8 @@ def _refuse_odd_pairs(config: TrainConfig) -> None:
         raise InputError(
             f"reinit: starts the class rows of strategy=decoupled afresh, got strategy={config.strategy}; drop one"
         )
+    if config.reinit and config.adjust == "lws":
+        raise InputError("reinit: starts class rows afresh, and adjust=lws keeps them as they are; drop one")
     if config.strategy == "cost_sensitive" and config.adjust not in ("iif", "cb"):
         raise InputError(
             f"strategy: cost_sensitive weighs the loss by IIF or Class-Balanced weights; got adjust={config.adjust}, "
@@ -178,6 +193,12 @@ def freeze_all_but_class_rows(model: AdjustedModel, reinit: bool = False) -> Non
                 nn.init.zeros_(layer.bias)
     if reinit:
         model.init_class_biases()
+
+
+def freeze_all_but_scale(model: AdjustedModel) -> None:
+    """The second stage of learnable weight scaling: one number for each class is all that learns."""
+    model.requires_grad_(False)
+    model.adjust.learn_scale()
 
 
 def freeze_backbone(model: nn.Module, count: int) -> None:

@@ -26,8 +26,8 @@ class TrainConfig(DataKeys, WeightKeys, OptimizerKeys, SamplingKeys, AugmentKeys
     """YOLOv3: auto fits the anchors to the boxes"""
 
     adjust: Adjust = "iif"
-    """multiply logits by IIF, add Logit Adjustment's or Balanced Softmax's priors, leave them alone, or weigh the loss
-    alone by Class-Balanced weights (cb, with strategy=cost_sensitive)"""
+    """multiply logits by IIF, add Logit Adjustment's or Balanced Softmax's priors, leave them alone; weigh the loss
+    alone by Class-Balanced weights (cb, strategy=cost_sensitive); or learn the weights (lws, strategy=decoupled)"""
     strategy: Literal["end_to_end", "post_process", "decoupled", "cost_sensitive"] = "end_to_end"
     """adjust in training and inference; in inference; in a second stage of the class rows; or weigh the loss"""
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999

@@ -135,8 +135,9 @@ class LogitAdjustment(nn.Module):
             if not new.isfinite().all():
                 raise ValueError(f"{name}: expected finite values, got {new.tolist()}")
             checked.append((buffer, new))
-        for buffer, new in checked:  # nothing changes unless everything is right
-            buffer.copy_(new)
+        with torch.no_grad():
+            for buffer, new in checked:  # nothing changes unless everything is right
+                buffer.copy_(new)
         self.bg_scale.fill_(bg_scale)
         self.bg_shift.fill_(bg_shift)
         self._set_mode(when, center, folded=False)
@@ -152,6 +153,15 @@ class LogitAdjustment(nn.Module):
         when, center, folded = state_dict.setdefault(name, self.mode).tolist()
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.when, self.center, self.folded = WHEN[when], CENTER[center], bool(folded)
+
+    def learn_scale(self) -> None:
+        """Make ``scale`` a parameter that begins where it stands, under the same name in the ``state_dict``.
+
+        Learnable weight scaling trains it and nothing else (Kang et al., ICLR 2020, Section 4.2).
+        """
+        start = self.scale.detach().clone()
+        del self.scale
+        self.scale = nn.Parameter(start)
 
     def set_batch_scale(self, scale: Tensor | None) -> None:
         """Use this (C,) scale in training steps until told otherwise; None goes back to the stored one."""
@@ -244,5 +254,5 @@ class LogitAdjustment(nn.Module):
         self._set_mode(self.when, self.center, folded)
 
     def extra_repr(self) -> str:
-        low, high = float(self.scale.min()), float(self.scale.max())
+        low, high = self.scale.min().item(), self.scale.max().item()
         return f"{self.num_classes}, scale={low:.3g}…{high:.3g}, when={self.when}, center={self.center}"

@@ -37,6 +37,8 @@ def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -
 def _how(cfg: TrainConfig, model: Any) -> str:
     """What treats classes differently."""
     how = "no adjustment" if model.adjust.is_identity else str(model.adjust)
+    if cfg.adjust == "lws":
+        how = "a weight for each class to be learned"
     if model.class_weight is not None:
         low, high = float(model.class_weight.min()), float(model.class_weight.max())
         how = f"loss weighed by {low:.3g}…{high:.3g}" + (
