@@ -33,5 +33,8 @@ class DeferredWeights(Callback):
         if state.epoch == self.epoch and state.batch:
             return
         self.epoch = state.epoch
+        now = self.weights if state.epoch >= self.first else torch.ones_like(self.weights)
         weights: Tensor = state.model.class_weight  # type: ignore[assignment]
-        weights.copy_(self.weights if state.epoch >= self.first else torch.ones_like(self.weights))  # graphs read it
+        weights.copy_(now)  # in place: a recorded step reads it
+        if state.average is not None:
+            state.average.weights["class_weight"].copy_(now)

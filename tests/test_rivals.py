@@ -14,14 +14,17 @@ from runs import HARD, Interrupt, last_of, same_run
 from test_detector_contract import COUNTS, SMALL, C, targets
 
 import iifdet
+from iifdet import build
 from iifdet.checkpoint import read_checkpoint
 from iifdet.classifiers import CLASSIFIERS
+from iifdet.config import WeightKeys
 from iifdet.detectors import Detector
+from iifdet.detectors.darknet_weights import save_darknet
 from iifdet.errors import InputError
 from iifdet.longtail import ClassCounts, class_balanced_weights, iif_weights
 from iifdet.models import create_model
 from iifdet.training import Callback, TrainState
-from iifdet.types import Batch
+from iifdet.types import Batch, MixedLabels
 
 Keys = Callable[..., dict[str, Any]]
 IMAGES = (12, 7, 4, 1)  # of the tiny data's classes
@@ -101,6 +104,43 @@ def test_margins_are_measured_in_the_head_s_own_scale() -> None:
             CLASSIFIERS["se_resnet20"](C, width=0.25, head=head, class_loss="ldam").set_class_statistic(COUNTS)
 
 
+def test_a_new_loss_forgets_what_the_old_one_knew() -> None:
+    model = told("yolov3-nano", "seesaw")
+    model.set_class_loss("seesaw")
+    assert model.class_statistic is not None
+    for name in ("federated", "eqlv2"):
+        model.set_class_loss(name)
+        assert model.class_statistic is None
+        model.set_class_statistic(COUNTS)
+        assert losses(model)["cls"].isfinite()
+
+
+def test_a_whole_darknet_file_keeps_sigmoid_rivals_and_refuses_softmax_ones(tiny_keys: Keys, tmp_path: Path) -> None:
+    keys = tiny_keys(tmp_path, epochs=2)
+    model: Any = create_model(keys["model"], 4, **keys["model_args"])
+    save_darknet(model, tmp_path / "whole.weights")
+    keys["weights"] = str(tmp_path / "whole.weights")
+    with pytest.raises(InputError, match=r"got softmax ones under class_loss=seesaw; use a file that is cut"):
+        iifdet.train(**{**keys, "model_args": {**keys["model_args"], "class_loss": "seesaw"}})
+    keys["model_args"] = {**keys["model_args"], "class_loss": "eqlv2"}
+    with pytest.raises(RuntimeError, match="power cut"):
+        iifdet.train(callbacks=[Interrupt(1, 1)], **keys)
+    loaded: Any = iifdet.load(iifdet.train(resume=tmp_path / "run").folder / "weights" / "last.pt")
+    assert loaded.class_loss == "eqlv2" and loaded.class_statistic.any()
+
+
+def test_retinanet_s_losses_see_the_batch_at_once() -> None:
+    """Of two images whose anchors show other classes, in either order."""
+    counts = []
+    for order in ([0, 1], [1, 0]):
+        model = told("retinanet", "efl")
+        torch.manual_seed(1)
+        images, wanted = torch.rand(2, 3, 96, 96), targets()
+        model(images[order], [wanted[i] for i in order])
+        counts.append(model.class_statistic)
+    torch.testing.assert_close(*counts)
+
+
 @pytest.mark.parametrize("class_loss", ["seesaw", "eqlv2"])
 def test_what_the_loss_knows_is_in_the_checkpoint_and_training_goes_on_with_it(
     tiny_keys: Keys, tmp_path: Path, class_loss: str
@@ -125,9 +165,9 @@ def test_what_the_loss_knows_is_in_the_checkpoint_and_training_goes_on_with_it(
     "changes",
     [
         {"model_args.class_loss": "seesaw"},
-        {"model_args.class_loss": "eqlv2"},
-        {"model_args.class_loss": "efl"},
-        {"model_args.class_loss": "federated"},
+        {"model_args.class_loss": "eqlv2", "mixup": 0},
+        {"model_args.class_loss": "efl", "mixup": 0},
+        {"model_args.class_loss": "federated", "mixup": 0},
         {"model_args.class_loss": "ldam", "model_args.head": "cosine", "model_args.scale": 30},
         {"strategy": "cost_sensitive", "adjust": "cb", "defer": 0.5},
     ],
@@ -136,9 +176,6 @@ def test_classifiers_train_with_them_also_with_mixed_labels(tmp_path: Path, chan
     run = iifdet.train(**{"adjust": "none", **small_classifier(tmp_path, device="cpu"), **changes})
     rows = list(csv.DictReader((run.folder / "results.csv").open()))
     assert all(float(row["loss"]) < 100 for row in rows) and run.metrics["top1"] is not None
-
-
-# -- weights of the loss -----------------------------------------------------------------------------------------------
 
 
 def test_a_step_that_is_undone_leaves_no_gradients_in_the_count(tiny_keys: Keys, tmp_path: Path) -> None:
@@ -160,6 +197,48 @@ def test_a_step_that_is_undone_leaves_no_gradients_in_the_count(tiny_keys: Keys,
     keys["model_args"] = {**keys["model_args"], "class_loss": "eqlv2"}
     iifdet.train(callbacks=[Spoil()], **keys)
     assert len(counts) == 3 and counts[1].any() and torch.equal(counts[1], counts[2])
+
+
+@pytest.mark.parametrize("class_loss", ["eqlv2", "efl", "federated"])
+def test_losses_that_see_a_batch_as_a_whole_take_no_mixed_labels(tmp_path: Path, class_loss: str) -> None:
+    keys = small_classifier(tmp_path / "data", device="cpu", adjust="none")
+    keys |= {"project": tmp_path / "runs", "model_args": {**keys["model_args"], "class_loss": class_loss}}
+    with pytest.raises(InputError, match=rf"mixup: expected 0 beside class_loss={class_loss}.*add mixup=0"):
+        iifdet.train(**keys)
+    assert not (tmp_path / "runs").exists()
+    model = CLASSIFIERS["se_resnet20"](C, width=0.25, class_loss=class_loss).train()
+    model.set_class_statistic(COUNTS)
+    labels = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="sees a batch as a whole and takes no mixed labels; set mixup=0"):
+        model(torch.rand(2, 3, 32, 32), MixedLabels(labels, labels.flip(0), torch.ones(2)))
+
+
+@pytest.mark.parametrize(
+    ("class_loss", "adjust", "warned"),
+    [
+        ("seesaw", "iif", "seesaw acts on logits that adjust=iif has changed"),
+        ("federated", "none", "so all 4 do, as under bce"),
+        ("seesaw", "none", ""),
+    ],
+)
+def test_rivals_that_are_not_what_one_may_take_them_for_are_named(
+    tiny_keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture, class_loss: str, adjust: str, warned: str
+) -> None:
+    keys = tiny_keys(tmp_path, epochs=1, adjust=adjust)
+    keys["model_args"] = {**keys["model_args"], "class_loss": class_loss}
+    iifdet.train(**keys)
+    said = [message for message in caplog.messages if message.startswith("class_loss: ")]
+    assert len(said) == bool(warned) and all(warned in message for message in said)
+
+
+def test_compare_names_the_loss_in_which_trainings_differ(tiny_keys: Keys, tmp_path: Path) -> None:
+    keys = tiny_keys(tmp_path, epochs=1, adjust="none")
+    rival = {**keys, "name": "rival", "model_args": {**keys["model_args"], "class_loss": "seesaw"}}
+    runs = [iifdet.train(**each).folder for each in (keys, rival)]
+    assert [row.settings for row in iifdet.compare(runs).rows] == ["", "class_loss=seesaw"]
+
+
+# -- weights of the loss -----------------------------------------------------------------------------------------------
 
 
 class Weights(Callback):
@@ -200,11 +279,22 @@ def test_deferred_weights_begin_with_their_epoch_and_after_a_resumption_too(
         same_run(whole, iifdet.train(resume=tmp_path / f"cut-{at[0]}").folder)
 
 
+def test_deferred_weights_act_in_the_last_epoch_at_least(tiny_keys: Keys, tmp_path: Path) -> None:
+    watch = Weights()
+    keys = tiny_keys(tmp_path, epochs=2, strategy="cost_sensitive", adjust="cb", defer=0.9, ema=0.9)
+    run = iifdet.train(callbacks=[watch], **keys).folder
+    assert {epoch: weights == pytest.approx(CB) for (epoch, _), weights in watch.seen.items()} == {0: False, 1: True}
+    loaded: Any = iifdet.load(run / "weights" / "last.pt")
+    assert loaded.class_weight.tolist() == pytest.approx(CB), "the average has them as they are"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"adjust": "cb"}, "adjust: cb weighs the loss of strategy=cost_sensitive .* got strategy=end_to_end"),
-        ({"adjust": "cb", "strategy": "post_process"}, "got strategy=post_process"),
+        ({"adjust": "cb"}, "adjust: cb weighs the loss, got strategy=end_to_end; add strategy=cost_sensitive"),
+        ({"adjust": "cb", "strategy": "post_process"}, "say nothing about a finished model; use adjust=la"),
+        ({"adjust": "norcal"}, "norcal calibrates a finished model, got strategy=end_to_end"),
+        ({"adjust": "norcal", "strategy": "post_process", "center": "mean"}, "center: expected none"),
         ({"adjust": "la", "strategy": "cost_sensitive"}, "got adjust=la, use iif or cb"),
         ({"defer": 0.8}, "defer: puts off the weights of strategy=cost_sensitive, got strategy=end_to_end"),
         ({"adjust": "cb", "strategy": "cost_sensitive", "beta": 1}, "beta: "),
@@ -230,7 +320,7 @@ def test_ldam_on_a_head_without_cosines_is_refused_before_a_folder_is_made(tmp_p
 
 def test_a_finished_model_has_no_use_for_weights_of_the_loss(tiny_keys: Keys, tmp_path: Path) -> None:
     run = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="none")).folder
-    with pytest.raises(InputError, match="adjust: cb weighs the loss"):
+    with pytest.raises(InputError, match="adjust: Class-Balanced weights are of a loss"):
         iifdet.val(weights=run / "weights" / "last.pt", adjust="cb", project=tmp_path / "val")
     assert not (tmp_path / "val").exists()
 
@@ -283,3 +373,22 @@ def test_learned_weights_want_a_finished_model(
     with pytest.raises(InputError, match=message):
         iifdet.train(**keys)
     assert not list(tmp_path.iterdir())
+
+
+# -- NorCal ------------------------------------------------------------------------------------------------------------
+
+
+def test_norcal_calibrates_by_counts_and_leaves_the_background_alone() -> None:
+    """The four lines of its authors: n^-γ e^z beside e^z of the background."""
+    torch.manual_seed(0)
+    logits, background = torch.randn(5, C), torch.randn(5)
+    model = told("fasterrcnn", "ce").eval()
+    config = WeightKeys(tau=0.6)
+    build.set_adjustment(model, config, "norcal", COUNTS, strategy="post_process")
+    adjusted = model.adjust(logits, phase="infer", background=background)
+    first = model.adjust.adjust_background(background, logits, phase="infer")
+    got = torch.cat([first[:, None], adjusted], dim=1).softmax(dim=1)
+    raised = logits.exp() / COUNTS.images.float() ** 0.6
+    expected = torch.cat([background.exp()[:, None], raised], dim=1)
+    torch.testing.assert_close(got, expected / expected.sum(dim=1, keepdim=True))
+    assert torch.equal(model.adjust(logits, phase="train"), logits)

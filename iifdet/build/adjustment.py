@@ -7,16 +7,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from iifdet.classifiers import Classifier
 from iifdet.classifiers.heads import CosineHead
 from iifdet.config import TrainConfig, VariantKeys, WeightKeys
 from iifdet.errors import InputError
 from iifdet.longtail import (
+    OF_WHOLE_BATCH,
     AdjustedModel,
     ClassCounts,
     balanced_softmax_shift,
     class_balanced_weights,
     iif_weights,
     logit_adjustment_shift,
+    norcal_shift,
     tempered,
 )
 
@@ -59,10 +62,25 @@ def _bsce(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, A
     return {"shift": balanced_softmax_shift(counts, config.by), "when": "train", **_background(config)}
 
 
+def _norcal(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    """Subtracts the log count after training."""
+    if strategy != "post_process":
+        raise ValueError(
+            f"adjust: norcal calibrates a finished model, got strategy={strategy}; use strategy=post_process, "
+            "or adjust=la"
+        )
+    _refuse_center(config)
+    return {"shift": norcal_shift(counts, config.tau, config.by), "when": "infer", **_background(config)}
+
+
 def _cb(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
+    """Comes here only where it is wrong: it has no adjustment."""
+    if strategy == "post_process":
+        raise ValueError(
+            "adjust: Class-Balanced weights are of a loss and say nothing about a finished model; use adjust=la"
+        )
     raise ValueError(
-        f"adjust: cb weighs the loss of strategy=cost_sensitive and leaves logits alone, got strategy={strategy}; "
-        "use that, or adjust=iif or la"
+        f"adjust: cb weighs the loss, got strategy={strategy}; add strategy=cost_sensitive, or use adjust=iif"
     )
 
 
@@ -88,19 +106,31 @@ def _background(config: WeightKeys) -> dict[str, Any]:
 
 
 #: name -> (keys, counts, strategy) -> what ``set_adjustment`` takes. No adjustment is the identity.
-ADJUSTMENTS: dict[str, Adjustment] = {"none": _none, "iif": _iif, "la": _la, "bsce": _bsce, "cb": _cb, "lws": _lws}
+ADJUSTMENTS: dict[str, Adjustment] = {
+    "none": _none,
+    "iif": _iif,
+    "la": _la,
+    "bsce": _bsce,
+    "norcal": _norcal,
+    "cb": _cb,
+    "lws": _lws,
+}
 
 
-def loss_weights(config: TrainConfig, counts: ClassCounts) -> Tensor | None:
-    """(C,) what each sample's loss is multiplied by for its true class; None where all count alike."""
-    if config.strategy != "cost_sensitive":
-        return None
-    if config.adjust == "iif":
-        return class_weights(config, counts)
+def _cb_weights(config: TrainConfig, counts: ClassCounts) -> Tensor:
     try:
         return class_balanced_weights(counts, config.beta, config.by)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+#: name -> (keys, counts) -> what each sample's loss is multiplied by for its true class.
+COSTS: dict[str, Callable[[TrainConfig, ClassCounts], Tensor]] = {"iif": class_weights, "cb": _cb_weights}
+
+
+def loss_weights(config: TrainConfig, counts: ClassCounts) -> Tensor | None:
+    """(C,) what each sample's loss is multiplied by for its true class; None where all count alike."""
+    return COSTS[config.adjust](config, counts) if config.strategy == "cost_sensitive" else None
 
 
 def set_adjustment(
@@ -134,6 +164,11 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
     learned = config.adjust == "lws"
     if config.strategy == "decoupled" and not learned:
         freeze_all_but_class_rows(model, reinit=config.reinit)
+    if isinstance(model, Classifier) and model.class_loss in OF_WHOLE_BATCH and config.mixup:
+        raise InputError(
+            f"mixup: expected 0 beside class_loss={model.class_loss}, which sees a batch as a whole, "
+            f"got {config.mixup}; add mixup=0"
+        )
     costs = loss_weights(config, model.counts)
     model.set_class_weight(costs)
     try:
@@ -160,7 +195,7 @@ def _refuse_odd_pairs(config: TrainConfig) -> None:
         )
     if config.reinit and config.adjust == "lws":
         raise InputError("reinit: starts class rows afresh, and adjust=lws keeps them as they are; drop one")
-    if config.strategy == "cost_sensitive" and config.adjust not in ("iif", "cb"):
+    if config.strategy == "cost_sensitive" and config.adjust not in COSTS:
         raise InputError(
             f"strategy: cost_sensitive weighs the loss by IIF or Class-Balanced weights; got adjust={config.adjust}, "
             "use iif or cb"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from iifdet.classifiers.heads import CosineHead, LearnedCosineHead, build_head
-from iifdet.longtail import AdjustedModel, ClassifierRows
+from iifdet.longtail import OF_WHOLE_BATCH, AdjustedModel, ClassifierRows
 from iifdet.types import ClassTargets, MixedLabels
 
 Images = Tensor | Sequence[Tensor]
@@ -42,7 +42,7 @@ class Classifier(AdjustedModel):
         scale: of a cosine head; None for its default.
         trainable_stages: how many of the network's stages, counted from the last, are trained; None for all. In a run
             batch norm of the others keeps its statistics; only ``frozen_bn=train`` lets it go on collecting.
-        class_loss: name in CLASS_LOSSES.
+        class_loss: name in CLASS_LOSSES. Those in OF_WHOLE_BATCH take no mixed labels.
 
     Raises:
         ValueError: an option is out of its range.
@@ -107,6 +107,10 @@ class Classifier(AdjustedModel):
 
         Mixed labels (Mixup, CutMix) cost ``share · L(labels) + (1 - share) · L(others)``.
         """
+        if isinstance(targets, MixedLabels) and self.class_loss in OF_WHOLE_BATCH:
+            raise ValueError(
+                f"class_loss: {self.class_loss} sees a batch as a whole and takes no mixed labels; set mixup=0"
+            )
         logits = self.raw(images)
         if isinstance(targets, MixedLabels):
             ours, theirs = self.class_losses(logits, targets.labels), self.class_losses(logits, targets.others)

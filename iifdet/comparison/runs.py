@@ -27,7 +27,7 @@ MASK_FIGURES = ("mask_AP", "mask_tail5", "mask_tail10", "mask_tail20")
 #: Settings worth a word beside a run's name, where runs differ in them.
 SETTINGS = (
     *("model", "adjust", "strategy", "source", "variant", "by", "normalizer", "temperature", "center", "tau", "beta"),
-    *("defer", "bg_scale", "bg_shift", "seed", "epochs", "imgsz", "resize", "rect", "mask_threshold"),
+    *("class_loss", "defer", "bg_scale", "bg_shift", "seed", "epochs", "imgsz", "resize", "rect", "mask_threshold"),
 )
 #: Settings that decide which detections there are to be scored: the figures of runs that differ in them do not compare.
 CHOOSING = ("conf", "iou", "max_det", "nms", "multi_label")
@@ -156,7 +156,8 @@ def compare_runs(folders: Sequence[str | Path], by: str = "image") -> Comparison
     strangers = [name for name, keys in zip(names, found, strict=True) if keys.get("predictions")]
     if strangers and len(paths) > 1:
         notices.append(f"{', '.join(strangers)}: another program's detections; which of them it left out is not known")
-    settings = _describe(found, _differing(found, (*SETTINGS, *CHOOSING)))
+    shown = [_with_class_loss(keys) for keys in found]
+    settings = _describe(shown, _differing(shown, (*SETTINGS, *CHOOSING)))
     rows = [Row(*parts) for parts in zip(names, settings, values, differences, strict=True)]
     return Comparison(rows, by, notices)
 
@@ -208,6 +209,14 @@ def _difference(value: float | None, first: float | None) -> float | None:
 def _differing(settings: list[dict[str, Any]], keys: Sequence[str]) -> list[str]:
     """The keys in which runs differ. One that a run's verb does not have is no difference: val knows no epochs."""
     return [key for key in keys if len({str(s[key]) for s in settings if key in s}) > 1]
+
+
+def _with_class_loss(settings: dict[str, Any]) -> dict[str, Any]:
+    """A training's settings with the class loss beside them: None where it is the model's own."""
+    options = settings.get("model_args")
+    if "epochs" not in settings or not isinstance(options, dict):
+        return settings
+    return {**settings, "class_loss": options.get("class_loss")}
 
 
 def _describe(settings: list[dict[str, Any]], differing: list[str]) -> list[str]:

@@ -72,7 +72,7 @@ Device = Annotated[str | int | None, BeforeValidator(_device_name)]
 Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Pair, Ascending = BeforeValidator(_two), AfterValidator(_ascending)
 Range = Annotated[tuple[float, float] | None, Pair, Ascending, BeforeValidator(off_is_none)]
-Adjust = Annotated[Literal["none", "iif", "la", "bsce", "cb", "lws"], Choice]
+Adjust = Annotated[Literal["none", "iif", "la", "bsce", "norcal", "cb", "lws"], Choice]
 Share = Annotated[float, Field(ge=0, le=1)]
 Classes = Annotated[list[int | str] | None, BeforeValidator(_class_list)]
 
@@ -181,7 +181,7 @@ class WeightKeys(VariantKeys):
     center: Annotated[Literal["none", "mean", "bg"], Choice] = "none"
     """subtract the mean class logit or the background's before multiplying"""
     tau: Annotated[float, Field(ge=0)] = 1.0
-    """strength of Logit Adjustment"""
+    """strength of Logit Adjustment and NorCal"""
     bg_scale: float = 1.0
     """weight of the background logit, in models that have one"""
     bg_shift: float = 0.0

@@ -26,12 +26,13 @@ class TrainConfig(DataKeys, WeightKeys, OptimizerKeys, SamplingKeys, AugmentKeys
     """YOLOv3: auto fits the anchors to the boxes"""
 
     adjust: Adjust = "iif"
-    """multiply logits by IIF, add Logit Adjustment's or Balanced Softmax's priors, leave them alone; weigh the loss
-    alone by Class-Balanced weights (cb, strategy=cost_sensitive); or learn the weights (lws, strategy=decoupled)"""
+    """multiply logits by IIF; add priors by Logit Adjustment or Balanced Softmax, or NorCal's after training; leave
+    logits alone; weigh the loss by Class-Balanced weights (cb, strategy=cost_sensitive); learn weights (lws,
+    strategy=decoupled)"""
     strategy: Literal["end_to_end", "post_process", "decoupled", "cost_sensitive"] = "end_to_end"
     """adjust in training and inference; in inference; in a second stage of the class rows; or weigh the loss"""
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999
-    """Class-Balanced weights: 0 weighs all alike, towards 1 they go to the inverse of the counts"""
+    """adjust=cb: 0 weighs all alike, towards 1 they go to the inverse of the counts"""
     defer: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """strategy=cost_sensitive: share of the epochs before the loss is weighed (deferred re-weighting)"""
     source: Literal["dataset", "batch"] = "dataset"

@@ -137,6 +137,11 @@ def _fill_prediction(block: Prediction, part: Tensor, num_classes: int) -> None:
 def _finish(model: YOLOv3, report: DarknetReport) -> None:
     if report.full:
         if model.class_activation != "sigmoid":
+            if model.class_loss != "ce":
+                raise InputError(
+                    "weights: a whole Darknet file has class rows for sigmoid scores, got softmax ones under "
+                    f"class_loss={model.class_loss}; use a file that is cut before them, or class_loss=bce"
+                )
             model.set_class_loss("bce")
             report.notes.append("Darknet class rows are sigmoid scores: class_loss is now bce")
     elif report.file_classes is not None:

@@ -86,11 +86,8 @@ class RetinaNet(Detector):
         matched = [self._match(t["boxes"], a) for t, a in zip(inner, anchors, strict=True)]
         # 2. supervise
         box = self.net.head.regression_head.compute_loss(inner, outputs, anchors, matched)
-        cls = [
-            self._class_loss(logits, t["labels"], rows)
-            for logits, t, rows in zip(outputs["cls_logits"], inner, matched, strict=True)
-        ]
-        return {"cls": torch.stack(cls).mean(), "box": box}
+        cls = self._class_loss(outputs["cls_logits"], [t["labels"] for t in inner], torch.stack(matched))
+        return {"cls": cls, "box": box}
 
     def _predict(self, images: Images, targets: Sequence[Target] | None) -> tuple[Any, Any, Any, Any, tuple[int, ...]]:
         inner: Any = None
@@ -113,11 +110,15 @@ class RetinaNet(Detector):
             return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
         return self.net.proposal_matcher(box_iou(boxes, anchors))
 
-    def _class_loss(self, logits: Tensor, labels: Tensor, matched: Tensor) -> Tensor:
+    def _class_loss(self, logits: Tensor, labels: Sequence[Tensor], matched: Tensor) -> Tensor:
+        """The mean over images of (B, N, C) logits; ``matched`` (B, N)."""
         counted, positive = matched != self.net.proposal_matcher.BETWEEN_THRESHOLDS, matched >= 0
         wanted = torch.full_like(matched, -1)
-        wanted[positive] = labels[matched[positive]]
-        return self.class_losses(logits[counted], wanted[counted]).sum() / positive.sum().clamp(min=1)
+        for image, own in enumerate(labels):
+            wanted[image, positive[image]] = own[matched[image, positive[image]]]
+        losses = self.class_losses(logits[counted], wanted[counted])  # at once: some losses see a batch as a whole
+        sums = torch.stack([part.sum() for part in losses.split(counted.sum(dim=1).tolist())])
+        return (sums / positive.sum(dim=1).clamp(min=1)).mean()
 
     def classifier_layers(self) -> list[nn.Module]:
         return [self.net.head.classification_head.cls_logits]

@@ -115,7 +115,7 @@ class YOLOv3(Detector):
         backbone: module with ``channels``, returning features coarse first, at strides 32, 16, (8).
         scales: for each scale (up channels, neck, last channels) as :class:`Scale` takes them.
         anchors: (S, A, 2) in pixels, coarse scale first.
-        class_loss: ``ce`` (softmax scores), ``bce`` or ``focal`` (sigmoid scores).
+        class_loss: name in CLASS_LOSSES.
         loss: coefficients of the loss terms.
         postprocess: how detections are chosen.
     """

@@ -41,6 +41,13 @@ ACTIVATIONS = {
     "federated": "sigmoid",
 }
 
+#: Losses that leave some classes no negative but background.
+NEED_BACKGROUND = frozenset({"eql"})
+#: Losses that count the gradients of all that they are asked for.
+COUNT_GRADIENTS = frozenset({"eqlv2", "efl"})
+#: Losses in which a sample's loss depends on the other samples, or on a lot drawn for all of them.
+OF_WHOLE_BATCH = COUNT_GRADIENTS | {"federated"}
+
 
 def _margins(counts: ClassCounts, cosine_scale: float | None) -> Tensor:
     if cosine_scale is None:

@@ -11,7 +11,10 @@ from iifdet.longtail.weights import refuse_zero_counts
 
 
 def class_balanced_weights(counts: ClassCounts, beta: float = 0.9999, by: str = "image") -> Tensor:
-    """``(1 - β) / (1 - β^n)``, one over the effective number of samples, divided by the mean; (C,) float64.
+    """``(1 - β) / (1 - β^n)``, one over the effective number of samples; (C,) float64.
+
+    They are divided by their mean over the samples, which so weigh 1 on average: the published programs divide a
+    batch's loss by its weights, and these keep its size without making samples depend on each other.
 
     Source: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019, Section 4.
 
@@ -28,7 +31,7 @@ def class_balanced_weights(counts: ClassCounts, beta: float = 0.9999, by: str = 
         >>> n = torch.tensor([300, 100])
         >>> counts = ClassCounts(["common", "rare"], n, n, num_images=400)
         >>> [round(w, 2) for w in class_balanced_weights(counts, beta=0.9999).tolist()]
-        [0.5, 1.5]
+        [0.67, 1.99]
     """
     if not 0 <= beta < 1:
         raise ValueError(f"beta: expected a number from 0 to below 1, got {beta}")
@@ -36,4 +39,4 @@ def class_balanced_weights(counts: ClassCounts, beta: float = 0.9999, by: str = 
     n = counts.by(by).double()
     # 1 - β^n without the cancellation that β close to 1 brings
     weights = 1 / -(n * math.log(beta)).expm1() if beta else n.new_ones(len(n))
-    return weights / weights.mean()
+    return weights / ((n * weights).sum() / n.sum())

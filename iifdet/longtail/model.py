@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from iifdet.longtail.adjust import LogitAdjustment
-from iifdet.longtail.class_losses import ACTIVATIONS, CLASS_LOSSES, CLASS_STATISTICS
+from iifdet.longtail.class_losses import (
+    ACTIVATIONS,
+    CLASS_LOSSES,
+    CLASS_STATISTICS,
+    COUNT_GRADIENTS,
+    NEED_BACKGROUND,
+)
 from iifdet.longtail.counts import ClassCounts
 
 #: Probability of each class that sigmoid class rows begin with where most of what they see is background.
@@ -145,16 +151,18 @@ class AdjustedModel(nn.Module):
         """Choose the classification loss, and with it softmax or sigmoid scores."""
         if name not in CLASS_LOSSES:
             raise ValueError(f"class_loss: expected one of {', '.join(CLASS_LOSSES)}, got '{name}'")
-        if name == "eql" and not self.sees_background:
+        if name in NEED_BACKGROUND and not self.sees_background:
             raise ValueError(
-                "class_loss: eql leaves rare classes no negatives but background, which the class rows of "
+                f"class_loss: {name} leaves rare classes no negatives but background, which the class rows of "
                 f"{type(self).__name__} do not see; use bce"
             )
-        if name in ("eqlv2", "efl") and self.mines_negatives:
+        if name in COUNT_GRADIENTS and self.mines_negatives:
             raise ValueError(
                 f"class_loss: {name} adds up the gradients of all samples, and {type(self).__name__} trains on the "
                 "hardest negatives alone; use eql or seesaw"
             )
+        if name != self.class_loss:
+            self.class_statistic = None  # another loss wants to know something else
         self.class_loss, self.class_activation = name, ACTIVATIONS.get(name, "softmax")
 
     @torch.no_grad()

@@ -48,6 +48,25 @@ def logit_adjustment_shift(counts: ClassCounts, tau: float = 1.0, by: str = "ima
     return tau * log_prior(counts, by)
 
 
+def norcal_shift(counts: ClassCounts, gamma: float = 1.0, by: str = "image") -> Tensor:
+    """``-γ ln n`` of NorCal (Pan et al., NeurIPS 2021), added after training; (C,) float64.
+
+    Their calibration ``n_c^-γ e^z_c / (e^z_bg + Σ_j n_j^-γ e^z_j)``, which leaves the background as it is. Without a
+    background logit it is Logit Adjustment after training, because softmax ignores the constant γ ln Σn.
+
+    Args:
+        gamma: strength; to be tuned.
+
+    Example:
+        >>> import torch
+        >>> n = torch.tensor([100, 10])
+        >>> counts = ClassCounts(["common", "rare"], n, n, num_images=110)
+        >>> [round(v, 3) for v in norcal_shift(counts).exp().tolist()]
+        [0.01, 0.1]
+    """
+    return -gamma * balanced_softmax_shift(counts, by)
+
+
 def balanced_softmax_shift(counts: ClassCounts, by: str = "image") -> Tensor:
     """``ln n`` of Balanced Softmax (Ren et al., NeurIPS 2020, Eq. 4), added inside the loss; (C,) float64.
 

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from iifdet.longtail.losses import binary_focal, cross_entropy, one_hot, weighed
 
+#: Classes that count in a batch of :func:`federated`, as published.
+FEDERATED_CLASSES = 50
+
 
 def seesaw(
     logits: Tensor,
@@ -33,7 +36,7 @@ def seesaw(
 
     The paper counts instances as training meets them and sets background apart by an objectness branch. Here the counts
     are the training set's from the start, so that a resumed run and several processes agree; a background logit, where
-    there is one, has factors of 1, and its own samples push all classes alike.
+    there is one, has factors of 1 and no part in the scores, and its own samples push all classes alike.
 
     Source: Wang et al., Seesaw Loss for Long-Tailed Instance Segmentation, CVPR 2021, Section 3.
 
@@ -51,12 +54,11 @@ def seesaw(
     """
     logits = logits.float()
     background = logits.shape[-1] - len(statistic)
-    seen = statistic.float().clamp(min=1).log()
-    own = seen[(labels - background).clamp(min=0)].unsqueeze(-1)
-    scores = logits.detach().log_softmax(-1)
-    true = scores.gather(-1, labels.unsqueeze(-1)).clamp(min=math.log(eps))
-    factors = p * (seen - own).clamp(max=0) + q * (scores[:, background:] - true).clamp(min=0)  # 0 for the true class
-    factors = factors * (labels >= background).unsqueeze(-1)
+    seen, label = statistic.float().clamp(min=1).log(), (labels - background).clamp(min=0).unsqueeze(-1)
+    scores = logits[:, background:].detach().log_softmax(-1)
+    mitigation = (seen - seen[label]).clamp(max=0)
+    compensation = (scores - scores.gather(-1, label).clamp(min=math.log(eps))).clamp(min=0)
+    factors = (p * mitigation + q * compensation) * (labels >= background).unsqueeze(-1)  # 0 for the true class
     return cross_entropy(logits + F.pad(factors, (background, 0)), labels, class_weight)
 
 
@@ -101,7 +103,12 @@ def ldam(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, *, 
 
 
 def federated(
-    logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, *, statistic: Tensor, classes: int = 50
+    logits: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None = None,
+    *,
+    statistic: Tensor,
+    classes: int = FEDERATED_CLASSES,
 ) -> Tensor:
     """Federated loss, (N, C), (N,) -> (N,): one-vs-rest cross-entropy over the batch's own classes and others drawn by
     lot, so that a rare class is seldom a negative. With ``classes`` of C or more nothing is left out.
@@ -121,7 +128,8 @@ def federated(
     shown = target.sum(dim=0) > 0
     lots = statistic.float().log() - torch.empty_like(statistic, dtype=torch.float32).exponential_().log()
     drawn = torch.where(shown, math.inf, lots).topk(min(classes, len(lots))).indices  # Gumbel: without putting back
-    counted = shown.float().index_fill(0, drawn, 1.0)
+    counted = torch.zeros_like(lots).index_fill(0, drawn, 1.0)
+    counted = torch.where(shown, 1.0, counted * (statistic > 0))
     loss = F.binary_cross_entropy_with_logits(logits.float(), target, counted.expand_as(target), reduction="none")
     return weighed(loss.sum(-1), labels, class_weight)
 

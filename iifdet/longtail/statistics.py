@@ -49,6 +49,6 @@ def ldam_margins(counts: ClassCounts, cosine_scale: float, largest: float = 0.5)
         >>> ldam_margins(ClassCounts(["car", "bus"], n, n, num_images=1700), cosine_scale=30).tolist()
         [7.5, 15.0]
     """
-    refuse_zero_counts(counts, "instance", "a margin", "class_loss=ce")
+    refuse_zero_counts(counts, "instance", "a margin", "model_args.class_loss=ce")
     n = counts.instances.double()
     return (cosine_scale * largest * (n / n.min()) ** -0.25).float()

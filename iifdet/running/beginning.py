@@ -12,6 +12,7 @@ from iifdet.deferred import DeferredWeights
 from iifdet.distributed import World
 from iifdet.errors import counted, some
 from iifdet.longtail import CLASS_STATISTICS, ClassCounts
+from iifdet.longtail.rivals import FEDERATED_CLASSES
 from iifdet.online import OnlineIIF
 from iifdet.rundir import RunDir
 from iifdet.training import Callback
@@ -23,6 +24,7 @@ def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -
     size = sum(p.numel() for p in model.parameters()) / 1e6
     counts = model.counts
     log.info("%s: %s with %.2f M parameters, %s", run.path, cfg.model, size, _how(cfg, model))
+    _warn_of_rivals(cfg, model)
     imbalance = f"imbalance {counts.imbalance('image'):.0f} by image"
     if task == "detect":  # an image of a classifier shows one object
         imbalance += f", {counts.imbalance('instance'):.0f} by instance"
@@ -39,19 +41,35 @@ def _how(cfg: TrainConfig, model: Any) -> str:
     how = "no adjustment" if model.adjust.is_identity else str(model.adjust)
     if cfg.adjust == "lws":
         how = "a weight for each class to be learned"
-    if model.class_weight is not None:
-        low, high = float(model.class_weight.min()), float(model.class_weight.max())
-        how = f"loss weighed by {low:.3g}…{high:.3g}" + (
-            f" after {100 * cfg.defer:.0f} % of the epochs" if cfg.defer else ""
-        )
+    costs = build.loss_weights(cfg, model.counts)  # the model's own may not act yet
+    if costs is not None:
+        how = f"loss weighed by {float(costs.min()):.3g}…{float(costs.max()):.3g}"
+        how += f" after {100 * cfg.defer:.0f} % of the epochs" if cfg.defer else ""
     return f"{how}, class_loss={model.class_loss}" if model.class_loss in CLASS_STATISTICS else how
+
+
+def _warn_of_rivals(cfg: TrainConfig, model: Any) -> None:
+    """Pairs that train, but are not what one may take them for."""
+    if model.class_loss in CLASS_STATISTICS and not model.adjust.is_identity:
+        log.warning(
+            "class_loss: %s acts on logits that adjust=%s has changed; as a rival of IIF it wants adjust=none",
+            model.class_loss,
+            cfg.adjust,
+        )
+    if model.class_loss == "federated" and model.num_classes <= FEDERATED_CLASSES:
+        log.warning(
+            "class_loss: federated counts %d classes at least, so all %d do, as under bce",
+            FEDERATED_CLASSES,
+            model.num_classes,
+        )
 
 
 def draw_training_data(cfg: TrainConfig, run: RunDir, index: Any, counts: ClassCounts, batches: Any, task: str) -> None:
     from iifdet import pictures, plots
 
     weights = build.class_weights(cfg, counts) if cfg.adjust == "iif" else build.loss_weights(cfg, counts)
-    pictures.quietly(plots.plot_labels, counts, weights, run.path / "labels.png", cfg.variant)
+    called = "class-balanced" if cfg.adjust == "cb" else cfg.variant
+    pictures.quietly(plots.plot_labels, counts, weights, run.path / "labels.png", called)
     first = next(batches.epoch(0))
     pictures.quietly(pictures.PICTURES[task].batch, first, index.names, run.path / "train_batch0.jpg")
 
@@ -68,7 +86,7 @@ def watchers(
         hooks.append(OnlineIIF(cfg.temperature))
     costs = build.loss_weights(cfg, counts)
     if cfg.defer and costs is not None:
-        hooks.append(DeferredWeights(costs, first=round(cfg.defer * cfg.epochs)))
+        hooks.append(DeferredWeights(costs, first=min(round(cfg.defer * cfg.epochs), cfg.epochs - 1)))
     if cfg.verbose and world.is_main:
         hooks.append(ProgressReport(cfg.epochs, Console(stderr=True)))
     if cfg.tensorboard and world.is_main:

@@ -78,8 +78,12 @@ def test_seesaw_leaves_background_out_of_it():
     wide = torch.cat([torch.tensor([1e9]), INSTANCES])  # a class of its own, which is never rarer
     no_compensation = seesaw(z, y, statistic=INSTANCES, q=0)[[1, 3, 4]]
     torch.testing.assert_close(no_compensation, seesaw(z[[1, 3, 4]], y[[1, 3, 4]], statistic=wide, q=0))
-    sure = torch.cat([torch.full((5, 1), 50.0), LOGITS], dim=1)  # taken for background: no compensation for that
-    torch.testing.assert_close(seesaw(sure, y, statistic=torch.ones(4)), cross_entropy(sure, y))
+    alone = torch.tensor([[1.0, 3, 0], [0, 0, 0]])
+    for sure in (0.0, 4.0, 50.0):  # however sure background is, the wrong class counts (σ_j / σ_y)^2 = e^4 times
+        z = torch.cat([torch.full((2, 1), sure), alone], dim=1)
+        compensated = seesaw(z, torch.tensor([1, 1]), statistic=torch.ones(3))
+        by_hand = cross_entropy(z + torch.tensor([[0.0, 0, 4, 0], [0, 0, 0, 0]]), torch.tensor([1, 1]))
+        torch.testing.assert_close(compensated, by_hand)
 
 
 # -- Equalization loss -------------------------------------------------------------------------------------------------
@@ -204,6 +208,8 @@ def test_other_classes_are_drawn_by_their_share():
     torch.testing.assert_close(drawn / 2000, share, rtol=0, atol=0.035)
     never = [counted_classes(z, y, statistic=torch.tensor([1.0, 1, 0, 1]), classes=3) for _ in range(20)]
     assert never == [[0, 1, 3]] * 20, "a class without images is no negative"
+    few = counted_classes(torch.zeros(1, 5), torch.tensor([4]), statistic=torch.tensor([1.0, 0, 0, 1, 0]), classes=4)
+    assert few == [0, 3, 4], "not even where there are too few others; its own sample counts"
 
 
 def test_with_all_classes_it_is_binary_cross_entropy():
@@ -238,18 +244,20 @@ def test_without_margins_it_is_cross_entropy():
 def test_class_balanced_weights_are_the_published_programs():
     counts = counts_of(5000, 500, 50)
     got = [class_balanced_weights(counts, beta) for beta in (0.9999, 0.99)]
-    assert got[0].tolist() == pytest.approx([0.034107, 0.275167, 2.690725], abs=1e-6)
-    assert got[1].tolist() == pytest.approx([0.661041, 0.665413, 1.673546], abs=1e-6)
+    theirs = [[0.034107, 0.275167, 2.690725], [0.661041, 0.665413, 1.673546]]  # with a mean of 1 over classes
+    for ours, published in zip(got, theirs, strict=True):
+        assert (ours / ours.mean()).tolist() == pytest.approx(published, abs=1e-6)
+        assert (counts.images * ours).sum() / 5550 == pytest.approx(1), "samples weigh 1 on average"
 
 
 def test_their_limits_are_equal_weights_and_the_inverse_of_the_counts():
     counts = counts_of(400, 100, 25)
     assert class_balanced_weights(counts, 0).tolist() == [1, 1, 1]
     inverse = 1 / counts.images.double()
-    torch.testing.assert_close(class_balanced_weights(counts, 1 - 1e-14), inverse / inverse.mean(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(class_balanced_weights(counts, 1 - 1e-14), inverse * 175, rtol=1e-6, atol=0)
     boxes = ClassCounts(["a", "b"], torch.tensor([9, 9]), torch.tensor([90, 9]), num_images=20)
     assert class_balanced_weights(boxes, by="image").tolist() == [1, 1]
-    assert class_balanced_weights(boxes, by="instance")[1] > 1.8
+    assert class_balanced_weights(boxes, by="instance")[1] > 5
 
 
 @pytest.mark.parametrize(
