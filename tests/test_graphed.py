@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from taped import record_on_tape
 from torch import Tensor, nn
 
 from iifdet.classifiers import CLASSIFIERS
+from iifdet.longtail import ClassCounts
 from iifdet.training import FitOptions, GraphedStep, Step, TrainState, train_step
 from iifdet.training.graphed import WARM_UP
 from iifdet.training.pieces import Undo
@@ -19,9 +21,12 @@ from iifdet.types import Batch, MixedLabels
 CPU = FitOptions(epochs=1, device=torch.device("cpu"))
 
 
-def new_state(momentum: float = 0.9) -> TrainState:
+def new_state(momentum: float = 0.9, **options: Any) -> TrainState:
     torch.manual_seed(0)
-    model = CLASSIFIERS["se_resnet20"](4, width=0.25, head="cosine").train()
+    model = CLASSIFIERS["se_resnet20"](4, **{"width": 0.25, "head": "cosine", **options}).train()
+    model.set_class_weight(torch.ones(4))
+    n = torch.tensor([40, 20, 10, 5])
+    model.set_class_statistic(ClassCounts(list("abcd"), n, n, num_images=75))
     plain = [p for p in model.parameters() if p.ndim == 1]
     matrices = [p for p in model.parameters() if p.ndim > 1]
     groups = [{"params": matrices, "weight_decay": 1e-2}, {"params": plain, "weight_decay": 0.0}]
@@ -68,6 +73,57 @@ def test_recorded_steps_train_as_single_ones(mixed: bool, options: FitOptions) -
         torch.testing.assert_close(tensors(other)[name], value, rtol=1e-4, atol=1e-6, msg=name)
     assert (one.trained, one.images, one.batch) == (other.trained, other.images, other.batch)
     assert one.sums["cls"] == pytest.approx(other.sums["cls"], rel=1e-5)
+
+
+#: What a recording must not bake in: losses that know the classes, and learn while training.
+MODELS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "seesaw": {"class_loss": "seesaw"},
+    "ldam": {"class_loss": "ldam"},
+    "eqlv2": {"class_loss": "eqlv2"},
+    "efl": {"class_loss": "efl"},
+    "linear": {"head": "linear", "class_loss": "bce"},
+}
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_recording_that_is_run_again_on_its_memory_does_what_the_step_does(name: str, clip: float) -> None:
+    """To the bit, while learning rates, labels, class weights and the adjustment change between steps."""
+    options = FitOptions(epochs=1, device=torch.device("cpu"), clip=clip)
+
+    def train(record: Any) -> tuple[TrainState, list[int]]:
+        state, recorded = new_state(**MODELS[name]), []
+        step, undo = GraphedStep(lambda body: (recorded.append(1), record(body))[1]), Undo(state.model, options.device)
+        for number, batch in enumerate(batches(count=24, mixed=name in ("plain", "seesaw"))):
+            for group in state.optimizer.param_groups:
+                group["lr"] = 0.1 / (1 + number)
+            if number == 16:
+                model: Any = state.model
+                model.class_weight.copy_(torch.tensor([1.0, 2, 3, 4]))
+                model.set_adjustment(torch.tensor([1.0, 1.5, 2, 2.5]))
+            assert step(state, [batch], 24, options, undo)
+        return state, recorded
+
+    (one, plain), (other, taped) = train(again), train(record_on_tape)
+    assert len(plain) == len(taped) == 2
+    for key, value in tensors(one).items():
+        assert torch.equal(tensors(other)[key], value), key
+    assert one.sums == other.sums
+
+
+def test_a_value_that_python_changes_between_steps_is_seen_to_be_baked_in() -> None:
+    """What the test above leans on: a tensor in place of another, and a number."""
+    state, undo = new_state(), Undo(new_state().model, CPU.device)
+    step = GraphedStep(record_on_tape)
+    model: Any = state.model
+    for number, batch in enumerate(batches(count=12, size=6)):
+        if number == 10:
+            model.class_weight = torch.zeros(4)
+        step(state, [batch], 12, CPU, undo)
+        if number == 9:
+            before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert not torch.equal(before["head.weight"], model.head.weight), "it goes on with the weights it was recorded with"
 
 
 def test_each_shape_is_recorded_once_it_is_warm() -> None:

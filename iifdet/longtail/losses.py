@@ -90,8 +90,8 @@ def iif_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor
 
 
 def one_hot(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N, C) ones and zeros; a row of zeros for the label -1."""
-    return F.one_hot(labels.clamp(min=0), logits.shape[-1]).float() * (labels >= 0).unsqueeze(-1)
+    """(N, C) ones and zeros; a row of zeros for the label -1. Unlike torch's it asks no device for a value."""
+    return (labels.unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device)).float()
 
 
 def _as_float(weight: Tensor | None) -> Tensor | None:
