@@ -12,7 +12,7 @@ import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from iifdet import build
-from iifdet.build.adjustment import freeze_all_but_class_rows
+from iifdet.build.freezing import freeze_all_but_class_rows
 from iifdet.build.model import check_multi_scale
 from iifdet.checkpoint import save_checkpoint
 from iifdet.config import TrainConfig, WeightKeys
