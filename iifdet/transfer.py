@@ -48,6 +48,8 @@ def transfer_weights(model: AdjustedModel, source: AdjustedModel) -> list[str]:
         notes = [f"class rows were trained with {source.class_loss}, this run trains with {model.class_loss}"]
     else:
         notes = []
+    if not source.adjust.is_identity and source.adjust.acts_in("train"):
+        notes.append(f"the adjustment that its class rows were trained under is not taken: {source.adjust}")
     notes += _copy_class_rows(model, source)
     if missed:
         notes.append(f"{len(missed)} layers keep random weights: {', '.join(missed)}")

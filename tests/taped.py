@@ -14,8 +14,17 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-#: Operations that tell Python a value.
-ASKS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.masked_select.default")
+#: Operations that tell Python a value, or how many rows there are.
+ASKS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "_unique2",
+    "unique_dim",
+    "bincount",
+    "aten.repeat_interleave.Tensor",
+)
 
 
 class Tape(TorchDispatchMode):
@@ -26,7 +35,11 @@ class Tape(TorchDispatchMode):
         self.calls: list[tuple[Any, Any, Any, Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if str(func) in ASKS:
+        if (
+            func._overloadpacket.__name__ in ASKS
+            or str(func) == "aten.repeat_interleave.Tensor"
+            or _by_mask(func, args)
+        ):
             raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
         out = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, out))
@@ -41,6 +54,12 @@ class Tape(TorchDispatchMode):
                 for before, after in zip(tree_leaves(old), tree_leaves(new), strict=True):
                     if isinstance(before, Tensor) and _place(before) not in given:  # no view, not in place
                         before.copy_(after)
+
+
+def _by_mask(func: Any, args: Any) -> bool:
+    """Whether rows are chosen by a mask, so that their number hangs on values."""
+    chosen = args[1] if func._overloadpacket.__name__ in ("index", "index_put", "index_put_") else ()
+    return any(isinstance(t, Tensor) and t.dtype == torch.bool for t in chosen)
 
 
 def _place(tensor: Tensor) -> int:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from taped import record_on_tape
+from taped import Tape, record_on_tape
 from torch import Tensor, nn
 
+from iifdet.build.freezing import freeze_all_but_scale
 from iifdet.classifiers import CLASSIFIERS
 from iifdet.longtail import ClassCounts
 from iifdet.training import FitOptions, GraphedStep, Step, TrainState, train_step
@@ -21,12 +22,14 @@ from iifdet.types import Batch, MixedLabels
 CPU = FitOptions(epochs=1, device=torch.device("cpu"))
 
 
-def new_state(momentum: float = 0.9, **options: Any) -> TrainState:
+def new_state(momentum: float = 0.9, learned: bool = False, **options: Any) -> TrainState:
     torch.manual_seed(0)
     model = CLASSIFIERS["se_resnet20"](4, **{"width": 0.25, "head": "cosine", **options}).train()
     model.set_class_weight(torch.ones(4))
     n = torch.tensor([40, 20, 10, 5])
     model.set_class_statistic(ClassCounts(list("abcd"), n, n, num_images=75))
+    if learned:
+        freeze_all_but_scale(model)
     plain = [p for p in model.parameters() if p.ndim == 1]
     matrices = [p for p in model.parameters() if p.ndim > 1]
     groups = [{"params": matrices, "weight_decay": 1e-2}, {"params": plain, "weight_decay": 0.0}]
@@ -83,6 +86,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "eqlv2": {"class_loss": "eqlv2"},
     "efl": {"class_loss": "efl"},
     "linear": {"head": "linear", "class_loss": "bce"},
+    "learned weights": {},
 }
 
 
@@ -93,7 +97,7 @@ def test_a_recording_that_is_run_again_on_its_memory_does_what_the_step_does(nam
     options = FitOptions(epochs=1, device=torch.device("cpu"), clip=clip)
 
     def train(record: Any) -> tuple[TrainState, list[int]]:
-        state, recorded = new_state(**MODELS[name]), []
+        state, recorded = new_state(learned=name == "learned weights", **MODELS[name]), []
         step, undo = GraphedStep(lambda body: (recorded.append(1), record(body))[1]), Undo(state.model, options.device)
         for number, batch in enumerate(batches(count=24, mixed=name in ("plain", "seesaw"))):
             for group in state.optimizer.param_groups:
@@ -112,18 +116,45 @@ def test_a_recording_that_is_run_again_on_its_memory_does_what_the_step_does(nam
     assert one.sums == other.sums
 
 
-def test_a_value_that_python_changes_between_steps_is_seen_to_be_baked_in() -> None:
-    """What the test above leans on: a tensor in place of another, and a number."""
-    state, undo = new_state(), Undo(new_state().model, CPU.device)
-    step = GraphedStep(record_on_tape)
-    model: Any = state.model
-    for number, batch in enumerate(batches(count=12, size=6)):
-        if number == 10:
-            model.class_weight = torch.zeros(4)
-        step(state, [batch], 12, CPU, undo)
-        if number == 9:
-            before = {key: value.clone() for key, value in model.state_dict().items()}
-    assert not torch.equal(before["head.weight"], model.head.weight), "it goes on with the weights it was recorded with"
+def another_tensor(model: Any) -> None:
+    model.class_weight = torch.zeros(4)
+
+
+def another_number(model: Any) -> None:
+    model.head.fixed_scale = 1.0
+
+
+@pytest.mark.parametrize("change", [another_tensor, another_number])
+def test_what_python_changes_between_steps_is_baked_in(change: Callable[[Any], None]) -> None:
+    """What the test above leans on: the tape goes on with what it was recorded with, as a graph would."""
+    ends = []
+    for record, changes in ((again, False), (again, True), (record_on_tape, True)):
+        state = new_state()
+        step, undo = GraphedStep(record), Undo(state.model, CPU.device)
+        for number, batch in enumerate(batches(count=24)):
+            if number == 20 and changes:
+                change(state.model)
+            step(state, [batch], 24, CPU, undo)
+        ends.append(state.model.head.weight.detach())  # type: ignore[union-attr]
+    unchanged, seen, taped = ends
+    assert torch.equal(taped, unchanged) and not torch.equal(seen, unchanged)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x.index_put_((x > 0,), x.new_zeros(())),
+        lambda x: torch.equal(x, x),
+        lambda x: x.unique(),
+        lambda x: torch.arange(3).repeat_interleave(torch.tensor([1, 2, 0])),
+        lambda x: x.nonzero(),
+    ],
+)
+def test_what_a_graph_cannot_hold_the_tape_refuses(ask: Callable[[Tensor], Any]) -> None:
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"), Tape():
+        ask(torch.rand(3))
 
 
 def test_each_shape_is_recorded_once_it_is_warm() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -320,8 +321,9 @@ def test_ldam_on_a_head_without_cosines_is_refused_before_a_folder_is_made(tmp_p
 
 def test_a_finished_model_has_no_use_for_weights_of_the_loss(tiny_keys: Keys, tmp_path: Path) -> None:
     run = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="none")).folder
-    with pytest.raises(InputError, match="adjust: Class-Balanced weights are of a loss"):
-        iifdet.val(weights=run / "weights" / "last.pt", adjust="cb", project=tmp_path / "val")
+    for adjust in ("cb", "lws", "bsce"):
+        with pytest.raises(InputError, match=rf"adjust: expected one of none, iif, la, norcal, got '{adjust}'"):
+            iifdet.val(weights=run / "weights" / "last.pt", adjust=adjust, project=tmp_path / "val")
     assert not (tmp_path / "val").exists()
 
 
@@ -333,6 +335,19 @@ def softmax(tiny_keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights of a run to start from."""
     keys = tiny_keys(tmp_path_factory.mktemp("softmax"), epochs=1, adjust="none")
     return iifdet.train(**keys).folder / "weights" / "last.pt"
+
+
+def test_what_an_adjustment_had_a_part_in_is_said_where_it_is_left_behind(
+    tiny_keys: Keys, tmp_path: Path, softmax: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = tiny_keys(tmp_path, epochs=1, verbose=True)
+    with caplog.at_level(logging.INFO, "iifdet"):
+        iif = iifdet.train(**{**keys, "weights": softmax}).folder / "weights" / "last.pt"
+        assert "is not taken" not in caplog.text
+        iifdet.train(**keys, strategy="decoupled", adjust="lws", weights=iif)
+    assert (
+        "the adjustment that its class rows were trained under is not taken: LogitAdjustment(4, scale=" in caplog.text
+    )
 
 
 def test_learned_weights_begin_at_one_and_nothing_else_moves(tiny_keys: Keys, tmp_path: Path, softmax: Path) -> None:
@@ -362,6 +377,14 @@ def test_learned_weights_begin_at_one_and_nothing_else_moves(tiny_keys: Keys, tm
         ({"adjust": "lws"}, "lws learns its weights in a second stage, got strategy=end_to_end"),
         ({"adjust": "lws", "strategy": "decoupled"}, "give weights="),
         ({"adjust": "lws", "strategy": "decoupled", "weights": "x", "reinit": True}, "adjust=lws keeps them"),
+        (
+            {"adjust": "lws", "strategy": "decoupled", "weights": "x", "freeze": 1},
+            "freeze: expected none beside adjust=lws",
+        ),
+        (
+            {"adjust": "lws", "strategy": "decoupled", "weights": "x", "center": "mean"},
+            "center, bg_scale, bg_shift: bel",
+        ),
     ],
 )
 def test_learned_weights_want_a_finished_model(

@@ -86,6 +86,8 @@ def _cb(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any
 
 def _lws(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
     """Begins as the identity; what training makes of it acts in inference too."""
+    if config.center != "none" or (config.bg_scale, config.bg_shift) != (1.0, 0.0):
+        raise ValueError("center, bg_scale, bg_shift: belong to weights that are given, got adjust=lws; drop them")
     if strategy != "decoupled":
         raise ValueError(
             f"adjust: lws learns its weights in a second stage, got strategy={strategy}; "
@@ -158,17 +160,13 @@ def refuse_idle_weight_keys(keys: Mapping[str, Any]) -> None:
 
 
 def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
-    """Apply ``adjust`` and ``strategy``; a decoupled stage also freezes everything but the class rows."""
+    """Apply ``adjust`` and ``strategy``; a decoupled stage also freezes everything but what it is about."""
     assert model.counts is not None
     _refuse_odd_pairs(config)
+    _refuse_mixed_labels(model, config)
     learned = config.adjust == "lws"
     if config.strategy == "decoupled" and not learned:
         freeze_all_but_class_rows(model, reinit=config.reinit)
-    if isinstance(model, Classifier) and model.class_loss in OF_WHOLE_BATCH and config.mixup:
-        raise InputError(
-            f"mixup: expected 0 beside class_loss={model.class_loss}, which sees a batch as a whole, "
-            f"got {config.mixup}; add mixup=0"
-        )
     costs = loss_weights(config, model.counts)
     model.set_class_weight(costs)
     try:
@@ -183,6 +181,15 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
         freeze_backbone(model, config.freeze)
 
 
+def _refuse_mixed_labels(model: AdjustedModel, config: TrainConfig) -> None:
+    """A detector's mixup shows the boxes of both images, each with its own label."""
+    if isinstance(model, Classifier) and model.class_loss in OF_WHOLE_BATCH and config.mixup:
+        raise InputError(
+            f"mixup: expected 0 beside class_loss={model.class_loss}, which sees a batch as a whole, "
+            f"got {config.mixup}; add mixup=0"
+        )
+
+
 def _refuse_odd_pairs(config: TrainConfig) -> None:
     """Keys that are right alone and make no sense together."""
     if config.strategy in ("post_process", "cost_sensitive") and config.adjust == "none":
@@ -195,6 +202,8 @@ def _refuse_odd_pairs(config: TrainConfig) -> None:
         )
     if config.reinit and config.adjust == "lws":
         raise InputError("reinit: starts class rows afresh, and adjust=lws keeps them as they are; drop one")
+    if config.freeze and config.adjust == "lws":
+        raise InputError("freeze: expected none beside adjust=lws, which leaves nothing but a weight a class; drop it")
     if config.strategy == "cost_sensitive" and config.adjust not in COSTS:
         raise InputError(
             f"strategy: cost_sensitive weighs the loss by IIF or Class-Balanced weights; got adjust={config.adjust}, "

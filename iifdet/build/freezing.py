@@ -10,7 +10,7 @@ from iifdet.longtail import AdjustedModel
 
 
 def freeze_all_but_class_rows(model: AdjustedModel, reinit: bool = False) -> None:
-    """The second stage of the decoupled strategy: only classifier layers keep a gradient."""
+    """The second stage of the decoupled strategy as the paper has it: only classifier layers keep a gradient."""
     model.requires_grad_(False)
     for layer in model.classifier_layers():
         layer.requires_grad_(True)

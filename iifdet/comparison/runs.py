@@ -212,7 +212,7 @@ def _differing(settings: list[dict[str, Any]], keys: Sequence[str]) -> list[str]
 
 
 def _with_class_loss(settings: dict[str, Any]) -> dict[str, Any]:
-    """A training's settings with the class loss beside them: None where it is the model's own."""
+    """A training's settings with the class loss beside them: None where the recipe leaves it to the model."""
     options = settings.get("model_args")
     if "epochs" not in settings or not isinstance(options, dict):
         return settings

@@ -73,6 +73,8 @@ Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Pair, Ascending = BeforeValidator(_two), AfterValidator(_ascending)
 Range = Annotated[tuple[float, float] | None, Pair, Ascending, BeforeValidator(off_is_none)]
 Adjust = Annotated[Literal["none", "iif", "la", "bsce", "norcal", "cb", "lws"], Choice]
+#: What a finished model can be adjusted by.
+Readjust = Annotated[Literal["none", "iif", "la", "norcal"], Choice]
 Share = Annotated[float, Field(ge=0, le=1)]
 Classes = Annotated[list[int | str] | None, BeforeValidator(_class_list)]
 
@@ -197,7 +199,7 @@ class FinishedKeys(Keys):
     """beside another program's weights: the model's name"""
     model_args: Options = Field(default_factory=dict)
     """beside another program's weights: options of the model"""
-    adjust: Adjust | None = None
+    adjust: Readjust | None = None
     """adjust a model that was trained without, or otherwise; if not given, as the checkpoint has it"""
 
 

@@ -30,7 +30,7 @@ class TrainConfig(DataKeys, WeightKeys, OptimizerKeys, SamplingKeys, AugmentKeys
     logits alone; weigh the loss by Class-Balanced weights (cb, strategy=cost_sensitive); learn weights (lws,
     strategy=decoupled)"""
     strategy: Literal["end_to_end", "post_process", "decoupled", "cost_sensitive"] = "end_to_end"
-    """adjust in training and inference; in inference; in a second stage of the class rows; or weigh the loss"""
+    """adjust in training and inference; in inference; in a second stage, of the class rows alone; or weigh the loss"""
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     """adjust=cb: 0 weighs all alike, towards 1 they go to the inverse of the counts"""
     defer: Annotated[float, Field(ge=0, lt=1)] = 0.0

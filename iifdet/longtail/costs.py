@@ -13,8 +13,9 @@ from iifdet.longtail.weights import refuse_zero_counts
 def class_balanced_weights(counts: ClassCounts, beta: float = 0.9999, by: str = "image") -> Tensor:
     """``(1 - β) / (1 - β^n)``, one over the effective number of samples; (C,) float64.
 
-    They are divided by their mean over the samples, which so weigh 1 on average: the published programs divide a
-    batch's loss by its weights, and these keep its size without making samples depend on each other.
+    They are divided by their mean over what is counted, so that β leaves the size of the loss alone. The authors'
+    weights have a mean of 1 over classes, which makes the loss of a long tail several times smaller; LDAM-DRW's
+    authors divide a batch's loss by its weights, and these come to that on average.
 
     Source: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, CVPR 2019, Section 4.
 

@@ -90,7 +90,7 @@ def iif_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor
 
 
 def one_hot(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N, C) ones and zeros; a row of zeros for the label -1. Unlike torch's it asks no device for a value."""
+    """(N, C) ones and zeros; a row of zeros for the label -1. Reads no value, so that a step can be recorded."""
     return (labels.unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device)).float()
 
 

@@ -241,7 +241,7 @@ def test_without_margins_it_is_cross_entropy():
 # -- Class-Balanced weights --------------------------------------------------------------------------------------------
 
 
-def test_class_balanced_weights_are_the_published_programs():
+def test_class_balanced_weights_have_the_ratios_of_the_published_program():
     counts = counts_of(5000, 500, 50)
     got = [class_balanced_weights(counts, beta) for beta in (0.9999, 0.99)]
     theirs = [[0.034107, 0.275167, 2.690725], [0.661041, 0.665413, 1.673546]]  # with a mean of 1 over classes
