@@ -15,16 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 #: Operations that tell Python a value, or how many rows there are.
-ASKS = (
-    "_local_scalar_dense",
-    "nonzero",
-    "masked_select",
-    "equal",
-    "_unique2",
-    "unique_dim",
-    "bincount",
+ASKS = {
+    *("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "bincount"),
     "aten.repeat_interleave.Tensor",
-)
+}
 
 
 class Tape(TorchDispatchMode):
@@ -35,11 +29,7 @@ class Tape(TorchDispatchMode):
         self.calls: list[tuple[Any, Any, Any, Any]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (
-            func._overloadpacket.__name__ in ASKS
-            or str(func) == "aten.repeat_interleave.Tensor"
-            or _by_mask(func, args)
-        ):
+        if {func._overloadpacket.__name__, str(func)} & ASKS or _by_mask(func, args):
             raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
         out = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, out))
