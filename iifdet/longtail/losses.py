@@ -90,8 +90,13 @@ def iif_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor
 
 
 def one_hot(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N, C) ones and zeros; a row of zeros for the label -1. Reads no value, so that a step can be recorded."""
-    return (labels.unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device)).float()
+    """(N, C) ones and zeros; a row of zeros for the label -1. Reads no value, so that a step can be recorded.
+
+    Raises:
+        RuntimeError: a label is not -1…C-1 (a device-side assertion on CUDA).
+    """
+    table = logits.new_zeros((*labels.shape, logits.shape[-1] + 1), dtype=torch.float32)
+    return table.scatter_(-1, labels.unsqueeze(-1) + 1, 1.0)[..., 1:]  # the first column is for -1
 
 
 def _as_float(weight: Tensor | None) -> Tensor | None:

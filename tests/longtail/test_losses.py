@@ -158,6 +158,15 @@ def test_focal_and_its_gradient_are_finite_at_saturated_logits(gamma, dtype):
 
 
 @pytest.mark.parametrize("name", CLASS_LOSSES)
+@pytest.mark.parametrize("label", [C, C + 3, -2])
+def test_a_label_that_is_none_of_the_classes_is_refused(name, label):
+    z, y, _ = sample()
+    y[2] = label
+    with pytest.raises((RuntimeError, IndexError), match=r"out of bounds|out of range"):
+        told(name)(z, y)
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
 @pytest.mark.parametrize("size", [100.0, 1e4])
 def test_losses_and_gradients_are_finite_at_extreme_logits(name, size):
     y = torch.tensor([0, 0, 1, 1])
