@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iifdet.datasets.affine import mirror, warp_boxes
-from iifdet.datasets.pieces import MIN_SIDE, MIN_VISIBLE, Piece, mask_extents, short_sides
+from iifdet.datasets.pieces import MIN_SIDE, MIN_VISIBLE, Piece, clip_boxes, mask_extents, short_sides
 from iifdet.datasets.resizing import Boxes, Masks, resize_masks, smooth
 
 #: Change of an object's size, beside that of its image to the new one.
@@ -48,6 +48,7 @@ def place(cut: Piece, to_shape: float, shape: tuple[int, int], draws: NDArray[np
     if draws[1] < 0.5:
         image, boxes = image[:, ::-1], warp_boxes(boxes, mirror(new[1]))
         masks = None if masks is None else masks[:, :, ::-1]
+    boxes = clip_boxes(boxes, *new)  # rounding may have put an edge beyond
     piece = Piece(image, boxes, cut.labels, masks).keep(short_sides(boxes) >= MIN_SIDE)
     alone = piece.masks is not None and len(piece.masks) == 1
     alpha = piece.masks[0] > 0 if alone and piece.masks is not None else np.ones(new, dtype=bool)

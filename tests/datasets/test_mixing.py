@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dataset_helpers import COLOURS, assert_objects_follow, index_of, painted_piece
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iifdet.datasets import CopyPaste, EvalTransform, Mixing, Piece, TrainTransform, Transformed
@@ -86,6 +86,7 @@ def test_closed_epochs_have_neither_mosaic_nor_mixup() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=SEEDS, masks=st.booleans(), segments=st.booleans())
+@example(seed=134217727, masks=False, segments=False)  # mirrored, an edge was -2e-6
 def test_pasted_and_covered_objects_stay_where_their_pixels_are(seed: int, masks: bool, segments: bool) -> None:
     pieces = [painted_piece(seed + n, masks) for n in range(4)]
     before = pieces[0].image.copy()
