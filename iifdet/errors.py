@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -18,6 +19,15 @@ class InputError(ValueError):
         if message.startswith("Caught InputError in "):
             message = message.strip().splitlines()[-1].partition("InputError: ")[2]
         super().__init__(message)
+
+
+@contextlib.contextmanager
+def as_input_error(kinds: type[Exception] | tuple[type[Exception], ...] = ValueError) -> Iterator[None]:
+    """What a part says of its arguments is said of the keys that they come from."""
+    try:
+        yield
+    except kinds as error:
+        raise InputError(str(error)) from error
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from iifdet.build.freezing import freeze_all_but_class_rows, freeze_all_but_scale, freeze_backbone
 from iifdet.classifiers import Classifier
 from iifdet.config import TrainConfig, VariantKeys, WeightKeys
-from iifdet.errors import InputError
+from iifdet.errors import InputError, as_input_error
 from iifdet.longtail import (
     OF_WHOLE_BATCH,
     AdjustedModel,
@@ -28,10 +28,8 @@ Adjustment = Callable[[WeightKeys, ClassCounts, str], dict[str, Any]]
 
 def class_weights(config: VariantKeys, counts: ClassCounts) -> Tensor:
     """(C,) IIF weights under the keys ``variant``, ``by``, ``normalizer``, ``temperature``."""
-    try:
+    with as_input_error():
         weights = iif_weights(counts, config.variant, config.by, config.normalizer, config.on_nonpositive)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     return tempered(weights, config.temperature)
 
 
@@ -120,10 +118,8 @@ ADJUSTMENTS: dict[str, Adjustment] = {
 
 
 def _cb_weights(config: TrainConfig, counts: ClassCounts) -> Tensor:
-    try:
+    with as_input_error():
         return class_balanced_weights(counts, config.beta, config.by)
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 #: name -> (keys, counts) -> what each sample's loss is multiplied by for its true class.
@@ -139,10 +135,8 @@ def set_adjustment(
     model: AdjustedModel, config: WeightKeys, kind: str, counts: ClassCounts | None, strategy: str
 ) -> None:
     """Give a model the adjustment named ``kind``, acting in the phases that ``strategy`` means."""
-    try:
+    with as_input_error((ValueError, RuntimeError)):
         model.set_adjustment(**ADJUSTMENTS[kind](config, counts, strategy))  # type: ignore[arg-type]
-    except (ValueError, RuntimeError) as error:
-        raise InputError(str(error)) from error
 
 
 def refuse_idle_weight_keys(keys: Mapping[str, Any]) -> None:
@@ -169,10 +163,8 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
         freeze_all_but_class_rows(model, reinit=config.reinit)
     costs = loss_weights(config, model.counts)
     model.set_class_weight(costs)
-    try:
+    with as_input_error():
         model.set_class_statistic(model.counts)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     set_adjustment(model, config, config.adjust if costs is None else "none", model.counts, config.strategy)
     if learned:
         freeze_all_but_scale(model)

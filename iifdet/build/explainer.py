@@ -25,7 +25,7 @@ from iifdet.config import resolve
 from iifdet.config.explaining import CamConfig
 from iifdet.datasets import DatasetIndex, EvalTransform, load_index, read_image
 from iifdet.detectors import Detector
-from iifdet.errors import InputError, some, suggest
+from iifdet.errors import InputError, as_input_error, some, suggest
 from iifdet.explaining import CamColumn, CamJob, Choice, View, draw_class_sheet, explain_class
 from iifdet.explaining.job import CamTask
 from iifdet.explaining.layers import find_layers
@@ -130,11 +130,9 @@ def _column(
     model = load_finished(weights, config)
     if not isinstance(model, Detector):
         raise InputError(f"weights: expected models of one task, got {weights} of a classifier beside detectors")
-    try:
-        chosen = {k: v for k, v in config.model_dump().items() if k in ("conf", "iou", "max_det") and v is not None}
+    chosen = {k: v for k, v in config.model_dump().items() if k in ("conf", "iou", "max_det") and v is not None}
+    with as_input_error():
         model.options = replace(model.options, **chosen)
-    except ValueError as error:
-        raise InputError(str(error)) from error
     find_layers(model, config.layer)
     look = {k: recipe[k] for k in FROM_RECIPE if k in recipe and k not in keys}
     transform = EvalTransform(look.get("imgsz", config.imgsz), look.get("resize", config.resize))

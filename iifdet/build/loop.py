@@ -15,7 +15,7 @@ from torch import nn
 from iifdet.config import TrainConfig
 from iifdet.detectors import Detector
 from iifdet.distributed import ALONE, World
-from iifdet.errors import InputError, counted
+from iifdet.errors import InputError, as_input_error, counted
 from iifdet.optim import AveragedWeights, Schedule, build_optimizer
 from iifdet.training import FitOptions, GraphedStep, Step, TrainState, train_step
 
@@ -136,10 +136,8 @@ def placed(config: TrainConfig, model: Any, device: torch.device) -> Any:
             raise InputError("compile: expected images of one size, got multi_scale; add multi_scale=none")
         if config.rect:
             raise InputError("compile: expected images of one size, got rect=true; add rect=false")
-        try:
+        with as_input_error():
             model.compile_network()
-        except ValueError as error:
-            raise InputError(str(error)) from error
     return model
 
 

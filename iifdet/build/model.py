@@ -22,7 +22,7 @@ from iifdet.detectors.backbone_weights import fetch_default, load_backbone
 from iifdet.detectors.darknet_weights import load_darknet
 from iifdet.detectors.torchvision_weights import from_torchvision, is_detection
 from iifdet.detectors.yolov3 import YOLOv3
-from iifdet.errors import InputError
+from iifdet.errors import InputError, as_input_error
 from iifdet.exporting import is_exported, load_exported
 from iifdet.longtail import ClassCounts
 from iifdet.models import MODELS, create_model
@@ -215,10 +215,8 @@ def settle_options(model: Any, config: BaseModel) -> None:
 
 def postprocess_options(config: BaseModel, own: PostprocessOptions) -> PostprocessOptions:
     """The keys that say how detections are chosen; what no key says stays the model's ``own``."""
-    try:
+    with as_input_error():
         return _changed(own, config.model_dump())
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 def _without_limit(model: Any) -> PostprocessOptions:

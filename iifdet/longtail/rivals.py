@@ -162,8 +162,8 @@ def equalized_v2(
         >>> round(common, 1), round(rare, 1)
         (0.9, 4.1)
     """
-    target, (positive, negative) = one_hot(logits, labels), statistic
-    down = torch.where(negative > 0, torch.sigmoid(gamma * (positive / negative.clamp(min=1e-10) - mu)), 1.0)
+    target = one_hot(logits, labels)
+    down = torch.sigmoid(gamma * (_gradient_ratio(statistic) - mu))
     weight = target * (1 + alpha * (1 - down)) + (1 - target) * down
     _collect(statistic, target, weight * (logits.detach().float().sigmoid() - target).abs())
     loss = F.binary_cross_entropy_with_logits(logits.float(), target, weight, reduction="none").sum(-1)
@@ -196,12 +196,17 @@ def equalized_focal(
         >>> torch.equal(equalized_focal(z, y, statistic=torch.zeros(2, 2)), focal(z, y))
         True
     """
-    logits, target, (positive, negative) = logits.float(), one_hot(logits, labels), statistic
-    ratio = torch.where(negative > 0, positive / negative.clamp(min=1e-10), 1.0).clamp(max=1)
-    focus = gamma + scale * (1 - ratio)
+    logits, target = logits.float(), one_hot(logits, labels)
+    focus = gamma + scale * (1 - _gradient_ratio(statistic).clamp(max=1))
     loss = focus / gamma * binary_focal(logits, target, alpha=alpha, gamma=focus)
     _collect(statistic, target, focus / gamma * _focal_slope(logits.detach(), target, alpha, focus))
     return weighed(loss.sum(-1), labels, class_weight)
+
+
+def _gradient_ratio(statistic: Tensor) -> Tensor:
+    """(C,) positive gradients so far over negative ones; infinite before there are any, which asks for no balance."""
+    positive, negative = statistic
+    return torch.where(negative > 0, positive / negative.clamp(min=1e-10), math.inf)
 
 
 def _focal_slope(logits: Tensor, target: Tensor, alpha: float, gamma: Tensor) -> Tensor:
