@@ -43,7 +43,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         if counts is None
         else {"images": counts.images, "instances": counts.instances, "num_images": counts.num_images},
         "adjustment": None if adjust is None else adjust.to_dict(),
-        "class_loss": getattr(model, "class_loss", None),
+        "class_loss": getattr(model, "class_loss_choice", None),
         "class_activation": getattr(model, "class_activation", None),
         "weights": to_cpu(model.state_dict()),
     }

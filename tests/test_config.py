@@ -60,6 +60,13 @@ def test_dotted_model_args_reach_into_the_recipe_s(recipe: Path) -> None:
     assert cfg.model_args == {"width": 0.25, "depth": 0.1, "lambda_xy": 0.2}
 
 
+def test_dotted_keys_reach_as_deep_as_they_go(recipe: Path) -> None:
+    keys = {"model": str(recipe), "model_args.class_loss.las.head": 0.4, "model_args.class_loss.las.tail": 0.1}
+    assert resolve(TrainConfig, keys).model_args["class_loss"] == {"las": {"head": 0.4, "tail": 0.1}}
+    twice = {"model_args.class_loss": "las", "model_args.class_loss.las.head": 0.4}
+    assert refusal(twice) == "model_args.class_loss.las.head: expected it to be given once, got 'las' as well; drop one"
+
+
 def test_a_caller_s_dictionary_is_left_alone(recipe: Path) -> None:
     given_args = {"width": 0.25}
     resolve(TrainConfig, {"model": str(recipe), "model_args": given_args, "model_args.depth": 0.1})

@@ -22,7 +22,7 @@ from iifdet.config import WeightKeys
 from iifdet.detectors import Detector
 from iifdet.detectors.darknet_weights import save_darknet
 from iifdet.errors import InputError
-from iifdet.longtail import ClassCounts, class_balanced_weights, iif_weights
+from iifdet.longtail import ClassCounts, ClassLossChoice, class_balanced_weights, iif_weights
 from iifdet.models import create_model
 from iifdet.training import Callback, TrainState
 from iifdet.types import Batch, MixedLabels
@@ -32,7 +32,11 @@ IMAGES = (12, 7, 4, 1)  # of the tiny data's classes
 CB = class_balanced_weights(ClassCounts(list("abcd"), torch.tensor(IMAGES), torch.tensor(IMAGES), 24)).tolist()
 
 
-def told(name: str, class_loss: str) -> Detector:
+#: Losses that balance classes against background.
+AGAINST_BACKGROUND = ("eql", "droploss", "acsl", "ecm")
+
+
+def told(name: str, class_loss: ClassLossChoice) -> Detector:
     torch.manual_seed(0)
     model: Detector = create_model(name, C, **{**SMALL[name], "class_loss": class_loss})
     model.set_class_statistic(COUNTS)
@@ -51,7 +55,9 @@ def losses(model: Detector) -> dict[str, torch.Tensor]:
     ("name", "class_loss"),
     [
         *((name, "seesaw") for name in SMALL if name != "retinanet"),
-        *((name, "eql") for name in ("ssd300", "fasterrcnn", "maskrcnn", "retinanet")),
+        *((name, rival) for name in ("ssd300", "fasterrcnn", "maskrcnn", "retinanet") for rival in AGAINST_BACKGROUND),
+        ("yolov3-nano", "lade"),
+        ("yolov3-nano", "las"),
         *((name, "eqlv2") for name in ("yolov3-nano", "fasterrcnn", "maskrcnn", "retinanet")),
         *((name, "efl") for name in ("yolov3-nano", "fasterrcnn", "retinanet")),
     ],
@@ -63,7 +69,9 @@ def test_detectors_train_with_losses_that_know_the_classes(name: str, class_loss
     torch.stack(list(found.values())).sum().backward()
     for layer in model.classifier_layers():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
-    plain = losses(told(name, {"seesaw": "ce", "efl": "focal"}.get(class_loss, "bce")))
+    plain = losses(
+        told(name, {"efl": "focal", **dict.fromkeys(["seesaw", "lade", "las"], "ce")}.get(class_loss, "bce"))
+    )
     assert found["cls"].isfinite() and found["cls"] != plain["cls"]
     assert all(torch.equal(found[k], plain[k]) for k in found if k != "cls"), "nothing else is touched"
 
@@ -85,8 +93,13 @@ def test_a_model_is_told_of_its_own_classes_only() -> None:
 @pytest.mark.parametrize(
     ("name", "class_loss", "message"),
     [
-        ("yolov3-nano", "eql", "eql leaves rare classes no negatives but background"),
-        ("retinanet", "seesaw", "use one of bce, focal, eql, eqlv2, efl, federated"),
+        *(("yolov3-nano", rival, "balances classes against background") for rival in AGAINST_BACKGROUND),
+        *(
+            (name, rival, "has no place for background")
+            for name in ("ssd300", "fasterrcnn")
+            for rival in ("lade", "las")
+        ),
+        ("retinanet", "seesaw", "use one of bce, focal, eql, eqlv2, efl, droploss, acsl, ecm, federated"),
         ("ssd300", "eqlv2", "adds up the gradients of all samples, and SSD trains on the hardest negatives alone"),
         ("ssd512", "efl", "use eql or seesaw"),
     ],
@@ -169,6 +182,8 @@ def test_what_the_loss_knows_is_in_the_checkpoint_and_training_goes_on_with_it(
         {"model_args.class_loss": "eqlv2", "mixup": 0},
         {"model_args.class_loss": "efl", "mixup": 0},
         {"model_args.class_loss": "federated", "mixup": 0},
+        {"model_args.class_loss": "lade"},
+        {"model_args.class_loss": "las"},
         {"model_args.class_loss": "ldam", "model_args.head": "cosine", "model_args.scale": 30},
         {"strategy": "cost_sensitive", "adjust": "cb", "defer": 0.5},
     ],
@@ -177,6 +192,36 @@ def test_classifiers_train_with_them_also_with_mixed_labels(tmp_path: Path, chan
     run = iifdet.train(**{"adjust": "none", **small_classifier(tmp_path, device="cpu"), **changes})
     rows = list(csv.DictReader((run.folder / "results.csv").open()))
     assert all(float(row["loss"]) < 100 for row in rows) and run.metrics["top1"] is not None
+
+
+def test_options_of_a_loss_are_kept_with_it(tiny_keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "iifdet")
+    keys = tiny_keys(tmp_path, **HARD, adjust="none", strategy="end_to_end")
+    keys["model_args"] = {**keys["model_args"], "class_loss": {"las": {"head": 0.4, "tail": 0.1}}}
+    whole = iifdet.train(**{**keys, "name": "whole"}).folder
+    assert any("no adjustment, class_loss=las(head=0.4,tail=0.1)" in message for message in caplog.messages)
+    with pytest.raises(RuntimeError, match="power cut"):
+        iifdet.train(callbacks=[Interrupt(1, 4)], **keys)
+    same_run(whole, iifdet.train(resume=tmp_path / "run").folder)
+    loaded: Any = iifdet.load(whole / "weights" / "last.pt")
+    assert loaded.class_loss_choice == {"las": {"head": 0.4, "tail": 0.1}}
+    assert loaded.class_statistic.max().item() == pytest.approx(0.4) and loaded.class_statistic.min() == 0.1
+    plain = iifdet.train(**{**keys, "model_args.class_loss": "las", "name": "plain"}).folder
+    assert [row.settings for row in iifdet.compare([plain, whole]).rows] == [
+        "class_loss=las",
+        "class_loss=las(head=0.4,tail=0.1)",
+    ]
+
+
+@pytest.mark.parametrize(("name", "own"), [("yolov3-nano", "ce"), ("retinanet", "focal")])
+def test_options_of_a_loss_act(name: str, own: str) -> None:
+    soft, hard = (losses(told(name, {"focal": {"gamma": gamma}}))["cls"] for gamma in (0.5, 4))
+    assert hard < soft
+    model = told(name, {"focal": {"gamma": 4}})
+    model.set_class_loss(own)
+    assert model.class_loss_choice == own and losses(model)["cls"] == losses(told(name, own))["cls"]
+    with pytest.raises(ValueError, match=r"class_loss.focal: expected alpha or gamma, got 'delta'"):
+        model.set_class_loss({"focal": {"delta": 1}})
 
 
 def test_a_step_that_is_undone_leaves_no_gradients_in_the_count(tiny_keys: Keys, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from iifdet.classifiers import Classifier
 from iifdet.config import TrainConfig, VariantKeys, WeightKeys
 from iifdet.errors import InputError, as_input_error
 from iifdet.longtail import (
-    OF_WHOLE_BATCH,
+    REFUSE_MIXED,
     AdjustedModel,
     ClassCounts,
     balanced_softmax_shift,
@@ -175,7 +175,7 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
 
 def _refuse_mixed_labels(model: AdjustedModel, config: TrainConfig) -> None:
     """A detector's mixup shows the boxes of both images, each with its own label."""
-    if isinstance(model, Classifier) and model.class_loss in OF_WHOLE_BATCH and config.mixup:
+    if isinstance(model, Classifier) and model.class_loss in REFUSE_MIXED and config.mixup:
         raise InputError(
             f"mixup: expected 0 beside class_loss={model.class_loss}, which sees a batch as a whole, "
             f"got {config.mixup}; add mixup=0"

@@ -175,7 +175,7 @@ def _torchvision_donor(model: Detector, path: str, state: dict[str, Tensor]) -> 
     args = {k: v for k, v in model.spec["args"].items() if k != "num_classes"}
     name, first = model.spec["name"], args.get("backbone", "resnet50_fpn") == "resnet50_fpn"
     donor = from_torchvision(state, lambda n: create_model(name, n, **args), model.names, published_eps=first)
-    donor.set_class_loss(model.class_loss)
+    donor.set_class_loss(model.class_loss_choice)
     return donor
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from iifdet.classifiers.heads import CosineHead, LearnedCosineHead, build_head
-from iifdet.longtail import OF_WHOLE_BATCH, AdjustedModel, ClassifierRows
+from iifdet.longtail import REFUSE_MIXED, AdjustedModel, ClassifierRows, ClassLossChoice
 from iifdet.types import ClassTargets, MixedLabels
 
 Images = Tensor | Sequence[Tensor]
@@ -42,7 +42,7 @@ class Classifier(AdjustedModel):
         scale: of a cosine head; None for its default.
         trainable_stages: how many of the network's stages, counted from the last, are trained; None for all. In a run
             batch norm of the others keeps its statistics; only ``frozen_bn=train`` lets it go on collecting.
-        class_loss: name in CLASS_LOSSES. Those in OF_WHOLE_BATCH take no mixed labels.
+        class_loss: name in CLASS_LOSSES. Those in REFUSE_MIXED take no mixed labels.
 
     Raises:
         ValueError: an option is out of its range.
@@ -61,7 +61,7 @@ class Classifier(AdjustedModel):
         head: str = "linear",
         scale: float | None = None,
         trainable_stages: int | None = None,
-        class_loss: str = "ce",
+        class_loss: ClassLossChoice = "ce",
     ) -> None:
         super().__init__(num_classes, class_loss=class_loss)
         self.network = network
@@ -107,7 +107,7 @@ class Classifier(AdjustedModel):
 
         Mixed labels (Mixup, CutMix) cost ``share · L(labels) + (1 - share) · L(others)``.
         """
-        if isinstance(targets, MixedLabels) and self.class_loss in OF_WHOLE_BATCH:
+        if isinstance(targets, MixedLabels) and self.class_loss in REFUSE_MIXED:
             raise ValueError(
                 f"class_loss: {self.class_loss} sees a batch as a whole and takes no mixed labels; set mixup=0"
             )

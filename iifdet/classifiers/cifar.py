@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from iifdet.classifiers.base import Classifier, Network
 from iifdet.classifiers.blocks import SqueezeExcite
+from iifdet.longtail import ClassLossChoice
 
 #: Of the channels of CIFAR-10's training images; CIFAR-100's are within 0.03 of these.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -95,7 +96,7 @@ def cifar_resnet(depth: int, reduction: int) -> Callable[..., Classifier]:
         head: str = "linear",
         scale: float | None = None,
         trainable_stages: int | None = None,
-        class_loss: str = "ce",
+        class_loss: ClassLossChoice = "ce",
     ) -> Classifier:
         return Classifier(
             CifarResNet(depth, reduction, width),

@@ -12,6 +12,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from iifdet.classifiers.base import Classifier, Network
 from iifdet.classifiers.blocks import SqueezeExcite
+from iifdet.longtail import ClassLossChoice
 from iifdet.weight_files import IMAGENET
 
 
@@ -70,7 +71,7 @@ def imagenet_resnet(
         head: str = "linear",
         scale: float | None = None,
         trainable_stages: int | None = None,
-        class_loss: str = "ce",
+        class_loss: ClassLossChoice = "ce",
     ) -> Classifier:
         return Classifier(
             ImageNetResNet(layers, reduction, groups, width_per_group),

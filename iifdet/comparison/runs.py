@@ -11,6 +11,7 @@ from iifdet.comparison.files import read_metrics, read_settings, short_names
 from iifdet.comparison.rendering import analysis_tables
 from iifdet.comparison.results import Analysis
 from iifdet.errors import InputError
+from iifdet.longtail import spell_choice
 from iifdet.tables import Table
 
 if TYPE_CHECKING:
@@ -216,7 +217,8 @@ def _with_class_loss(settings: dict[str, Any]) -> dict[str, Any]:
     options = settings.get("model_args")
     if "epochs" not in settings or not isinstance(options, dict):
         return settings
-    return {**settings, "class_loss": options.get("class_loss")}
+    choice = options.get("class_loss")
+    return {**settings, "class_loss": spell_choice(choice) if isinstance(choice, dict) else choice}
 
 
 def _describe(settings: list[dict[str, Any]], differing: list[str]) -> list[str]:

@@ -102,13 +102,18 @@ def _nest(overrides: dict[str, Any]) -> dict[str, Any]:
         value = path_as_text(value)
         head, dot, rest = key.partition(".")
         if dot:
-            inner = nested.setdefault(head, {})
-            if not isinstance(inner, dict):
-                raise InputError(f"{key}: expected {head} to be given once, got both '{head}' and '{key}'")
-            nested[head] = {**inner, **_nest({rest: value})}
+            nested[head] = _merged(key, nested.get(head, {}), _nest({rest: value}))
         else:
             nested[key] = value
     return nested
+
+
+def _merged(key: str, first: Any, second: dict[str, Any]) -> dict[str, Any]:
+    """One dictionary in another, as deep as both go."""
+    if not isinstance(first, dict):
+        raise InputError(f"{key}: expected it to be given once, got '{brief(first)}' as well; drop one")
+    both = {k: _merged(key, first[k], v) for k, v in second.items() if k in first and isinstance(v, dict)}
+    return {**first, **second, **both}
 
 
 def parse_value(text: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from iifdet.detectors.batching import Images
 from iifdet.detectors.layout import Layout
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels, select
-from iifdet.longtail import AdjustedModel
+from iifdet.longtail import AdjustedModel, ClassLossChoice
 from iifdet.types import Detection, RawPredictions, Target
 
 
@@ -34,7 +34,7 @@ class Detector(AdjustedModel):
     size_key = ""
 
     def __init__(
-        self, num_classes: int, *, class_loss: str = "ce", postprocess: PostprocessOptions | None = None
+        self, num_classes: int, *, class_loss: ClassLossChoice = "ce", postprocess: PostprocessOptions | None = None
     ) -> None:
         super().__init__(num_classes, class_loss=class_loss)
         self.options = postprocess or PostprocessOptions()

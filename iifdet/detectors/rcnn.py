@@ -22,7 +22,7 @@ from iifdet.detectors.options import check_sizes, check_whole
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels
 from iifdet.detectors.roi_heads import PhasedRoIHeads
 from iifdet.detectors.targets import check_targets, on_device
-from iifdet.longtail import ClassifierRows, widened
+from iifdet.longtail import ClassifierRows, ClassLossChoice, widened
 from iifdet.types import Detection, NetworkBoxes, RawPredictions, Target
 
 #: torchvision's defaults. Its cap before NMS is none; 19 classes at most can pass 0.05 on each of 1000 proposals.
@@ -64,7 +64,7 @@ class FasterRCNN(Detector):
     has_background = sees_background = True
     size_key = "model_args.min_size=[480, 640, 800]"
 
-    def __init__(self, num_classes: int, net: tv.FasterRCNN, *, class_loss: str = "ce") -> None:
+    def __init__(self, num_classes: int, net: tv.FasterRCNN, *, class_loss: ClassLossChoice = "ce") -> None:
         super().__init__(num_classes, class_loss=class_loss, postprocess=OPTIONS)
         columns = net.roi_heads.box_predictor.cls_score.out_features
         if columns != num_classes + 1:
@@ -239,7 +239,7 @@ def fasterrcnn(
     max_size: int | None = None,
     box_batch_size_per_image: int = 512,
     rpn_post_nms_top_n_test: int | None = None,
-    class_loss: str = "ce",
+    class_loss: ClassLossChoice = "ce",
 ) -> FasterRCNN:
     """Faster R-CNN with a feature pyramid, random weights.
 
@@ -269,7 +269,7 @@ def maskrcnn(
     max_size: int | None = None,
     box_batch_size_per_image: int = 512,
     rpn_post_nms_top_n_test: int | None = None,
-    class_loss: str = "ce",
+    class_loss: ClassLossChoice = "ce",
 ) -> MaskRCNN:
     """Mask R-CNN with a feature pyramid, random weights; arguments as :func:`fasterrcnn`."""
     return MaskRCNN(num_classes, _network(tv.MaskRCNN, tv.maskrcnn_resnet50_fpn_v2, locals()), class_loss=class_loss)

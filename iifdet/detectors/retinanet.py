@@ -20,7 +20,7 @@ from iifdet.detectors.options import check_sizes
 from iifdet.detectors.postprocess import PostprocessOptions
 from iifdet.detectors.rcnn import resized, told, with_float_maps
 from iifdet.detectors.targets import check_targets, on_device
-from iifdet.longtail import ACTIVATIONS, ClassifierRows, widened
+from iifdet.longtail import ACTIVATIONS, ClassifierRows, ClassLossChoice, read_choice, widened
 from iifdet.types import NetworkBoxes, RawPredictions, Target
 
 #: torchvision's defaults; the best 1000 of each of five levels enter NMS.
@@ -44,7 +44,7 @@ class RetinaNet(Detector):
     sees_background = True
     size_key = "model_args.min_size=[480, 640, 800]"
 
-    def __init__(self, num_classes: int, net: tv.RetinaNet, *, class_loss: str = "focal") -> None:
+    def __init__(self, num_classes: int, net: tv.RetinaNet, *, class_loss: ClassLossChoice = "focal") -> None:
         super().__init__(num_classes, class_loss=class_loss, postprocess=OPTIONS)
         columns = net.head.classification_head.num_classes
         if columns != num_classes:
@@ -52,11 +52,12 @@ class RetinaNet(Detector):
         net.anchor_generator.register_forward_pre_hook(with_float_maps)
         self.net = net
 
-    def set_class_loss(self, name: str) -> None:
+    def set_class_loss(self, choice: ClassLossChoice) -> None:
+        name, _ = read_choice(choice)
         if ACTIVATIONS.get(name, "sigmoid") != "sigmoid":
             sigmoid = ", ".join(loss for loss, activation in ACTIVATIONS.items() if activation == "sigmoid")
             raise ValueError(f"class_loss: RetinaNet has no background to set '{name}' against; use one of {sigmoid}")
-        super().set_class_loss(name)
+        super().set_class_loss(choice)
 
     def raw(self, images: Images) -> list[RawPredictions]:
         """N anchors an image, fine level first: boxes (N, 4), class logits (N, C)."""
@@ -152,7 +153,7 @@ def retinanet(
     frozen_bn: bool = False,
     min_size: int | Sequence[int] | None = None,
     max_size: int | None = None,
-    class_loss: str = "focal",
+    class_loss: ClassLossChoice = "focal",
 ) -> RetinaNet:
     """RetinaNet on levels of stride 8 to 128, random weights; arguments as :func:`iifdet.detectors.rcnn.fasterrcnn`."""
     plan = check_backbone(backbone, trainable_backbone_layers, frozen_bn)

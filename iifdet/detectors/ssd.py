@@ -16,7 +16,7 @@ from iifdet.detectors.options import check_number
 from iifdet.detectors.postprocess import PostprocessOptions
 from iifdet.detectors.targets import check_targets
 from iifdet.detectors.vgg import SSDVGG16, init_xavier
-from iifdet.longtail import ClassifierRows, LogitAdjustment
+from iifdet.longtail import ClassifierRows, ClassLossChoice, LogitAdjustment
 from iifdet.types import RawPredictions, Target
 
 #: What Caffe's VGG16 subtracts, in shares of 255; with std 1/255 the network sees values from -124 to 151.
@@ -74,7 +74,7 @@ class SSD(Detector):
         plan: BoxPlan,
         *,
         width: float = 1.0,
-        class_loss: str = "ce",
+        class_loss: ClassLossChoice = "ce",
         match_threshold: float = 0.5,
         negatives: float = 3.0,
     ) -> None:
@@ -177,7 +177,7 @@ def ssd300(
     num_classes: int,
     *,
     width: float = 1.0,
-    class_loss: str = "ce",
+    class_loss: ClassLossChoice = "ce",
     match_threshold: float = 0.5,
     negatives: float = 3.0,
 ) -> SSD:
@@ -190,7 +190,7 @@ def ssd512(
     num_classes: int,
     *,
     width: float = 1.0,
-    class_loss: str = "ce",
+    class_loss: ClassLossChoice = "ce",
     match_threshold: float = 0.5,
     negatives: float = 3.0,
 ) -> SSD:

@@ -18,7 +18,7 @@ from iifdet.detectors.layout import Layout
 from iifdet.detectors.postprocess import PostprocessOptions
 from iifdet.detectors.targets import check_targets
 from iifdet.detectors.yolo_loss import Grid, YOLOLossOptions, yolo_losses
-from iifdet.longtail import ClassifierRows
+from iifdet.longtail import ClassifierRows, ClassLossChoice
 from iifdet.types import RawPredictions, Target
 
 #: Width and height in pixels, coarse scale first.
@@ -131,7 +131,7 @@ class YOLOv3(Detector):
         scales: Sequence[tuple[int, Sequence[tuple[int, int]], int]],
         anchors: Sequence[Sequence[Sequence[float]]],
         *,
-        class_loss: str = "ce",
+        class_loss: ClassLossChoice = "ce",
         loss: YOLOLossOptions | None = None,
         postprocess: PostprocessOptions | None = None,
     ) -> None:

@@ -1,27 +1,37 @@
 """Counts, weights, logit adjustment and losses for long-tailed recognition. Needs torch and nothing else of iifdet."""
 
 from iifdet.longtail.adjust import LogitAdjustment, adjust_logits, widened
-from iifdet.longtail.class_losses import ACTIVATIONS, CLASS_LOSSES, CLASS_STATISTICS, OF_WHOLE_BATCH
+from iifdet.longtail.class_losses import (
+    ACTIVATIONS,
+    CLASS_LOSSES,
+    CLASS_STATISTICS,
+    REFUSE_MIXED,
+    ClassLossChoice,
+    read_choice,
+    spell_choice,
+)
 from iifdet.longtail.costs import class_balanced_weights
 from iifdet.longtail.counts import ClassCounts, count_classes
 from iifdet.longtail.losses import iif_cross_entropy
 from iifdet.longtail.model import AdjustedModel, ClassifierRows
 from iifdet.longtail.online import batch_counts, online_weights
 from iifdet.longtail.priors import balanced_softmax_shift, log_prior, logit_adjustment_shift, norcal_shift
-from iifdet.longtail.statistics import ldam_margins, tail_classes
+from iifdet.longtail.statistics import background_share, label_smoothing, ldam_margins, sample_share, tail_classes
 from iifdet.longtail.weights import VARIANTS, effective_imbalance, iif_weights, tempered
 
 __all__ = [
     "ACTIVATIONS",
     "CLASS_LOSSES",
     "CLASS_STATISTICS",
-    "OF_WHOLE_BATCH",
+    "REFUSE_MIXED",
     "VARIANTS",
     "AdjustedModel",
     "ClassCounts",
+    "ClassLossChoice",
     "ClassifierRows",
     "LogitAdjustment",
     "adjust_logits",
+    "background_share",
     "balanced_softmax_shift",
     "batch_counts",
     "class_balanced_weights",
@@ -29,11 +39,15 @@ __all__ = [
     "effective_imbalance",
     "iif_cross_entropy",
     "iif_weights",
+    "label_smoothing",
     "ldam_margins",
     "log_prior",
     "logit_adjustment_shift",
     "norcal_shift",
     "online_weights",
+    "read_choice",
+    "sample_share",
+    "spell_choice",
     "tail_classes",
     "tempered",
     "widened",

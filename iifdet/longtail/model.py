@@ -17,7 +17,12 @@ from iifdet.longtail.class_losses import (
     CLASS_LOSSES,
     CLASS_STATISTICS,
     COUNT_GRADIENTS,
+    LOSS_OPTIONS,
     NEED_BACKGROUND,
+    REFUSE_BACKGROUND,
+    STATISTIC_OPTIONS,
+    ClassLossChoice,
+    read_choice,
 )
 from iifdet.longtail.counts import ClassCounts
 
@@ -49,7 +54,8 @@ class AdjustedModel(nn.Module):
 
     Args:
         num_classes: C, background excluded.
-        class_loss: name in CLASS_LOSSES; it also decides whether scores are softmax or sigmoid.
+        class_loss: name in CLASS_LOSSES, or ``{name: {option: value}}``; it also decides whether scores are softmax or
+            sigmoid.
     """
 
     #: Whether the class logits come with a background logit.
@@ -71,7 +77,7 @@ class AdjustedModel(nn.Module):
         """Whether the lengths of the class rows act on the logits; not in a cosine classifier."""
         return True
 
-    def __init__(self, num_classes: int, *, class_loss: str = "ce") -> None:
+    def __init__(self, num_classes: int, *, class_loss: ClassLossChoice = "ce") -> None:
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
@@ -82,6 +88,7 @@ class AdjustedModel(nn.Module):
         self.class_statistic: Tensor | None
         self.register_buffer("class_statistic", None)
         self.class_loss = self.class_activation = ""
+        self.class_loss_options: dict[str, float] = {}
         self.set_class_loss(class_loss)
         self.names: list[str] = [str(c) for c in range(num_classes)]
         self.counts: ClassCounts | None = None
@@ -133,7 +140,8 @@ class AdjustedModel(nn.Module):
             first = self.adjust.adjust_background(background, logits, phase="train")
             adjusted, labels = torch.cat((first.unsqueeze(-1), adjusted), dim=-1), labels + 1
             weight = None if weight is None else torch.cat((weight.new_ones(1), weight))
-        loss = CLASS_LOSSES[self.class_loss](adjusted.flatten(0, -2), labels.flatten(), weight, **self._statistic())
+        told = {**self._statistic(), **self._options(LOSS_OPTIONS)}
+        loss = CLASS_LOSSES[self.class_loss](adjusted.flatten(0, -2), labels.flatten(), weight, **told)
         return loss.view(labels.shape)
 
     def _statistic(self) -> dict[str, Tensor]:
@@ -147,23 +155,42 @@ class AdjustedModel(nn.Module):
             )
         return {"statistic": self.class_statistic}
 
-    def set_class_loss(self, name: str) -> None:
-        """Choose the classification loss, and with it softmax or sigmoid scores."""
-        if name not in CLASS_LOSSES:
-            raise ValueError(f"class_loss: expected one of {', '.join(CLASS_LOSSES)}, got '{name}'")
+    def _options(self, table: dict[str, tuple[str, ...]]) -> dict[str, float]:
+        """Those of the loss's options that belong to its function, or to its statistic."""
+        mine = table.get(self.class_loss, ())
+        return {key: value for key, value in self.class_loss_options.items() if key in mine}
+
+    @property
+    def class_loss_choice(self) -> ClassLossChoice:
+        """What :meth:`set_class_loss` was given."""
+        return {self.class_loss: self.class_loss_options} if self.class_loss_options else self.class_loss
+
+    def set_class_loss(self, choice: ClassLossChoice) -> None:
+        """Choose the classification loss, and with it softmax or sigmoid scores.
+
+        Raises:
+            ValueError: no such loss or option, or a loss that does not fit the model.
+        """
+        name, options = read_choice(choice)
         if name in NEED_BACKGROUND and not self.sees_background:
             raise ValueError(
-                f"class_loss: {name} leaves rare classes no negatives but background, which the class rows of "
+                f"class_loss: {name} balances classes against background, which the class rows of "
                 f"{type(self).__name__} do not see; use bce"
+            )
+        if name in REFUSE_BACKGROUND and self.sees_background:
+            raise ValueError(
+                f"class_loss: {name} has no place for background, which the class rows of {type(self).__name__} see; "
+                "use ce or seesaw"
             )
         if name in COUNT_GRADIENTS and self.mines_negatives:
             raise ValueError(
                 f"class_loss: {name} adds up the gradients of all samples, and {type(self).__name__} trains on the "
                 "hardest negatives alone; use eql or seesaw"
             )
-        if name != self.class_loss:
+        if (name, options) != (self.class_loss, self.class_loss_options):
             self.class_statistic = None  # another loss wants to know something else
-        self.class_loss, self.class_activation = name, ACTIVATIONS.get(name, "softmax")
+        self.class_loss, self.class_loss_options = name, options
+        self.class_activation = ACTIVATIONS.get(name, "softmax")
 
     @torch.no_grad()
     def init_class_biases(self, untrained_only: bool = False) -> None:
@@ -213,7 +240,8 @@ class AdjustedModel(nn.Module):
         """
         self.class_statistic = None
         if counts is not None and self.class_loss in CLASS_STATISTICS:
-            statistic = CLASS_STATISTICS[self.class_loss](counts, self.cosine_scale)
+            make = CLASS_STATISTICS[self.class_loss]
+            statistic = make(counts, self.cosine_scale, **self._options(STATISTIC_OPTIONS))
             self.class_statistic = self._one_a_class("class_statistic", statistic, rows=True)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -52,3 +54,63 @@ def ldam_margins(counts: ClassCounts, cosine_scale: float, largest: float = 0.5)
     refuse_zero_counts(counts, "instance", "a margin", "model_args.class_loss=ce")
     n = counts.instances.double()
     return (cosine_scale * largest * (n / n.min()) ** -0.25).float()
+
+
+def label_smoothing(counts: ClassCounts, head: float = 0.3, tail: float = 0.0) -> Tensor:
+    """How much of a label is spread over all classes: from ``tail``, for the rarest class, to ``head``, for the most
+    common one, along the first quarter of a sine of the image counts; (C,) float32.
+
+    Source: Zhong et al., Improving Calibration for Long-Tailed Recognition, CVPR 2021, Section 3.2 (*concave*).
+
+    Raises:
+        ValueError: ``head`` or ``tail`` outside 0…1.
+
+    Example:
+        >>> n = torch.tensor([500, 250, 0])
+        >>> [round(v, 2) for v in label_smoothing(ClassCounts(["a", "b", "c"], n, n, num_images=750)).tolist()]
+        [0.3, 0.21, 0.0]
+    """
+    for name, share in (("head", head), ("tail", tail)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}: expected a share from 0 to 1, got {share}")
+    n = counts.images.double()
+    place = (n - n.min()) / (n.max() - n.min()).clamp(min=1)
+    return (tail + (head - tail) * (place * math.pi / 2).sin()).float()
+
+
+def background_share(counts: ClassCounts, rare: int = 10, common: int = 100) -> Tensor:
+    """Share of background samples that are negatives to a class: 0.01 up to ``rare`` training images, 0.1 up to
+    ``common``, LVIS's limits, and 1 above; (C,) float32.
+
+    Source: Wang et al., Adaptive Class Suppression Loss for Long-Tail Object Detection, CVPR 2021, Section 3 and the
+    published program.
+
+    Example:
+        >>> n = torch.tensor([101, 100, 10])
+        >>> [round(v, 2) for v in background_share(ClassCounts(["a", "b", "c"], n, n, num_images=200)).tolist()]
+        [1.0, 0.1, 0.01]
+    """
+    n = counts.images
+    return torch.where(n <= rare, 0.01, torch.where(n <= common, 0.1, 1.0)).float()
+
+
+def sample_share(counts: ClassCounts, background: float = 6.3313) -> Tensor:
+    """Each class's share of all samples by image counts, of which background has ``background`` for each of all classes
+    together; (C,) float32.
+
+    Source: Cho and Krähenbühl, Long-tail Detection with Effective Class-Margins, ECCV 2022; the ratio is that of Mask
+    R-CNN's samples in the published program.
+
+    Raises:
+        ValueError: a class without a training image; ``background`` below 0.
+
+    Example:
+        >>> n = torch.tensor([75, 25])
+        >>> sample_share(ClassCounts(["car", "bus"], n, n, num_images=100), background=1.0).tolist()
+        [0.375, 0.125]
+    """
+    if not background >= 0:
+        raise ValueError(f"background: expected a number from 0, got {background}")
+    refuse_zero_counts(counts, "image", "a margin", "model_args.class_loss=bce")
+    n = counts.images.double()
+    return (n / n.sum() / (1 + background)).float()

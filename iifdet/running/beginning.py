@@ -11,7 +11,7 @@ from iifdet.config import TrainConfig
 from iifdet.deferred import DeferredWeights
 from iifdet.distributed import World
 from iifdet.errors import counted, some
-from iifdet.longtail import CLASS_STATISTICS, ClassCounts
+from iifdet.longtail import CLASS_STATISTICS, ClassCounts, spell_choice
 from iifdet.longtail.rivals import FEDERATED_CLASSES
 from iifdet.online import OnlineIIF
 from iifdet.rundir import RunDir
@@ -45,7 +45,8 @@ def _how(cfg: TrainConfig, model: Any) -> str:
     if costs is not None:
         how = f"loss weighed by {float(costs.min()):.3g}…{float(costs.max()):.3g}"
         how += f" after {100 * cfg.defer:.0f} % of the epochs" if cfg.defer else ""
-    return f"{how}, class_loss={model.class_loss}" if model.class_loss in CLASS_STATISTICS else how
+    said = model.class_loss_options or model.class_loss in CLASS_STATISTICS
+    return f"{how}, class_loss={spell_choice(model.class_loss_choice)}" if said else how
 
 
 def _warn_of_rivals(cfg: TrainConfig, model: Any) -> None:

@@ -10,9 +10,30 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iifdet.longtail import ClassCounts, class_balanced_weights, ldam_margins, tail_classes
+from iifdet.longtail import (
+    ClassCounts,
+    background_share,
+    class_balanced_weights,
+    label_smoothing,
+    ldam_margins,
+    log_prior,
+    sample_share,
+    tail_classes,
+)
 from iifdet.longtail.losses import binary_cross_entropy, cross_entropy, focal
-from iifdet.longtail.rivals import equalized, equalized_focal, equalized_v2, federated, ldam, seesaw
+from iifdet.longtail.rivals import (
+    adaptive_suppression,
+    drop,
+    effective_margins,
+    equalized,
+    equalized_focal,
+    equalized_v2,
+    federated,
+    label_aware_smoothing,
+    lade,
+    ldam,
+    seesaw,
+)
 
 LOGITS = torch.tensor([[2, -1, 0.5, 0], [2, -1, 0.5, 0], [-3, 4, 1, -6], [0, 0, 0, 0], [9, -2, 0, 1]])
 INSTANCES = torch.tensor([1000.0, 200, 30, 0])
@@ -214,6 +235,124 @@ def test_other_classes_are_drawn_by_their_share():
 
 def test_with_all_classes_it_is_binary_cross_entropy():
     torch.testing.assert_close(federated(*FIRST, statistic=torch.ones(4)), binary_cross_entropy(*FIRST))
+
+
+# -- DropLoss ----------------------------------------------------------------------------------------------------------
+
+RARE = torch.tensor([0.0, 0, 1, 1])
+
+
+def test_drop_loss_without_background_is_equalization_loss():
+    y = torch.tensor([0, 1, 3, 2, 2])
+    assert torch.equal(drop(LOGITS, y, statistic=RARE), equalized(LOGITS, y, statistic=RARE))
+
+
+def test_background_spares_rare_classes_unless_the_foreground_shows_them():
+    z = torch.zeros(2000, 4)
+    for shown, chance in (([0, 0, 1, 0], 0.0), ([0, 0, 3, 1], 0.25), ([2, 3], 1.0), ([], 1.0)):
+        torch.manual_seed(0)
+        y = torch.full((2000,), -1)
+        y[: len(shown)] = torch.tensor(shown, dtype=torch.long)
+        pushed = gradient(drop, z, y, statistic=RARE)[len(shown) :] > 0
+        assert pushed[:, :2].all()
+        assert pushed[:, 2:].float().mean(0).tolist() == pytest.approx([chance] * 2, abs=0.04)
+
+
+# -- Adaptive class suppression ----------------------------------------------------------------------------------------
+
+
+def test_adaptive_suppression_is_the_published_program():
+    """Where every lot is drawn, and where none is for the two rarer classes; without a background column."""
+    y = torch.tensor([0, 1, 3, -1, -1])
+    for share, last in ((torch.ones(4), [2.77259, 11.13346]), (torch.tensor([1.0, 1, 0, 0]), [1.38629, 9.12705])):
+        got = adaptive_suppression(LOGITS, y, statistic=share)
+        expected = torch.tensor([0.12693, 3.44019, 11.33392, *last])
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_background_pushes_rarer_classes_seldom():
+    torch.manual_seed(0)
+    counts = counts_of(101, 100, 11, 10, 0)
+    assert background_share(counts).tolist() == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+    y = torch.full((20000,), -1)
+    pushed = gradient(adaptive_suppression, torch.zeros(20000, 5), y, statistic=background_share(counts)) > 0
+    torch.testing.assert_close(pushed.float().mean(0), background_share(counts), rtol=0.2, atol=0)
+
+
+# -- Effective class margins -------------------------------------------------------------------------------------------
+
+
+def test_effective_margins_are_the_published_program_s():
+    counts = counts_of(1000, 200, 30, 5)
+    got = effective_margins(LOGITS, torch.tensor([0, 1, 3, -1, 2]), statistic=sample_share(counts))
+    expected = torch.tensor([0.7234, 6.9170, 21.8662, 1.1207, 18.8789])
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rarer_classes_want_to_be_further_ahead():
+    share = sample_share(counts_of(1000, 200, 30, 5), background=0.0)
+    assert share.sum() == pytest.approx(1)
+    met = -(share / (1 - share)).log() / 8  # the logit at which a class is as likely as not
+    assert (met.diff() > 0).all()
+    up = torch.stack(
+        [gradient(effective_margins, met[None], torch.tensor([c]), statistic=share)[0, c] for c in range(4)]
+    )
+    down = gradient(effective_margins, met[None], torch.tensor([-1]), statistic=share)[0]
+    torch.testing.assert_close(up, -down)
+    for counts, message in ((counts_of(5, 0), "class 1 'c1' has 0 training images"), (counts_of(5, 4), "background: ")):
+        with pytest.raises(ValueError, match=message):
+            sample_share(counts, background=-1.0 if "background" in message else 1.0)
+
+
+# -- LADE --------------------------------------------------------------------------------------------------------------
+
+
+def test_lade_and_its_gradient_are_the_published_program_s():
+    """Prior cross-entropy and 0.1 times the bound; of the batch's mean, whose slopes are a fifth of each sample's."""
+    prior, y = log_prior(counts_of(1000, 200, 30, 5)).exp(), torch.tensor([0, 1, 3, 2, 1])
+    assert lade(LOGITS, y, statistic=prior).mean().item() == pytest.approx(7.686237, abs=1e-5)
+    expected = torch.tensor(
+        [
+            [-0.42106, 0.010617, 0.010479, 0.0013203],
+            [0.98379, -1.0299, 0.010479, 0.0013203],
+            [0.0045108, 1.1112, 0.013807, -1.002],
+            [0.80983, 0.1642, -0.98549, 0.0047038],
+            [1.9065, -1.0402, 0.0023685, 0.0017826],
+        ]
+    )
+    torch.testing.assert_close(gradient(lade, LOGITS, y, statistic=prior), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_lade_without_its_bound_is_balanced_softmax_s_loss():
+    n, y = torch.tensor([1000.0, 200, 30, 5]), torch.tensor([0, 1, 3, 2, 1])
+    got = lade(LOGITS, y, statistic=n / n.sum(), strength=0)
+    torch.testing.assert_close(got, cross_entropy(LOGITS + n.log(), y))
+
+
+# -- label-aware smoothing ---------------------------------------------------------------------------------------------
+
+
+def test_label_aware_smoothing_is_the_published_program():
+    shares = label_smoothing(counts_of(1000, 200, 30, 5))
+    torch.testing.assert_close(shares, torch.tensor([0.3, 0.09090155, 0.0118371, 0]), rtol=1e-5, atol=1e-7)
+    got = label_aware_smoothing(LOGITS, torch.tensor([0, 1, 3, 2, 1]), statistic=shares)
+    torch.testing.assert_close(got, torch.tensor([0.8298, 3.2174, 10.0495, 1.3863, 10.6369]), rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 1), st.integers(0, 10**6))
+def test_one_share_for_all_classes_is_torch_s_label_smoothing(share, seed):
+    generator = torch.Generator().manual_seed(seed)
+    z, y = torch.randn(9, 4, generator=generator), torch.randint(0, 4, (9,), generator=generator)
+    expected = torch.nn.functional.cross_entropy(z, y, label_smoothing=share, reduction="none")
+    torch.testing.assert_close(label_aware_smoothing(z, y, statistic=torch.full((4,), share)), expected)
+
+
+def test_what_is_spread_is_a_share_and_the_same_for_classes_of_one_count():
+    assert label_smoothing(counts_of(7, 7), head=0.4, tail=0.1).tolist() == pytest.approx([0.1, 0.1])
+    assert label_smoothing(counts_of(9, 0), head=0.4, tail=0.1).tolist() == pytest.approx([0.4, 0.1])
+    with pytest.raises(ValueError, match="head: expected a share from 0 to 1"):
+        label_smoothing(counts_of(7, 3), head=1.5)
 
 
 # -- LDAM --------------------------------------------------------------------------------------------------------------
