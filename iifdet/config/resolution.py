@@ -111,7 +111,7 @@ def _nest(overrides: dict[str, Any]) -> dict[str, Any]:
 def _merged(key: str, first: Any, second: dict[str, Any]) -> dict[str, Any]:
     """One dictionary in another, as deep as both go."""
     if not isinstance(first, dict):
-        raise InputError(f"{key}: expected it to be given once, got '{brief(first)}' as well; drop one")
+        raise InputError(f"{key}: expected it to be given once, got {brief(first)} as well; drop one")
     both = {k: _merged(key, first[k], v) for k, v in second.items() if k in first and isinstance(v, dict)}
     return {**first, **second, **both}
 

@@ -39,6 +39,7 @@ def seesaw(
         eps: smallest score of the true class that compensation divides by.
 
     Example:
+        >>> import torch
         >>> z, y = torch.zeros(2, 2), torch.tensor([0, 1])  # a common and a rare class, neither preferred
         >>> common, rare = seesaw(z, y, statistic=torch.tensor([100.0, 1.0])).tolist()
         >>> round(common, 3), round(rare, 3)
@@ -64,6 +65,7 @@ def ldam(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, *, 
         statistic: margins in logits; see :func:`iifdet.longtail.ldam_margins`.
 
     Example:
+        >>> import torch
         >>> z, y = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
         >>> torch.equal(ldam(z, y, statistic=torch.tensor([2.0, 9.0])), cross_entropy(z * 0, y))
         True
@@ -94,6 +96,7 @@ def lade(
         penalty: of the bound's own regularisation.
 
     Example:
+        >>> import torch
         >>> z, y = torch.zeros(2, 2), torch.tensor([0, 1])
         >>> balanced = lade(z, y, statistic=torch.tensor([0.5, 0.5]))
         >>> torch.equal(balanced, cross_entropy(z, y))
@@ -121,6 +124,7 @@ def label_aware_smoothing(
         statistic: the share that is spread; see :func:`iifdet.longtail.label_smoothing`.
 
     Example:
+        >>> import torch
         >>> z, y = torch.tensor([[8.0, 0.0]] * 2), torch.tensor([0, 0])
         >>> sharp = label_aware_smoothing(z, y, statistic=torch.tensor([0.0, 0.0]))
         >>> smooth = label_aware_smoothing(z, y, statistic=torch.tensor([0.3, 0.0]))
