@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from iifdet import class_pictures, plots
 from iifdet.detectors import Detector
 from iifdet.evaluation.curves import UNSURE
@@ -77,17 +74,6 @@ class FirstBatch:
         return self.kept
 
 
-def class_norms(model: AdjustedModel) -> Tensor | None:
-    """(C,) Euclidean norm of each class's row, the mean over anchors and layers: no bias, and no adjustment of it.
-
-    None where there are no rows, or their norms act on nothing.
-    """
-    if not model.rows_have_norms:
-        return None
-    rows = [r.weight.detach().flatten(1).norm(dim=1).double().cpu() for r in model.classifier_rows()]
-    return torch.stack(rows).mean(dim=0) if rows else None
-
-
 def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts | None, metrics: dict[str, Any]) -> None:
     """pr_curve.png, confusion_matrix.png, reliability.png and, with training counts, tail.png."""
     from iifdet.evaluation import frequency_groups
@@ -110,7 +96,7 @@ def draw_result(folder: Path, result: Any, evaluator: Any, counts: ClassCounts |
 
 def draw_model(folder: Path, model: AdjustedModel) -> None:
     """weight_norms.png, where training counts rank the classes; graphs show no rows, cosines need no norms."""
-    norms = class_norms(model)
+    norms = model.row_norms()
     if model.counts is not None and norms is not None:
         name = str(model.spec.get("name", type(model).__name__))
         plots.plot_weight_norms({name: norms}, model.counts, folder / "weight_norms.png")

@@ -208,7 +208,7 @@ def test_a_softmax_checkpoint_adjusted_in_val_equals_a_model_that_had_iif_from_t
     save_checkpoint(tmp_path / "softmax.pt", model)
     after = build.load_model(tmp_path / "softmax.pt")
     after.options = model.options
-    build.set_adjustment(after, WeightKeys(variant="smooth"), "iif", after.counts, strategy="post_process")
+    build.set_adjustment(after, WeightKeys(variant="smooth"), "iif", strategy="post_process")
     model.set_adjustment(WEIGHTS)
     found = detect(after, images)
     assert identical(found, detect(model, images)) and not identical(found, plain[0])

@@ -119,7 +119,7 @@ def test_keys_that_make_no_sense_together_are_refused(
 
 
 def test_balanced_softmax_after_training_is_refused_by_val(softmax: RunResult, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="adjust: expected one of none, iif, la, norcal, got 'bsce'"):
+    with pytest.raises(InputError, match="adjust: expected one of none, iif, la, norcal, fracal, taunorm, got 'bsce'"):
         iifdet.val(weights=last(softmax), adjust="bsce", project=tmp_path / "val")
 
 

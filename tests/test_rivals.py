@@ -19,10 +19,18 @@ from iifdet import build
 from iifdet.checkpoint import read_checkpoint
 from iifdet.classifiers import CLASSIFIERS
 from iifdet.config import WeightKeys
+from iifdet.datasets import load_index
 from iifdet.detectors import Detector
 from iifdet.detectors.darknet_weights import save_darknet
 from iifdet.errors import InputError
-from iifdet.longtail import ClassCounts, ClassLossChoice, class_balanced_weights, iif_weights
+from iifdet.longtail import (
+    ClassCounts,
+    ClassLossChoice,
+    box_dimensions,
+    class_balanced_weights,
+    fractal_shift,
+    iif_weights,
+)
 from iifdet.models import create_model
 from iifdet.training import Callback, TrainState
 from iifdet.types import Batch, MixedLabels
@@ -367,7 +375,9 @@ def test_ldam_on_a_head_without_cosines_is_refused_before_a_folder_is_made(tmp_p
 def test_a_finished_model_has_no_use_for_weights_of_the_loss(tiny_keys: Keys, tmp_path: Path) -> None:
     run = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="none")).folder
     for adjust in ("cb", "lws", "bsce"):
-        with pytest.raises(InputError, match=rf"adjust: expected one of none, iif, la, norcal, got '{adjust}'"):
+        with pytest.raises(
+            InputError, match=rf"adjust: expected one of none, iif, la, norcal, fracal, taunorm, got '{adjust}'"
+        ):
             iifdet.val(weights=run / "weights" / "last.pt", adjust=adjust, project=tmp_path / "val")
     assert not (tmp_path / "val").exists()
 
@@ -449,8 +459,8 @@ def test_norcal_calibrates_by_counts_and_leaves_the_background_alone() -> None:
     torch.manual_seed(0)
     logits, background = torch.randn(5, C), torch.randn(5)
     model = told("fasterrcnn", "ce").eval()
-    config = WeightKeys(tau=0.6)
-    build.set_adjustment(model, config, "norcal", COUNTS, strategy="post_process")
+    model.counts, config = COUNTS, WeightKeys(tau=0.6)
+    build.set_adjustment(model, config, "norcal", strategy="post_process")
     adjusted = model.adjust(logits, phase="infer", background=background)
     first = model.adjust.adjust_background(background, logits, phase="infer")
     got = torch.cat([first[:, None], adjusted], dim=1).softmax(dim=1)
@@ -458,3 +468,81 @@ def test_norcal_calibrates_by_counts_and_leaves_the_background_alone() -> None:
     expected = torch.cat([background.exp()[:, None], raised], dim=1)
     torch.testing.assert_close(got, expected / expected.sum(dim=1, keepdim=True))
     assert torch.equal(model.adjust(logits, phase="train"), logits)
+
+
+# -- after training: fractal calibration, lengths of the class rows ----------------------------------------------------
+
+
+@pytest.mark.parametrize("adjust", ["fracal", "taunorm"])
+def test_what_boxes_and_rows_tell_adjusts_a_finished_detector_in_every_verb(
+    tiny_keys: Keys, tmp_path: Path, softmax: Path, adjust: str
+) -> None:
+    keys = {"weights": softmax, "adjust": adjust, "project": tmp_path, "plots": False, "workers": 0}
+    iifdet.val(**keys, name="val")
+    model: Any = iifdet.load(softmax)
+    config = WeightKeys()
+    build.set_adjustment(model, config, adjust, strategy="post_process")
+    if adjust == "taunorm":
+        norms = model.row_norms()
+        assert norms is not None
+        torch.testing.assert_close(model.adjust.scale, ((1 / norms) / (1 / norms).mean()).float())
+    else:
+        data = tiny_keys(tmp_path)["data"]
+        index = load_index(data, "train")
+        centres = (index.boxes[:, :2] + index.boxes[:, 2:]) / 2 / index.sizes[index.box_image][:, ::-1]
+        dimensions = box_dimensions(torch.from_numpy(centres), torch.from_numpy(index.labels), 4)
+        torch.testing.assert_close(model.adjust.shift, fractal_shift(model.counts, dimensions).float())
+        build.set_adjustment(model, WeightKeys(fractal=0), adjust, strategy="post_process")
+        assert model.adjust.shift.tolist() == pytest.approx(fractal_shift(model.counts, torch.ones(4)).tolist())
+    image = torch.rand(3, 64, 64)
+    found = [iifdet.predict(image, weights=softmax, adjust=a, conf=0.0)[0].scores for a in (adjust, "none")]
+    assert found[0].shape != found[1].shape or not torch.allclose(*map(torch.as_tensor, found))
+
+
+def test_a_training_may_end_in_fractal_calibration(tiny_keys: Keys, tmp_path: Path) -> None:
+    run = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="fracal", strategy="post_process")).folder
+    loaded: Any = iifdet.load(run / "weights" / "last.pt")
+    assert loaded.adjust.when == "infer" and loaded.adjust.shift.any() and not loaded.adjust.folded
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adjust": "fracal"}, "fracal calibrates a finished model, got strategy=end_to_end"),
+        ({"adjust": "taunorm", "strategy": "post_process"}, "train with adjust=none, then iifdet val"),
+        ({"adjust": "fracal", "strategy": "post_process", "center": "mean"}, "center: expected none"),
+        ({"adjust": "fracal", "strategy": "post_process", "fractal": -1}, "fractal: "),
+        (
+            {"adjust": "fracal", "strategy": "post_process", "model_args": {"class_loss": "bce"}},
+            "got class_loss=bce with its sigmoids; use adjust=la",
+        ),
+    ],
+)
+def test_what_they_cannot_do_in_training_is_refused(
+    tiny_keys: Keys, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        iifdet.train(**tiny_keys(tmp_path, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_classifiers_have_no_boxes_and_cosine_rows_no_length(tmp_path: Path) -> None:
+    keys = small_classifier(tmp_path, device="cpu", adjust="none")
+    last = (
+        iifdet.train(**{**keys, "model_args": {**keys["model_args"], "head": "cosine"}}).folder / "weights" / "last.pt"
+    )
+    for adjust, message in (
+        ("fracal", "fracal looks at boxes"),
+        ("taunorm", "a cosine classifier and an exported file have none"),
+    ):
+        with pytest.raises(InputError, match=message):
+            iifdet.val(weights=last, adjust=adjust, project=tmp_path / "val")
+    assert not (tmp_path / "val").exists()
+
+
+def test_boxes_of_other_classes_or_of_nowhere_are_refused(tiny_keys: Keys, tmp_path: Path, softmax: Path) -> None:
+    model: Any = iifdet.load(softmax)
+    model.recipe = {}
+    for data, message in (("demo", "data: expected the model's 4 classes"), (None, "got none; add data=")):
+        with pytest.raises(InputError, match=message):
+            iifdet.predict(torch.rand(3, 64, 64), model=model, adjust="fracal", data=data)

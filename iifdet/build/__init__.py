@@ -1,6 +1,6 @@
 """The only wiring: Config -> data, counts, model, optimizer, evaluator."""
 
-from iifdet.build.adjustment import class_weights, loss_weights, refuse_idle_weight_keys, set_adjustment
+from iifdet.build.adjustment import loss_weights, refuse_idle_weight_keys, set_adjustment
 from iifdet.build.batch import check_batch, settle_batch
 from iifdet.build.batches import EpochBatches, ending_workers
 from iifdet.build.comparison import classifier_norms, evaluated_index
@@ -42,6 +42,7 @@ from iifdet.build.model import (
     task_of_model,
 )
 from iifdet.build.predictor import build_prediction
+from iifdet.build.rules import class_weights
 from iifdet.build.scoring import ABOUT_SCORING, build_scoring, refuse_imported_keys, refuse_model_keys, shown_detections
 from iifdet.datasets.description import task_of
 

@@ -1,4 +1,4 @@
-"""Keys to an adjustment: which weights or shifts, in which phases, and what may train beside them."""
+"""Give a model the adjustment that the keys ask for, and what may train beside it."""
 
 from __future__ import annotations
 
@@ -8,113 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from iifdet.build.freezing import freeze_all_but_class_rows, freeze_all_but_scale, freeze_backbone
+from iifdet.build.rules import ADJUSTMENTS, class_weights
 from iifdet.classifiers import Classifier
-from iifdet.config import TrainConfig, VariantKeys, WeightKeys
+from iifdet.config import TrainConfig, WeightKeys
 from iifdet.errors import InputError, as_input_error
 from iifdet.longtail import (
     REFUSE_MIXED,
     AdjustedModel,
     ClassCounts,
-    balanced_softmax_shift,
     class_balanced_weights,
-    iif_weights,
-    logit_adjustment_shift,
-    norcal_shift,
-    tempered,
 )
-
-Adjustment = Callable[[WeightKeys, ClassCounts, str], dict[str, Any]]
-
-
-def class_weights(config: VariantKeys, counts: ClassCounts) -> Tensor:
-    """(C,) IIF weights under the keys ``variant``, ``by``, ``normalizer``, ``temperature``."""
-    with as_input_error():
-        weights = iif_weights(counts, config.variant, config.by, config.normalizer, config.on_nonpositive)
-    return tempered(weights, config.temperature)
-
-
-def _none(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
-    return {}
-
-
-def _iif(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
-    """Multiplies: in training and inference alike, or after training alone."""
-    when = "infer" if strategy == "post_process" else "both"
-    return {"scale": class_weights(config, counts), "when": when, **_background(config), "center": config.center}
-
-
-def _la(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
-    """Adds the log prior inside the loss, or subtracts it after training: never both, they say the same."""
-    _refuse_center(config)
-    shift = logit_adjustment_shift(counts, config.tau, config.by)
-    if strategy == "post_process":
-        return {"shift": -shift, "when": "infer", **_background(config)}
-    return {"shift": shift, "when": "train", **_background(config)}
-
-
-def _bsce(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
-    """Adds the log count inside the loss."""
-    if strategy == "post_process":
-        raise ValueError("adjust: Balanced Softmax is a loss and says nothing about a finished model; use adjust=la")
-    _refuse_center(config)
-    return {"shift": balanced_softmax_shift(counts, config.by), "when": "train", **_background(config)}
-
-
-def _norcal(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
-    """Subtracts the log count after training."""
-    if strategy != "post_process":
-        raise ValueError(
-            f"adjust: norcal calibrates a finished model, got strategy={strategy}; use strategy=post_process, "
-            "or adjust=la"
-        )
-    _refuse_center(config)
-    return {"shift": norcal_shift(counts, config.tau, config.by), "when": "infer", **_background(config)}
-
-
-def _cb(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
-    """Comes here only where it is wrong: it has no adjustment."""
-    if strategy == "post_process":
-        raise ValueError(
-            "adjust: Class-Balanced weights are of a loss and say nothing about a finished model; use adjust=la"
-        )
-    raise ValueError(
-        f"adjust: cb weighs the loss, got strategy={strategy}; add strategy=cost_sensitive, or use adjust=iif"
-    )
-
-
-def _lws(config: WeightKeys, counts: ClassCounts, strategy: str) -> dict[str, Any]:
-    """Begins as the identity; what training makes of it acts in inference too."""
-    if config.center != "none" or (config.bg_scale, config.bg_shift) != (1.0, 0.0):
-        raise ValueError("center, bg_scale, bg_shift: belong to weights that are given, got adjust=lws; drop them")
-    if strategy != "decoupled":
-        raise ValueError(
-            f"adjust: lws learns its weights in a second stage, got strategy={strategy}; "
-            "use strategy=decoupled with weights=<a finished run's last.pt>, or adjust=iif"
-        )
-    return {}
-
-
-def _refuse_center(config: WeightKeys) -> None:
-    if config.center != "none":
-        raise ValueError(
-            f"center: expected none beside an adjustment that adds, got {config.center}; it belongs to iif"
-        )
-
-
-def _background(config: WeightKeys) -> dict[str, Any]:
-    return {"bg_scale": config.bg_scale, "bg_shift": config.bg_shift}
-
-
-#: name -> (keys, counts, strategy) -> what ``set_adjustment`` takes. No adjustment is the identity.
-ADJUSTMENTS: dict[str, Adjustment] = {
-    "none": _none,
-    "iif": _iif,
-    "la": _la,
-    "bsce": _bsce,
-    "norcal": _norcal,
-    "cb": _cb,
-    "lws": _lws,
-}
 
 
 def _cb_weights(config: TrainConfig, counts: ClassCounts) -> Tensor:
@@ -131,12 +34,10 @@ def loss_weights(config: TrainConfig, counts: ClassCounts) -> Tensor | None:
     return COSTS[config.adjust](config, counts) if config.strategy == "cost_sensitive" else None
 
 
-def set_adjustment(
-    model: AdjustedModel, config: WeightKeys, kind: str, counts: ClassCounts | None, strategy: str
-) -> None:
+def set_adjustment(model: AdjustedModel, config: WeightKeys, kind: str, strategy: str) -> None:
     """Give a model the adjustment named ``kind``, acting in the phases that ``strategy`` means."""
     with as_input_error((ValueError, RuntimeError)):
-        model.set_adjustment(**ADJUSTMENTS[kind](config, counts, strategy))  # type: ignore[arg-type]
+        model.set_adjustment(**ADJUSTMENTS[kind](config, model, strategy))
 
 
 def refuse_idle_weight_keys(keys: Mapping[str, Any]) -> None:
@@ -165,7 +66,7 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
     model.set_class_weight(costs)
     with as_input_error():
         model.set_class_statistic(model.counts)
-    set_adjustment(model, config, config.adjust if costs is None else "none", model.counts, config.strategy)
+    set_adjustment(model, config, config.adjust if costs is None else "none", config.strategy)
     if learned:
         freeze_all_but_scale(model)
     model.init_class_biases(untrained_only=True)

@@ -89,7 +89,7 @@ class Judge:
         """All numbers of an evaluation under one adjustment, by name."""
         config = validate(ValConfig, {**self.keys, **keys})
         model = _load(config)
-        set_adjustment(model, config, config.adjust or "none", model.counts, strategy="post_process")
+        set_adjustment(model, config, config.adjust or "none", strategy="post_process")
         index = build_index(config, config.split, self.task)
         evaluator = build_evaluator(config, index, self.task, activation=model.class_activation)
         with torch.inference_mode():

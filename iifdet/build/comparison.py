@@ -10,7 +10,6 @@ from iifdet.build.model import load_model
 from iifdet.config import ValConfig, validate
 from iifdet.datasets import DatasetIndex
 from iifdet.errors import InputError
-from iifdet.pictures import class_norms
 
 
 def evaluated_index(settings: dict[str, Any], data: str | None = None, *, allow_outside: bool = False) -> DatasetIndex:
@@ -36,7 +35,7 @@ def classifier_norms(folders: list[Path]) -> list[Any]:
     found: list[Any] = []
     for folder in folders:
         try:
-            found.append(class_norms(load_model(folder / "weights" / "last.pt")))
+            found.append(load_model(folder / "weights" / "last.pt").row_norms())
         except InputError:  # a folder of `val` has no checkpoint
             found.append(None)
     return found

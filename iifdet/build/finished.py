@@ -138,9 +138,7 @@ def adjust_finished(model: AdjustedModel, config: Any) -> None:
     if config.adjust != "none" and model.counts is None and config.data is not None:
         counts = counts_of(config.data)
         model.counts = counts if counts.names == model.names else None
-    if config.adjust != "none" and model.counts is None:
-        raise InputError("adjust: expected training counts in the checkpoint or in data's train split, got none")
-    set_adjustment(model, config, config.adjust, model.counts, strategy="post_process")
+    set_adjustment(model, config, config.adjust, strategy="post_process")
 
 
 def counts_of(data: str) -> ClassCounts:

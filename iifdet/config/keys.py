@@ -72,9 +72,9 @@ Device = Annotated[str | int | None, BeforeValidator(_device_name)]
 Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Pair, Ascending = BeforeValidator(_two), AfterValidator(_ascending)
 Range = Annotated[tuple[float, float] | None, Pair, Ascending, BeforeValidator(off_is_none)]
-Adjust = Annotated[Literal["none", "iif", "la", "bsce", "norcal", "cb", "lws"], Choice]
+Adjust = Annotated[Literal["none", "iif", "la", "bsce", "norcal", "fracal", "taunorm", "cb", "lws"], Choice]
 #: What a finished model can be adjusted by.
-Readjust = Annotated[Literal["none", "iif", "la", "norcal"], Choice]
+Readjust = Annotated[Literal["none", "iif", "la", "norcal", "fracal", "taunorm"], Choice]
 Share = Annotated[float, Field(ge=0, le=1)]
 Classes = Annotated[list[int | str] | None, BeforeValidator(_class_list)]
 
@@ -183,7 +183,9 @@ class WeightKeys(VariantKeys):
     center: Annotated[Literal["none", "mean", "bg"], Choice] = "none"
     """subtract the mean class logit or the background's before multiplying"""
     tau: Annotated[float, Field(ge=0)] = 1.0
-    """strength of Logit Adjustment and NorCal"""
+    """strength of Logit Adjustment, NorCal and tau-normalisation"""
+    fractal: Annotated[float, Field(ge=0)] = 2.0
+    """adjust=fracal: strength of how far a class spreads over images, beside its frequency"""
     bg_scale: float = 1.0
     """weight of the background logit, in models that have one"""
     bg_shift: float = 0.0

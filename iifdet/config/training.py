@@ -26,9 +26,9 @@ class TrainConfig(DataKeys, WeightKeys, OptimizerKeys, SamplingKeys, AugmentKeys
     """YOLOv3: auto fits the anchors to the boxes"""
 
     adjust: Adjust = "iif"
-    """multiply logits by IIF; add priors by Logit Adjustment or Balanced Softmax, or NorCal's after training; leave
-    logits alone; weigh the loss by Class-Balanced weights (cb, strategy=cost_sensitive); learn weights (lws,
-    strategy=decoupled)"""
+    """multiply logits by IIF; add priors by Logit Adjustment or Balanced Softmax, or after training NorCal's or fractal
+    calibration's; leave logits alone; weigh the loss by Class-Balanced weights (cb, strategy=cost_sensitive); learn
+    weights (lws, strategy=decoupled)"""
     strategy: Literal["end_to_end", "post_process", "decoupled", "cost_sensitive"] = "end_to_end"
     """adjust in training and inference; in inference; in a second stage, of the class rows alone; or weigh the loss"""
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999

@@ -14,8 +14,10 @@ from iifdet.longtail.costs import class_balanced_weights
 from iifdet.longtail.counts import ClassCounts, count_classes
 from iifdet.longtail.losses import iif_cross_entropy
 from iifdet.longtail.model import AdjustedModel, ClassifierRows
+from iifdet.longtail.norms import tau_norm_scale
 from iifdet.longtail.online import batch_counts, online_weights
 from iifdet.longtail.priors import balanced_softmax_shift, log_prior, logit_adjustment_shift, norcal_shift
+from iifdet.longtail.spread import box_dimensions, fractal_shift
 from iifdet.longtail.statistics import background_share, label_smoothing, ldam_margins, sample_share, tail_classes
 from iifdet.longtail.weights import VARIANTS, effective_imbalance, iif_weights, tempered
 
@@ -34,9 +36,11 @@ __all__ = [
     "background_share",
     "balanced_softmax_shift",
     "batch_counts",
+    "box_dimensions",
     "class_balanced_weights",
     "count_classes",
     "effective_imbalance",
+    "fractal_shift",
     "iif_cross_entropy",
     "iif_weights",
     "label_smoothing",
@@ -49,6 +53,7 @@ __all__ = [
     "sample_share",
     "spell_choice",
     "tail_classes",
+    "tau_norm_scale",
     "tempered",
     "widened",
 ]

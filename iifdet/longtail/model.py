@@ -277,6 +277,16 @@ class AdjustedModel(nn.Module):
             raise ValueError(f"bg_scale, bg_shift: {missing}; leave them at 1 and 0")
         self.adjust.set(scale, shift, when=when, center=center, bg_scale=bg_scale, bg_shift=bg_shift)
 
+    def row_norms(self) -> Tensor | None:
+        """(C,) float64 length of each class's row, the mean over anchors and layers: no bias, and no adjustment of it.
+
+        None where there are no rows, or their lengths act on nothing.
+        """
+        if not self.rows_have_norms:
+            return None
+        rows = [r.weight.detach().flatten(1).norm(dim=1).double().cpu() for r in self.classifier_rows()]
+        return torch.stack(rows).mean(dim=0) if rows else None
+
     def why_no_background(self) -> str:
         """What to say about a background logit that means nothing; empty where there is one that does."""
         if not self.has_background:

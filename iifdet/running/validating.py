@@ -31,9 +31,7 @@ def run_val(cfg: ValConfig, task: str, device: torch.device, world: World, model
     if model.counts is None:
         model.counts = build.training_counts(cfg, task)
     if cfg.adjust is not None:
-        if cfg.adjust != "none" and model.counts is None:
-            raise InputError("adjust: expected training counts in the checkpoint or in data's train split, got none")
-        build.set_adjustment(model, cfg, cfg.adjust, model.counts, strategy="post_process")
+        build.set_adjustment(model, cfg, cfg.adjust, strategy="post_process")
     batches = build.build_val_batches(cfg, cfg, index, task, world=world)
     evaluator = build.build_evaluator(cfg, index, task, model.wants_masks, model.class_activation)
     run, lock = open_run(world, lambda: validation_folder(cfg))

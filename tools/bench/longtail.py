@@ -49,6 +49,8 @@ POST: dict[str, dict[str, Any]] = {
     "iif post-process": {"adjust": "iif", "temperature": 1.0},
     "iif mean-1 post-process": {"adjust": "iif", "temperature": "mean"},
     "la post-process": {"adjust": "la"},
+    "fracal post-process": {"adjust": "fracal"},
+    "taunorm post-process": {"adjust": "taunorm"},
 }
 
 

@@ -214,7 +214,7 @@ class Seed:
 def score(model: Any, keys: dict[str, Any], raw: list[Any], batches: list[Any], index: Any) -> dict[str, Any]:
     """The figures of adjusted logits."""
     config = validate(ValConfig, {**keys, "on_nonpositive": "allow"})
-    build.set_adjustment(model, config, keys["adjust"], model.counts, strategy="post_process")
+    build.set_adjustment(model, config, keys["adjust"], strategy="post_process")
     evaluator = ClassificationEvaluator(index, model.class_activation)
     for logits, batch in zip(raw, batches, strict=True):
         evaluator.update(model.adjusted(logits), batch)

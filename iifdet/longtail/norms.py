@@ -1,0 +1,32 @@
+"""Adjustments that the class rows themselves tell: no counts are needed."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def tau_norm_scale(norms: Tensor, tau: float = 1.0) -> Tensor:
+    """``‖w‖^-τ`` of τ-normalisation, divided by its mean; (C,) float64.
+
+    Rows of common classes grow longer in training, so that their logits are larger. τ = 1 makes all rows as long, 0
+    leaves them. The mean leaves the ratio to a background logit alone; among classes it is without effect on which is
+    first. Kang et al. drop the bias; here it is multiplied like the row, as every adjustment does.
+
+    Source: Kang et al., Decoupling Representation and Classifier for Long-Tailed Recognition, ICLR 2020, Section 4.2.
+
+    Args:
+        norms: (C,) lengths of the class rows.
+        tau: from 0 to 1 in most cases; to be tuned.
+
+    Raises:
+        ValueError: a row of length 0.
+
+    Example:
+        >>> import torch
+        >>> tau_norm_scale(torch.tensor([3.0, 1.0])).tolist()
+        [0.5, 1.5]
+    """
+    if not (norms > 0).all():
+        raise ValueError(f"taunorm: expected class rows longer than 0, got {float(norms.min())}")
+    scale = norms.double() ** -tau
+    return scale / scale.mean()
