@@ -176,6 +176,20 @@ def _frames_of(path: Path) -> int:
     return count
 
 
+def test_a_gif_of_one_frame_is_a_picture_and_of_more_a_video(look: Look, spot: Spot, tmp_path: Path) -> None:
+    frames = [Image.fromarray(spot()).quantize(64), Image.fromarray(255 - spot()).quantize(64)]
+    frames[0].save(tmp_path / "still.gif")
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    (still,) = look(tmp_path / "still.gif", save=True, project=tmp_path / "runs", name="a")
+    assert still.frame is None and [f.name for f in (tmp_path / "runs/a/pictures").iterdir()] == ["still.jpg"]
+    (as_png,) = look(frames[0].convert("RGB"))
+    assert np.array_equal(still.image, as_png.image) and np.array_equal(still.boxes, as_png.boxes)
+    assert [result.frame for result in look(tmp_path / "moving.gif")] == [0, 1]
+    (tmp_path / "broken.gif").write_bytes(b"GIF89a")
+    with pytest.raises(InputError, match=r"broken\.gif"):
+        look(tmp_path / "broken.gif")
+
+
 def test_frames_are_left_out_by_stride_and_limit(look: Look, write_video: WriteVideo, tmp_path: Path) -> None:
     source = write_video(tmp_path / "v.avi", 20)
     results = look(source, frame_stride=3)

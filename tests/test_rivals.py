@@ -403,6 +403,27 @@ def test_what_an_adjustment_had_a_part_in_is_said_where_it_is_left_behind(
     assert "that its class rows were trained under is not taken: LogitAdjustment(4, scale=" in caplog.text
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_learned_weights_that_invert_a_logit_are_said(
+    tiny_keys: Keys, tmp_path: Path, softmax: Path, caplog: pytest.LogCaptureFixture, ema: float
+) -> None:
+    class Invert(Callback):
+        def on_epoch_end(self, state: TrainState, row: dict[str, Any]) -> None:
+            tensors: Any = [
+                state.model.adjust.scale,
+                *([] if state.average is None else [state.average.weights["adjust.scale"]]),
+            ]
+            for scale in tensors:
+                scale.data[2] = -0.5
+
+    keys = tiny_keys(tmp_path, epochs=1, ema=ema, strategy="decoupled", adjust="lws", weights=softmax)
+    iifdet.train(**keys)
+    assert "invert" not in caplog.text
+    iifdet.train(callbacks=[Invert()], **keys, exist_ok=True)
+    name = read_checkpoint(softmax)["names"][2]
+    assert f"lws has learned weights of zero or less, which invert logits, for 1 class: {name}" in caplog.text
+
+
 def test_learned_weights_begin_at_one_and_nothing_else_moves(tiny_keys: Keys, tmp_path: Path, softmax: Path) -> None:
     keys = tiny_keys(tmp_path, **HARD, strategy="decoupled", adjust="lws", weights=softmax)
     whole = iifdet.train(**{**keys, "name": "whole"}).folder

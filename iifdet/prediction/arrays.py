@@ -10,6 +10,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 from torch import Tensor
 
+from iifdet.datasets import ImageError, read_image
 from iifdet.errors import InputError
 
 Image = NDArray[np.uint8]
@@ -41,6 +42,21 @@ def as_image(value: Any) -> Image:
             raise InputError(f"source: expected a tensor (3, H, W), got {tuple(value.shape)}")
         return _of_array(value.detach().cpu().permute(1, 2, 0).numpy(), "a tensor (3, H, W)")
     return _of_array(np.asarray(value), "an array (H, W, 3)")
+
+
+def read_picture(path: str) -> Image:
+    """(H, W, 3) uint8 RGB of an image file, or of a GIF of one frame, which not every OpenCV reads.
+
+    Raises:
+        ImageError: as :func:`iifdet.datasets.read_image`.
+    """
+    if not path.lower().endswith(".gif"):
+        return read_image(path)
+    try:
+        with Pillow.open(path) as image:
+            return as_image(image)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def _of_pillow(image: Pillow.Image) -> NDArray[Any]:

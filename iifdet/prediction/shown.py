@@ -8,10 +8,10 @@ from typing import Self
 
 from torch import Tensor
 
-from iifdet.datasets.images import ImageError, read_image
+from iifdet.datasets import ImageError
 from iifdet.errors import InputError
 from iifdet.files import write_image
-from iifdet.prediction.arrays import Image
+from iifdet.prediction.arrays import Image, read_picture
 
 
 class Shown:
@@ -74,7 +74,7 @@ class Shown:
         if self.frame is not None:
             raise InputError(f"image: expected the pixels of {self.path}, which were not kept; use stream=True")
         try:
-            return read_image(self.path)
+            return read_picture(self.path)
         except ImageError as error:
             raise InputError(f"image: expected the picture to be there still: {error}") from error
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from iifdet.datasets import ImageError, read_image
+from iifdet.datasets import ImageError
 from iifdet.datasets.listing import is_image, read_lines
 from iifdet.errors import InputError
-from iifdet.prediction.arrays import KINDS, Image, as_image
+from iifdet.prediction.arrays import KINDS, Image, as_image, read_picture
 from iifdet.prediction.fetching import fetch_image, is_url
-from iifdet.prediction.videos import is_video, read_frames
+from iifdet.prediction.videos import is_still, is_video, read_frames
 
 EXPECTED = (
     "a file, folder, glob, .txt list, video, camera number, URL, numpy array, PIL image, tensor or a list of them"
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
     @property
     def moves(self) -> bool:
         """Whether it is a video or a camera, of which there are many pictures."""
-        return isinstance(self.value, int) or (self.is_file and is_video(self.value))
+        return isinstance(self.value, int) or (self.is_file and is_video(self.value) and not is_still(self.value))
 
 
 @dataclass(slots=True)
@@ -104,7 +104,7 @@ def read_source(entries: Sequence[Entry], stride: int = 1, most: int = 0) -> Ite
         if entry.moves:
             yield from _frames(value, stride, most, common)
         elif entry.is_file:
-            yield Item(**common, read=partial(read_image, value))
+            yield Item(**common, read=partial(read_picture, value))
         elif isinstance(value, str):
             yield Item(**common, read=partial(fetch_image, value))
         else:

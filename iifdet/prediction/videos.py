@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image as Pillow
 
 from iifdet.datasets import ImageError
 from iifdet.prediction.arrays import Image
@@ -35,6 +36,17 @@ class Frame(NamedTuple):
 def is_video(file: str) -> bool:
     """Whether a file is called like a video."""
     return file.lower().endswith(SUFFIXES)
+
+
+def is_still(file: str) -> bool:
+    """Whether a file that is called like a video is one picture: a GIF of a single frame."""
+    if not file.lower().endswith(".gif"):
+        return False
+    try:
+        with Pillow.open(file) as image:
+            return getattr(image, "n_frames", 1) == 1
+    except (OSError, ValueError):  # what is wrong with it is said when its turn comes
+        return False
 
 
 def read_frames(source: str | int, stride: int = 1, most: int = 0) -> Iterator[Frame]:

@@ -15,7 +15,7 @@ from iifdet.build.splits import Splits
 from iifdet.checkpoint import read_checkpoint, restore_loss
 from iifdet.config import TrainConfig, validate
 from iifdet.distributed import World
-from iifdet.errors import InputError
+from iifdet.errors import InputError, counted, some
 from iifdet.evaluation import EVALUATORS
 from iifdet.models import MODELS
 from iifdet.rundir import RunDir
@@ -96,8 +96,23 @@ def _carry_out(
         from iifdet import pictures, plots
 
         pictures.quietly(plots.plot_results, made.state.rows, run.path / "results.png", splits.watched)
+    if cfg.adjust == "lws":
+        _warn_of_inverted(made)
     log.info("results on %s in %s", splits.reported, run.path)
     return RunResult(run.path, metrics, reporter.summary)
+
+
+def _warn_of_inverted(made: _Training) -> None:
+    """Nothing keeps learned weights above zero."""
+    average: Any = made.state.average
+    scale = made.model.adjust.scale if average is None else average.weights["adjust.scale"]
+    inverted = [made.model.names[c] for c in (scale <= 0).nonzero().flatten().tolist()]
+    if inverted:
+        log.warning(
+            "adjust: lws has learned weights of zero or less, which invert logits, for %s: %s; try a smaller lr",
+            counted(len(inverted), "class", "classes"),
+            some(inverted, 5),
+        )
 
 
 def _prepare(cfg: TrainConfig, device: torch.device, world: World, content: dict[str, Any] | None) -> _Training:
