@@ -448,7 +448,7 @@ def test_learned_weights_begin_at_one_and_nothing_else_moves(tiny_keys: Keys, tm
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"adjust": "lws"}, "lws learns its weights in a second stage, got strategy=end_to_end"),
+        ({"adjust": "lws"}, "lws and disalign learn in a second stage, got strategy=end_to_end"),
         ({"adjust": "lws", "strategy": "decoupled"}, "give weights="),
         ({"adjust": "lws", "strategy": "decoupled", "weights": "x", "reinit": True}, "adjust=lws keeps them"),
         (

@@ -7,7 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from iifdet.build.freezing import freeze_all_but_class_rows, freeze_all_but_scale, freeze_backbone
+from iifdet.build.freezing import (
+    freeze_all_but_alignment,
+    freeze_all_but_class_rows,
+    freeze_all_but_scale,
+    freeze_backbone,
+)
 from iifdet.build.rules import ADJUSTMENTS, class_weights
 from iifdet.classifiers import Classifier
 from iifdet.config import TrainConfig, WeightKeys
@@ -17,6 +22,7 @@ from iifdet.longtail import (
     AdjustedModel,
     ClassCounts,
     class_balanced_weights,
+    generalized_weights,
 )
 
 
@@ -28,9 +34,18 @@ def _cb_weights(config: TrainConfig, counts: ClassCounts) -> Tensor:
 #: name -> (keys, counts) -> what each sample's loss is multiplied by for its true class.
 COSTS: dict[str, Callable[[TrainConfig, ClassCounts], Tensor]] = {"iif": class_weights, "cb": _cb_weights}
 
+#: What a second stage learns in place of class rows: name -> how everything else is frozen.
+LEARNED: dict[str, Callable[[AdjustedModel], None]] = {
+    "lws": freeze_all_but_scale,
+    "disalign": freeze_all_but_alignment,
+}
+
 
 def loss_weights(config: TrainConfig, counts: ClassCounts) -> Tensor | None:
     """(C,) what each sample's loss is multiplied by for its true class; None where all count alike."""
+    if config.adjust == "disalign":
+        with as_input_error():
+            return generalized_weights(counts, config.rho, config.by)
     return COSTS[config.adjust](config, counts) if config.strategy == "cost_sensitive" else None
 
 
@@ -59,16 +74,15 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
     assert model.counts is not None
     _refuse_odd_pairs(config)
     _refuse_mixed_labels(model, config)
-    learned = config.adjust == "lws"
-    if config.strategy == "decoupled" and not learned:
+    if config.strategy == "decoupled" and config.adjust not in LEARNED:
         freeze_all_but_class_rows(model, reinit=config.reinit)
     costs = loss_weights(config, model.counts)
     model.set_class_weight(costs)
     with as_input_error():
         model.set_class_statistic(model.counts)
-    set_adjustment(model, config, config.adjust if costs is None else "none", config.strategy)
-    if learned:
-        freeze_all_but_scale(model)
+    set_adjustment(model, config, "none" if config.strategy == "cost_sensitive" else config.adjust, config.strategy)
+    if config.adjust in LEARNED:
+        LEARNED[config.adjust](model)
     model.init_class_biases(untrained_only=True)
     if config.freeze:
         freeze_backbone(model, config.freeze)
@@ -93,10 +107,12 @@ def _refuse_odd_pairs(config: TrainConfig) -> None:
         raise InputError(
             f"reinit: starts the class rows of strategy=decoupled afresh, got strategy={config.strategy}; drop one"
         )
-    if config.reinit and config.adjust == "lws":
-        raise InputError("reinit: starts class rows afresh, and adjust=lws keeps them as they are; drop one")
-    if config.freeze and config.adjust == "lws":
-        raise InputError("freeze: expected none beside adjust=lws, which leaves nothing but a weight a class; drop it")
+    if config.reinit and config.adjust in LEARNED:
+        raise InputError(
+            f"reinit: starts class rows afresh, and adjust={config.adjust} keeps them as they are; drop one"
+        )
+    if config.freeze and config.adjust in LEARNED:
+        raise InputError(f"freeze: expected none beside adjust={config.adjust}, which freezes all of them; drop it")
     if config.strategy == "cost_sensitive" and config.adjust not in COSTS:
         raise InputError(
             f"strategy: cost_sensitive weighs the loss by IIF or Class-Balanced weights; got adjust={config.adjust}, "

@@ -1,9 +1,10 @@
-"""What a run leaves as it is: all but the class rows, all but a weight for each class, or the first layers."""
+"""What a run leaves as it is: all but the class rows, all but what a second stage adds to them, or the first layers."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from iifdet.classifiers import Classifier
 from iifdet.classifiers.heads import CosineHead
 from iifdet.errors import InputError
 from iifdet.longtail import AdjustedModel
@@ -28,6 +29,14 @@ def freeze_all_but_scale(model: AdjustedModel) -> None:
     """The second stage of learnable weight scaling: one number for each class is all that learns."""
     model.requires_grad_(False)
     model.adjust.learn_scale()
+
+
+def freeze_all_but_alignment(model: AdjustedModel) -> None:
+    """The second stage of distribution alignment: class rows and features stay as they are."""
+    if not isinstance(model, Classifier):
+        raise InputError(f"adjust: disalign is for classifiers here, got {type(model).__name__}; use adjust=lws")
+    model.requires_grad_(False)
+    model.learn_alignment()
 
 
 def freeze_backbone(model: nn.Module, count: int) -> None:

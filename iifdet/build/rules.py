@@ -107,13 +107,13 @@ def _cb(config: WeightKeys, model: AdjustedModel, strategy: str) -> dict[str, An
     )
 
 
-def _lws(config: WeightKeys, model: AdjustedModel, strategy: str) -> dict[str, Any]:
+def _learned(config: WeightKeys, model: AdjustedModel, strategy: str) -> dict[str, Any]:
     """Begins as the identity; what training makes of it acts in inference too."""
     if config.center != "none" or (config.bg_scale, config.bg_shift) != (1.0, 0.0):
-        raise ValueError("center, bg_scale, bg_shift: belong to weights that are given, got adjust=lws; drop them")
+        raise ValueError("center, bg_scale, bg_shift: belong to weights that are given, not to learned ones; drop them")
     if strategy != "decoupled":
         raise ValueError(
-            f"adjust: lws learns its weights in a second stage, got strategy={strategy}; "
+            f"adjust: lws and disalign learn in a second stage, got strategy={strategy}; "
             "use strategy=decoupled with weights=<a finished run's last.pt>, or adjust=iif"
         )
     return {}
@@ -153,5 +153,6 @@ ADJUSTMENTS: dict[str, Rule] = {
     "fracal": _fracal,
     "taunorm": _taunorm,
     "cb": _cb,
-    "lws": _lws,
+    "lws": _learned,
+    "disalign": _learned,
 }

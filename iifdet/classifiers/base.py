@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iifdet.classifiers.alignment import Alignment
 from iifdet.classifiers.heads import CosineHead, LearnedCosineHead, build_head
 from iifdet.longtail import REFUSE_MIXED, AdjustedModel, ClassifierRows, ClassLossChoice
 from iifdet.types import ClassTargets, MixedLabels
@@ -66,6 +67,7 @@ class Classifier(AdjustedModel):
         super().__init__(num_classes, class_loss=class_loss)
         self.network = network
         self.head = build_head(head, network.out_features, num_classes, scale)
+        self.align: Alignment | None = None
         self.register_buffer("mean", _channels("mean", mean), persistent=False)
         self.register_buffer("std", _channels("std", std), persistent=False)
         if not bool((self.std > 0).all()):
@@ -87,7 +89,9 @@ class Classifier(AdjustedModel):
 
     def raw(self, images: Images) -> Tensor:
         """(B, C) logits before any adjustment; float32 where the network runs in half precision."""
-        return self.head(self.features(images))
+        features = self.features(images)
+        logits: Tensor = self.head(features)
+        return logits if self.align is None else self.align(logits, features)
 
     def features(self, images: Images) -> Tensor:
         """(B, D) pooled features, what the head sees."""
@@ -119,6 +123,21 @@ class Classifier(AdjustedModel):
             loss = self.class_losses(logits, targets)
         return {"cls": loss.mean()}
 
+    def learn_alignment(self) -> Alignment:
+        """Put an alignment that changes nothing yet between head and adjustment."""
+        self.align = Alignment(self.network.out_features, self.num_classes).to(self.device)
+        return self.align
+
+    @property
+    def is_aligned(self) -> bool:
+        return self.align is not None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Also an alignment that this model does not have yet."""
+        if self.align is None and f"{prefix}align.scale" in state_dict:
+            self.learn_alignment()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def classifier_layers(self) -> list[nn.Module]:
         return [self.head]
 
@@ -144,7 +163,13 @@ class Classifier(AdjustedModel):
         return {name: stage}
 
     def fold(self) -> None:
-        """Bake what inference applies into the head: the same logits at no cost. No training after."""
+        """Bake what inference applies into the head: the same logits at no cost. No training after.
+
+        Raises:
+            ValueError: there is an alignment, which depends on the image.
+        """
+        if self.align is not None:
+            raise ValueError("fold: an alignment (adjust=disalign) depends on the image and cannot be folded")
         self.head.fold(self.adjust)
         self.adjust.mark_folded()
 

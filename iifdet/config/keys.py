@@ -72,7 +72,7 @@ Device = Annotated[str | int | None, BeforeValidator(_device_name)]
 Options = Annotated[dict[str, Any], BeforeValidator(_numbers)]
 Pair, Ascending = BeforeValidator(_two), AfterValidator(_ascending)
 Range = Annotated[tuple[float, float] | None, Pair, Ascending, BeforeValidator(off_is_none)]
-Adjust = Annotated[Literal["none", "iif", "la", "bsce", "norcal", "fracal", "taunorm", "cb", "lws"], Choice]
+Adjust = Annotated[Literal["none", "iif", "la", "bsce", "norcal", "fracal", "taunorm", "cb", "lws", "disalign"], Choice]
 #: What a finished model can be adjusted by.
 Readjust = Annotated[Literal["none", "iif", "la", "norcal", "fracal", "taunorm"], Choice]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -28,11 +28,13 @@ class TrainConfig(DataKeys, WeightKeys, OptimizerKeys, SamplingKeys, AugmentKeys
     adjust: Adjust = "iif"
     """multiply logits by IIF; add priors by Logit Adjustment or Balanced Softmax, or after training NorCal's or fractal
     calibration's; leave logits alone; weigh the loss by Class-Balanced weights (cb, strategy=cost_sensitive); learn
-    weights (lws, strategy=decoupled)"""
+    weights (lws), or weights, shifts and how far they act on each image (disalign), in strategy=decoupled"""
     strategy: Literal["end_to_end", "post_process", "decoupled", "cost_sensitive"] = "end_to_end"
     """adjust in training and inference; in inference; in a second stage, of the class rows alone; or weigh the loss"""
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     """adjust=cb: 0 weighs all alike, towards 1 they go to the inverse of the counts"""
+    rho: Annotated[float, Field(ge=0)] = 1.2
+    """adjust=disalign: its loss weighs classes by their counts to the power of -rho"""
     defer: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """strategy=cost_sensitive: share of the epochs before the loss is weighed (deferred re-weighting)"""
     source: Literal["dataset", "batch"] = "dataset"

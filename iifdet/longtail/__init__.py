@@ -10,7 +10,7 @@ from iifdet.longtail.class_losses import (
     read_choice,
     spell_choice,
 )
-from iifdet.longtail.costs import class_balanced_weights
+from iifdet.longtail.costs import class_balanced_weights, generalized_weights
 from iifdet.longtail.counts import ClassCounts, count_classes
 from iifdet.longtail.losses import iif_cross_entropy
 from iifdet.longtail.model import AdjustedModel, ClassifierRows
@@ -41,6 +41,7 @@ __all__ = [
     "count_classes",
     "effective_imbalance",
     "fractal_shift",
+    "generalized_weights",
     "iif_cross_entropy",
     "iif_weights",
     "label_smoothing",

@@ -73,6 +73,11 @@ class AdjustedModel(nn.Module):
         return None
 
     @property
+    def is_aligned(self) -> bool:
+        """Whether logits depend on more than class rows and adjustment, which a second stage has learned."""
+        return False
+
+    @property
     def rows_have_norms(self) -> bool:
         """Whether the lengths of the class rows act on the logits; not in a cosine classifier."""
         return True

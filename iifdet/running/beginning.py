@@ -19,6 +19,11 @@ from iifdet.training import Callback
 
 log = logging.getLogger("iifdet")
 
+LEARNED = {
+    "lws": "a weight for each class to be learned",
+    "disalign": "weights and shifts of classes to be learned, and how far they act on an image",
+}
+
 
 def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -> None:
     size = sum(p.numel() for p in model.parameters()) / 1e6
@@ -39,11 +44,12 @@ def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -
 def _how(cfg: TrainConfig, model: Any) -> str:
     """What treats classes differently."""
     how = "no adjustment" if model.adjust.is_identity else str(model.adjust)
-    if cfg.adjust == "lws":
-        how = "a weight for each class to be learned"
+    if cfg.adjust in LEARNED:
+        how = LEARNED[cfg.adjust]
     costs = build.loss_weights(cfg, model.counts)  # the model's own may not act yet
     if costs is not None:
-        how = f"loss weighed by {float(costs.min()):.3g}…{float(costs.max()):.3g}"
+        how = f"{how}, " if cfg.adjust in LEARNED else ""
+        how += f"loss weighed by {float(costs.min()):.3g}…{float(costs.max()):.3g}"
         how += f" after {100 * cfg.defer:.0f} % of the epochs" if cfg.defer else ""
     said = model.class_loss_options or model.class_loss in CLASS_STATISTICS
     return f"{how}, class_loss={spell_choice(model.class_loss_choice)}" if said else how
@@ -69,7 +75,7 @@ def draw_training_data(cfg: TrainConfig, run: RunDir, index: Any, counts: ClassC
     from iifdet import pictures, plots
 
     weights = build.class_weights(cfg, counts) if cfg.adjust == "iif" else build.loss_weights(cfg, counts)
-    called = "class-balanced" if cfg.adjust == "cb" else cfg.variant
+    called = {"cb": "class-balanced", "disalign": "generalised"}.get(cfg.adjust, cfg.variant)
     pictures.quietly(plots.plot_labels, counts, weights, run.path / "labels.png", called)
     first = next(batches.epoch(0))
     pictures.quietly(pictures.PICTURES[task].batch, first, index.names, run.path / "train_batch0.jpg")

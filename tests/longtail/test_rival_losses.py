@@ -14,6 +14,7 @@ from iifdet.longtail import (
     ClassCounts,
     background_share,
     class_balanced_weights,
+    generalized_weights,
     label_smoothing,
     ldam_margins,
     log_prior,
@@ -387,6 +388,19 @@ def test_class_balanced_weights_have_the_ratios_of_the_published_program():
     for ours, published in zip(got, theirs, strict=True):
         assert (ours / ours.mean()).tolist() == pytest.approx(published, abs=1e-6)
         assert (counts.images * ours).sum() / 5550 == pytest.approx(1), "samples weigh 1 on average"
+
+
+def test_generalised_weights_have_the_ratios_of_the_published_program():
+    counts = counts_of(1000, 200, 30, 5)
+    got = generalized_weights(counts)
+    assert (got / got.mean()).tolist() == pytest.approx([0.00613317, 0.04231055, 0.41222958, 3.5393267], abs=1e-6)
+    assert (counts.images * got).sum() / 1235 == pytest.approx(1), "samples weigh 1 on average"
+    assert generalized_weights(counts, 0).tolist() == [1, 1, 1, 1]
+    for bad, message in ((-0.5, "exponent: expected a finite number from 0"), (float("nan"), "exponent: ")):
+        with pytest.raises(ValueError, match=message):
+            generalized_weights(counts, bad)
+    with pytest.raises(ValueError, match="class 1 'c1' has 0 training images"):
+        generalized_weights(counts_of(5, 0))
 
 
 def test_their_limits_are_equal_weights_and_the_inverse_of_the_counts():

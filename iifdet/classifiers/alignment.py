@@ -1,0 +1,41 @@
+"""Distribution alignment: what a second stage learns on top of a finished classifier."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from iifdet.longtail import widened
+
+
+class Alignment(nn.Module):
+    """``σ (α z + β) + (1 - σ) z``, ``σ = sigmoid(v · x + c)``: logits (B, C) and features (B, D) -> (B, C), in float32.
+
+    Scales α and shifts β, one for each class, begin at 1 and 0, which changes nothing. The authors' program begins at
+    α = 2. The gate σ depends on the image, so that no class row can carry it.
+
+    Source: Zhang et al., Distribution Alignment: A Unified Framework for Long-tail Visual Recognition (DisAlign), CVPR
+    2021, Section 3.2.
+
+    Args:
+        features: D.
+        num_classes: C.
+
+    Example:
+        >>> align, z = Alignment(2, 3), torch.tensor([[1.0, 2.0, 3.0]])
+        >>> torch.equal(align(z, torch.ones(1, 2)), z)
+        True
+    """
+
+    def __init__(self, features: int, num_classes: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(num_classes))
+        self.shift = nn.Parameter(torch.zeros(num_classes))
+        self.gate = nn.Linear(features, 1)
+        nn.init.constant_(self.gate.weight, 0.1)  # as published
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, logits: Tensor, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            gate = self.gate(widened(features)).sigmoid()
+            return logits + gate * (logits * (self.scale - 1) + self.shift)
