@@ -42,6 +42,10 @@ TRAINED: dict[str, dict[str, Any]] = {
     "eql": {"adjust": "none", "model_args.class_loss": "eql"},  # not on YOLO, whose class rows see no background
     "eqlv2": {"adjust": "none", "model_args.class_loss": "eqlv2"},
     "efl": {"adjust": "none", "model_args.class_loss": "efl"},
+    "lade": {"adjust": "none", "model_args.class_loss": "lade"},  # not where there is a background logit
+    "droploss": {"adjust": "none", "model_args.class_loss": "droploss"},  # as eql, and so the two below
+    "acsl": {"adjust": "none", "model_args.class_loss": "acsl"},
+    "ecm": {"adjust": "none", "model_args.class_loss": "ecm"},
     "equal weights": {"adjust": "none"},  # every class has the mean of the IIF weights: their size without their ratios
 }
 #: What is tried on the softmax run without training.
