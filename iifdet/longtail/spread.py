@@ -50,8 +50,9 @@ def box_dimensions(centres: Tensor, labels: Tensor, num_classes: int, largest_gr
 def _occupied(centres: Tensor, labels: Tensor, num_classes: int, g: int) -> Tensor:
     """(C,) how many of g x g cells hold a box of each class."""
     column, row = (centres * g).long().clamp(max=g - 1).unbind(dim=1)
-    cells = torch.unique((labels * g + row) * g + column)
-    return torch.bincount(cells // g**2, minlength=num_classes)
+    occupied = torch.zeros(num_classes, g * g, dtype=torch.bool)
+    occupied[labels, row * g + column] = True
+    return occupied.sum(dim=1)
 
 
 def _slopes(x: Tensor, y: Tensor, used: Tensor) -> Tensor:
