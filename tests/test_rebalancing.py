@@ -17,6 +17,7 @@ from iifdet.checkpoint import read_checkpoint
 from iifdet.detectors import DETECTORS
 from iifdet.errors import InputError
 from iifdet.longtail import batch_counts, online_weights
+from iifdet.longtail.activations import class_scores
 from iifdet.longtail.model import PRIOR
 from iifdet.training import Callback, TrainState
 from iifdet.types import Batch
@@ -248,3 +249,14 @@ def test_sigmoid_classes_begin_at_the_prior_whatever_their_weight() -> None:
     begin = [model.adjust(r.bias, phase="train").sigmoid() for r in rows]
     assert all(torch.allclose(p, torch.tensor(PRIOR)) for p in begin[1:])
     assert rows[0].bias[1].item() == pytest.approx(0.3) and begin[0][2].item() == pytest.approx(PRIOR)
+
+
+@pytest.mark.parametrize("name", ["ssd300", "retinanet"])
+def test_gumbel_classes_begin_at_the_prior_also_where_rows_are_built_for_sigmoids(name: str) -> None:
+    args = {"trainable_backbone_layers": 0} if name == "retinanet" else {}
+    model = DETECTORS[name](4, class_loss="gumbel", **args)
+    model.set_adjustment(torch.tensor([1.0, 2.0, 8.0, 4.0]))
+    model.init_class_biases(untrained_only=True)
+    for rows in model.classifier_rows():
+        scores = class_scores(model.adjust(rows.bias, phase="train"), "gumbel")
+        torch.testing.assert_close(scores, torch.full((4,), PRIOR), rtol=1e-4, atol=0)

@@ -64,6 +64,7 @@ def losses(model: Detector) -> dict[str, torch.Tensor]:
     [
         *((name, "seesaw") for name in SMALL if name != "retinanet"),
         *((name, rival) for name in ("ssd300", "fasterrcnn", "maskrcnn", "retinanet") for rival in AGAINST_BACKGROUND),
+        *((name, "gumbel") for name in SMALL),
         ("yolov3-nano", "lade"),
         ("yolov3-nano", "las"),
         *((name, "eqlv2") for name in ("yolov3-nano", "fasterrcnn", "maskrcnn", "retinanet")),
@@ -107,7 +108,7 @@ def test_a_model_is_told_of_its_own_classes_only() -> None:
             for name in ("ssd300", "fasterrcnn")
             for rival in ("lade", "las")
         ),
-        ("retinanet", "seesaw", "use one of bce, focal, eql, eqlv2, efl, droploss, acsl, ecm, federated"),
+        ("retinanet", "seesaw", "use one of bce, focal, eql, eqlv2, efl, droploss, acsl, ecm, federated, gumbel"),
         ("ssd300", "eqlv2", "adds up the gradients of all samples, and SSD trains on the hardest negatives alone"),
         ("ssd512", "efl", "use eql or seesaw"),
     ],
@@ -192,6 +193,7 @@ def test_what_the_loss_knows_is_in_the_checkpoint_and_training_goes_on_with_it(
         {"model_args.class_loss": "federated", "mixup": 0},
         {"model_args.class_loss": "lade"},
         {"model_args.class_loss": "las"},
+        {"model_args.class_loss": "gumbel"},
         {"model_args.class_loss": "ldam", "model_args.head": "cosine", "model_args.scale": 30},
         {"strategy": "cost_sensitive", "adjust": "cb", "defer": 0.5},
     ],
@@ -535,7 +537,7 @@ def test_a_training_may_end_in_fractal_calibration(tiny_keys: Keys, tmp_path: Pa
         ({"adjust": "fracal", "strategy": "post_process", "fractal": -1}, "fractal: "),
         (
             {"adjust": "fracal", "strategy": "post_process", "model_args": {"class_loss": "bce"}},
-            "got class_loss=bce with its sigmoids; use adjust=la",
+            "got class_loss=bce without one; use adjust=la",
         ),
     ],
 )

@@ -71,9 +71,9 @@ def _fracal(config: WeightKeys, model: AdjustedModel, strategy: str) -> dict[str
     """Subtracts the log frequency, and how far a class spreads over images, after training."""
     _refuse_training("fracal calibrates", strategy)
     _refuse_center(config)
-    if model.class_activation == "sigmoid":
+    if model.class_activation != "softmax":
         raise ValueError(
-            f"adjust: fracal adds to logits under a softmax, got class_loss={model.class_loss} with its sigmoids; "
+            f"adjust: fracal adds to logits under a softmax, got class_loss={model.class_loss} without one; "
             "use adjust=la"
         )
     shift = fractal_shift(_counts(model), training_dimensions(config, model), config.fractal, config.by)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from iifdet.classifiers.alignment import Alignment
 from iifdet.classifiers.heads import CosineHead, LearnedCosineHead, build_head
-from iifdet.longtail import REFUSE_MIXED, AdjustedModel, ClassifierRows, ClassLossChoice
+from iifdet.longtail import REFUSE_MIXED, AdjustedModel, ClassifierRows, ClassLossChoice, class_scores
 from iifdet.types import ClassTargets, MixedLabels
 
 Images = Tensor | Sequence[Tensor]
@@ -104,7 +104,7 @@ class Classifier(AdjustedModel):
 
     def scores(self, logits: Tensor) -> Tensor:
         """(B, C) probabilities in [0, 1] of adjusted logits."""
-        return logits.float().sigmoid() if self.class_activation == "sigmoid" else logits.float().softmax(dim=-1)
+        return class_scores(logits, self.class_activation)
 
     def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
         """``{"cls": scalar}``: the mean over images, each weighed by its class weight where there are some.

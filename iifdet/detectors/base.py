@@ -12,7 +12,7 @@ from torch import Tensor
 from iifdet.detectors.batching import Images
 from iifdet.detectors.layout import Layout
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels, select
-from iifdet.longtail import AdjustedModel, ClassLossChoice
+from iifdet.longtail import AdjustedModel, ClassLossChoice, class_scores
 from iifdet.types import Detection, RawPredictions, Target
 
 
@@ -123,13 +123,7 @@ class Detector(AdjustedModel):
 
     def scores(self, raw: RawPredictions) -> Tensor:
         """(…, N, C) scores in [0, 1] of adjusted predictions: objectness x class."""
-        logits = raw.class_logits.float()
-        if self.class_activation == "sigmoid":
-            scores = logits.sigmoid()
-        elif raw.background is None:
-            scores = logits.softmax(dim=-1)
-        else:
-            scores = torch.cat((raw.background.float().unsqueeze(-1), logits), dim=-1).softmax(dim=-1)[..., 1:]
+        scores = class_scores(raw.class_logits, self.class_activation, raw.background)
         return scores if raw.objectness is None else scores * raw.objectness.float().sigmoid().unsqueeze(-1)
 
     def postprocess(

@@ -139,8 +139,8 @@ def _finish(model: YOLOv3, report: DarknetReport) -> None:
         if model.class_activation != "sigmoid":
             if model.class_loss != "ce":
                 raise InputError(
-                    "weights: a whole Darknet file has class rows for sigmoid scores, got softmax ones under "
-                    f"class_loss={model.class_loss}; use a file that is cut before them, or class_loss=bce"
+                    f"weights: a whole Darknet file has class rows for sigmoid scores, got {model.class_activation} "
+                    f"ones under class_loss={model.class_loss}; use a file that is cut before them, or class_loss=bce"
                 )
             model.set_class_loss("bce")
             report.notes.append("Darknet class rows are sigmoid scores: class_loss is now bce")

@@ -54,9 +54,9 @@ class RetinaNet(Detector):
 
     def set_class_loss(self, choice: ClassLossChoice) -> None:
         name, _ = read_choice(choice)
-        if ACTIVATIONS.get(name, "sigmoid") != "sigmoid":
-            sigmoid = ", ".join(loss for loss, activation in ACTIVATIONS.items() if activation == "sigmoid")
-            raise ValueError(f"class_loss: RetinaNet has no background to set '{name}' against; use one of {sigmoid}")
+        if ACTIVATIONS.get(name, "sigmoid") == "softmax":
+            others = ", ".join(loss for loss, activation in ACTIVATIONS.items() if activation != "softmax")
+            raise ValueError(f"class_loss: RetinaNet has no background to set '{name}' against; use one of {others}")
         super().set_class_loss(choice)
 
     def raw(self, images: Images) -> list[RawPredictions]:

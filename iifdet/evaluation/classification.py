@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from iifdet.errors import counted
 from iifdet.evaluation.class_result import ClassResult
 from iifdet.evaluation.coverage import count_unread, find_gap, unread_notices
+from iifdet.longtail import LOG_PARTS, class_scores
 from iifdet.types import Batch
 
 #: Classes of an image that predictions.json holds.
@@ -65,13 +65,14 @@ class ClassificationEvaluator:
 
     Args:
         index: a ClassIndex of the split (names, ids, digest()).
-        activation: ``softmax`` or ``sigmoid``, what turns logits into scores. Under sigmoid, NLL is the sum of every
-            class's own binary cross-entropy, and Brier that of their squared errors.
+        activation: ``softmax``, ``sigmoid`` or ``gumbel``, what turns logits into scores. But for softmax, NLL is the
+            sum of every class's own binary cross-entropy, and Brier that of their squared errors.
     """
 
     def __init__(self, index: LabelledIndex, activation: str = "softmax") -> None:
-        if activation not in ("softmax", "sigmoid"):
-            raise ValueError(f"activation: expected 'softmax' or 'sigmoid', got '{activation}'")
+        known = ("softmax", *LOG_PARTS)
+        if activation not in known:
+            raise ValueError(f"activation: expected one of {', '.join(known)}, got '{activation}'")
         self.index = index
         self.activation = activation
         self._known = np.asarray(index.ids, dtype=np.int64)
@@ -201,8 +202,9 @@ def _part(logits: Tensor, labels: Tensor, activation: str, ids: NDArray[np.int64
         log_p = logits.log_softmax(dim=1)
         scores, nll = log_p.exp(), -log_p.gather(1, labels[:, None])[:, 0]
     else:
-        scores = logits.sigmoid()
-        nll = -F.logsigmoid(torch.where(hit, logits, -logits)).sum(dim=1)
+        scores = class_scores(logits, activation)
+        log_p, log_rest = LOG_PARTS[activation](logits)
+        nll = -torch.where(hit, log_p, log_rest).sum(dim=1)
     brier = (scores - hit.float()).square().sum(dim=1)
     kept = torch.where(broken[:, None], 0.0, scores.gather(1, best))
     best = torch.where(broken[:, None], NO_CLASS, best)

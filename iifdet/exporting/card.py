@@ -48,7 +48,7 @@ class Card:
         postprocessing: fields of PostprocessOptions; with NMS inside they are part of the graph.
         nms: whether NMS is inside.
         levels: how many rows stand on each feature level, where candidates are counted by level.
-        class_activation: ``softmax`` or ``sigmoid``.
+        class_activation: ``softmax``, ``sigmoid`` or ``gumbel``.
         model: factory name and its keywords.
         recipe: keys of the training run that say how images are looked at.
         format: version of all this.

@@ -1,5 +1,6 @@
 """Counts, weights, logit adjustment and losses for long-tailed recognition. Needs torch and nothing else of iifdet."""
 
+from iifdet.longtail.activations import LOG_PARTS, class_scores
 from iifdet.longtail.adjust import LogitAdjustment, adjust_logits, widened
 from iifdet.longtail.class_losses import (
     ACTIVATIONS,
@@ -25,6 +26,7 @@ __all__ = [
     "ACTIVATIONS",
     "CLASS_LOSSES",
     "CLASS_STATISTICS",
+    "LOG_PARTS",
     "REFUSE_MIXED",
     "VARIANTS",
     "AdjustedModel",
@@ -38,6 +40,7 @@ __all__ = [
     "batch_counts",
     "box_dimensions",
     "class_balanced_weights",
+    "class_scores",
     "count_classes",
     "effective_imbalance",
     "fractal_shift",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iifdet.longtail import rivals, statistics
 from iifdet.longtail.counts import ClassCounts
-from iifdet.longtail.losses import binary_cross_entropy, cross_entropy, focal
+from iifdet.longtail.losses import binary_cross_entropy, cross_entropy, focal, gumbel_cross_entropy
 from iifdet.longtail.priors import log_prior
 
 #: (logits (N, C), labels (N,), class_weight (C,) or None) -> (N,), and ``statistic=`` for those in CLASS_STATISTICS.
@@ -25,6 +25,7 @@ CLASS_LOSSES: dict[str, ClassLoss] = {
     "ce": cross_entropy,
     "bce": binary_cross_entropy,
     "focal": focal,
+    "gumbel": gumbel_cross_entropy,
     "seesaw": rivals.seesaw,
     "ldam": rivals.ldam,
     "lade": rivals.lade,
@@ -42,6 +43,7 @@ CLASS_LOSSES: dict[str, ClassLoss] = {
 ACTIVATIONS = {
     **dict.fromkeys(["ce", "seesaw", "ldam", "lade", "las"], "softmax"),
     **dict.fromkeys(["bce", "focal", "eql", "eqlv2", "efl", "droploss", "acsl", "ecm", "federated"], "sigmoid"),
+    "gumbel": "gumbel",
 }
 
 #: Losses that leave some classes hardly a negative but background, or count on a lot of it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iifdet.longtail.activations import LOGITS
 from iifdet.longtail.adjust import LogitAdjustment
 from iifdet.longtail.class_losses import (
     ACTIVATIONS,
@@ -54,8 +54,7 @@ class AdjustedModel(nn.Module):
 
     Args:
         num_classes: C, background excluded.
-        class_loss: name in CLASS_LOSSES, or ``{name: {option: value}}``; it also decides whether scores are softmax or
-            sigmoid.
+        class_loss: name in CLASS_LOSSES, or ``{name: {option: value}}``; it also decides what makes scores of logits.
     """
 
     #: Whether the class logits come with a background logit.
@@ -138,7 +137,7 @@ class AdjustedModel(nn.Module):
         Args:
             labels: 0…C-1, or -1 for background where there is a background logit.
             background: (...) raw background logits. Softmax puts them beside the classes, with class weight 1; under
-                sigmoid losses each class decides for itself and they play no part.
+                other losses each class decides for itself and they play no part.
         """
         adjusted, weight = self.adjust(logits, phase="train", background=background), self.class_weight
         if background is not None and self.class_activation == "softmax":
@@ -171,7 +170,7 @@ class AdjustedModel(nn.Module):
         return {self.class_loss: self.class_loss_options} if self.class_loss_options else self.class_loss
 
     def set_class_loss(self, choice: ClassLossChoice) -> None:
-        """Choose the classification loss, and with it softmax or sigmoid scores.
+        """Choose the classification loss, and with it what makes scores of logits.
 
         Raises:
             ValueError: no such loss or option, or a loss that does not fit the model.
@@ -199,7 +198,7 @@ class AdjustedModel(nn.Module):
 
     @torch.no_grad()
     def init_class_biases(self, untrained_only: bool = False) -> None:
-        """Let sigmoid class rows that see background begin at PRIOR, or its many losses drown the first steps.
+        """Let one-vs-rest class rows that see background begin at PRIOR, or its many losses drown the first steps.
 
         It is the adjusted logit that begins there: with a weight of 8 and an unadjusted bias, a class would begin at
         a probability of 1e-16. With ``center``, which takes away what biases share, they are left unadjusted.
@@ -209,15 +208,16 @@ class AdjustedModel(nn.Module):
 
         Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, Section 4.1.
         """
-        if not (self.sees_background and self.class_activation == "sigmoid"):
+        if not (self.sees_background and self.class_activation in LOGITS):
             return
-        begin = torch.full_like(self.adjust.scale, -math.log((1 - PRIOR) / PRIOR))
+        begin = torch.full_like(self.adjust.scale, LOGITS[self.class_activation](PRIOR))
         adjusted = begin
         if not self.adjust.folded and self.adjust.acts_in("train") and self.adjust.center == "none":
             positive = self.adjust.scale > 0
             adjusted = torch.where(positive, (begin - self.adjust.shift) / self.adjust.scale, begin)
         for rows in self.classifier_rows():
-            chosen = rows.bias == begin if untrained_only else torch.ones_like(rows.bias, dtype=torch.bool)
+            untrained = (rows.bias == begin) | (rows.bias == LOGITS["sigmoid"](PRIOR))  # as RetinaNet's are built
+            chosen = untrained if untrained_only else torch.ones_like(rows.bias, dtype=torch.bool)
             rows.bias.copy_(torch.where(chosen, adjusted, rows.bias))
 
     def set_class_weight(self, weight: Tensor | None) -> None:
@@ -296,7 +296,7 @@ class AdjustedModel(nn.Module):
         """What to say about a background logit that means nothing; empty where there is one that does."""
         if not self.has_background:
             return f"{type(self).__name__} has no background logit"
-        if self.class_activation == "sigmoid":  # its row keeps the values it was born with
+        if self.class_activation != "softmax":  # its row keeps the values it was born with
             return f"class_loss={self.class_loss} decides each class for itself and trains no background logit"
         return ""
 

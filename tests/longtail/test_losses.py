@@ -21,8 +21,9 @@ from iifdet.longtail import (
     iif_cross_entropy,
     read_choice,
 )
+from iifdet.longtail.activations import LOG_PARTS, LOGITS, ONE_VS_REST, gumbel
 from iifdet.longtail.class_losses import LOSS_OPTIONS, STATISTIC_OPTIONS
-from iifdet.longtail.losses import binary_cross_entropy, binary_focal, cross_entropy, focal
+from iifdet.longtail.losses import binary_cross_entropy, binary_focal, cross_entropy, focal, gumbel_cross_entropy
 
 C = 6
 
@@ -118,6 +119,23 @@ def test_class_weight_multiplies_each_samples_loss_by_its_true_classs_weight(nam
     torch.testing.assert_close(loss(z, y, w), loss(z, y) * w[y])
 
 
+def test_gumbel_cross_entropy_and_its_gradient_are_the_published_program_s():
+    """torch's own cross-entropy of exp(-exp(-z)), z held between -4 and 10."""
+    z, y, _ = sample(spread=4)
+    z[0, :2] = torch.tensor([-5.0, 12.0])
+    target = F.one_hot(y, C).float()
+
+    def published(z):
+        scores = torch.exp(-torch.exp(-z.clamp(-4, 10).double()))
+        return F.binary_cross_entropy(scores, target.double(), reduction="none").sum(-1).float()
+
+    torch.testing.assert_close(gumbel_cross_entropy(z, y), published(z), rtol=1e-4, atol=1e-5)
+    mine = gradient(gumbel_cross_entropy, z, y)
+    torch.testing.assert_close(mine, gradient(lambda v: published(v), z), rtol=1e-3, atol=1e-5)
+    assert not mine[0, :2].any()
+    torch.testing.assert_close(gumbel(z), (-(-z.double()).exp()).exp().float())
+
+
 def test_binary_cross_entropy_is_the_sum_over_classes_of_torchs():
     z, y, _ = sample()
     expected = F.binary_cross_entropy_with_logits(z, F.one_hot(y, C).float(), reduction="none").sum(-1)
@@ -201,7 +219,8 @@ def test_a_surer_right_answer_costs_less(name):
 def test_every_loss_says_what_makes_its_scores():
     sigmoid = {name for name, activation in ACTIVATIONS.items() if activation == "sigmoid"}
     assert sigmoid == {"bce", "focal", "eql", "eqlv2", "efl", "droploss", "acsl", "ecm", "federated"}
-    assert set(ACTIVATIONS.values()) == {"softmax", "sigmoid"}
+    assert {name for name, activation in ACTIVATIONS.items() if activation == "gumbel"} == {"gumbel"}
+    assert set(ACTIVATIONS.values()) == {"softmax", "sigmoid", "gumbel"}
     assert ACTIVATIONS.keys() == CLASS_LOSSES.keys()
 
 
@@ -238,3 +257,16 @@ def test_options_of_a_loss_are_the_keywords_of_its_function_and_of_its_statistic
 def test_a_choice_that_is_none_is_refused(choice, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         read_choice(choice)
+
+
+@pytest.mark.parametrize("name", ONE_VS_REST)
+def test_what_is_known_of_an_activation_agrees(name):
+    z = torch.linspace(-3, 6, 31)
+    log_p, log_rest = LOG_PARTS[name](z)
+    torch.testing.assert_close(log_p.exp(), ONE_VS_REST[name](z))
+    torch.testing.assert_close(log_p.exp() + log_rest.exp(), torch.ones(31))
+    for p in (0.01, 0.3, 0.9):
+        assert ONE_VS_REST[name](torch.tensor(LOGITS[name](p))).item() == pytest.approx(p, abs=1e-6)
+    assert ONE_VS_REST.keys() == LOG_PARTS.keys() == LOGITS.keys()
+    far = ONE_VS_REST[name](torch.tensor([-1e4, 1e4]))
+    assert far.tolist() == [0, 1]
