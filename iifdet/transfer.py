@@ -6,7 +6,7 @@ import torch
 from torchvision.ops import FrozenBatchNorm2d
 
 from iifdet.errors import InputError, counted
-from iifdet.longtail import AdjustedModel, ClassifierRows
+from iifdet.longtail import AdjustedModel, ClassifierRows, spell_choice
 
 
 @torch.no_grad()
@@ -44,8 +44,9 @@ def transfer_weights(model: AdjustedModel, source: AdjustedModel) -> list[str]:
         for name in model.class_tensors():
             if name in theirs and theirs[name].shape == ours[name].shape:
                 ours[name].copy_(theirs[name])
-    if model.class_loss != source.class_loss:
-        notes = [f"class rows were trained with {source.class_loss}, this run trains with {model.class_loss}"]
+    if model.class_loss_choice != source.class_loss_choice:
+        before, now = spell_choice(source.class_loss_choice), spell_choice(model.class_loss_choice)
+        notes = [f"class rows were trained with {before}, this run trains with {now}"]
     else:
         notes = []
     if not source.adjust.is_identity and source.adjust.acts_in("train"):

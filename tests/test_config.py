@@ -63,8 +63,31 @@ def test_dotted_model_args_reach_into_the_recipe_s(recipe: Path) -> None:
 def test_dotted_keys_reach_as_deep_as_they_go(recipe: Path) -> None:
     keys = {"model": str(recipe), "model_args.class_loss.las.head": 0.4, "model_args.class_loss.las.tail": 0.1}
     assert resolve(TrainConfig, keys).model_args["class_loss"] == {"las": {"head": 0.4, "tail": 0.1}}
-    twice = {"model_args.class_loss": "las", "model_args.class_loss.las.head": 0.4}
-    assert refusal(twice) == "model_args.class_loss.las.head: expected it to be given once, got 'las' as well; drop one"
+    given = {"model_args": {"depth": 0.2, "class_loss": {"las": {"head": 0.4}}}}
+    for keys in (
+        {**given, "model_args.class_loss.las.tail": "1e-3"},
+        {"model_args.class_loss.las.tail": "1e-3", **given},
+    ):
+        found = resolve(TrainConfig, keys).model_args
+        assert found["depth"] == 0.2 and found["class_loss"] == {"las": {"head": 0.4, "tail": 1e-3}}
+    for twice in (
+        {"model_args.class_loss": "las", "model_args.class_loss.las.head": 0.4},
+        {"model_args.class_loss.las.head": 0.4, "model_args.class_loss": "las"},
+    ):
+        assert "expected it to be given once, got 'las' as well; drop one" in refusal(twice)
+
+
+def test_options_of_a_recipe_s_loss_are_kept_where_it_is_the_same_loss(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("model: yolov3-nano\nmodel_args: {width: 0.25, class_loss: {las: {head: 0.4, tail: 0.1}}}\n")
+    for asked, expected in (
+        ({"las": {"head": 0.2}}, {"las": {"head": 0.2, "tail": 0.1}}),
+        ({"focal": {"gamma": 1}}, {"focal": {"gamma": 1}}),
+        ("las", "las"),
+        ({"las": 3}, {"las": 3}),
+    ):
+        found = resolve(TrainConfig, {"model": str(recipe), "model_args": {"class_loss": asked}}).model_args
+        assert found == {"width": 0.25, "class_loss": expected}
 
 
 def test_a_caller_s_dictionary_is_left_alone(recipe: Path) -> None:

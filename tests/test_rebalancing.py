@@ -99,7 +99,7 @@ def test_balanced_softmax_trains_yolo_as_logit_adjustment_at_tau_one(
             "weighs the loss by IIF or Class-Balanced weights",
         ),
         ({"adjust": "iif", "bg_shift": 1.0}, "has no background logit"),
-        ({"adjust": "la", "center": "mean"}, "center: expected none beside an adjustment that adds"),
+        ({"adjust": "la", "center": "mean"}, "center: expected none beside any adjustment but iif"),
         ({"adjust": "la", "source": "batch"}, "source: batch belongs to adjust=iif"),
         ({"source": "batch", "strategy": "post_process"}, "strategy=post_process leaves that alone"),
         ({"source": "batch", "variant": "raw"}, "got variant=raw"),

@@ -18,7 +18,8 @@ import iifdet
 from iifdet import build
 from iifdet.checkpoint import read_checkpoint
 from iifdet.classifiers import CLASSIFIERS
-from iifdet.config import WeightKeys
+from iifdet.config import ValConfig, WeightKeys, validate
+from iifdet.config.prediction import PredictConfig
 from iifdet.datasets import load_index
 from iifdet.detectors import Detector
 from iifdet.detectors.darknet_weights import save_darknet
@@ -63,7 +64,9 @@ def losses(model: Detector) -> dict[str, torch.Tensor]:
     ("name", "class_loss"),
     [
         *((name, "seesaw") for name in SMALL if name != "retinanet"),
-        *((name, rival) for name in ("ssd300", "fasterrcnn", "maskrcnn", "retinanet") for rival in AGAINST_BACKGROUND),
+        *((name, rival) for name in ("fasterrcnn", "maskrcnn", "retinanet") for rival in AGAINST_BACKGROUND),
+        ("ssd300", "eql"),
+        ("ssd300", "ecm"),
         *((name, "gumbel") for name in SMALL),
         ("yolov3-nano", "lade"),
         ("yolov3-nano", "las"),
@@ -111,6 +114,8 @@ def test_a_model_is_told_of_its_own_classes_only() -> None:
         ("retinanet", "seesaw", "use one of bce, focal, eql, eqlv2, efl, droploss, acsl, ecm, federated, gumbel"),
         ("ssd300", "eqlv2", "adds up the gradients of all samples, and SSD trains on the hardest negatives alone"),
         ("ssd512", "efl", "use eql or seesaw"),
+        ("ssd300", "acsl", "draws lots for negatives, and SSD trains on those alone that cost most"),
+        ("ssd300", "droploss", "lots included; use eql or ecm"),
     ],
 )
 def test_losses_that_fit_no_such_model_are_refused(name: str, class_loss: str, message: str) -> None:
@@ -273,12 +278,13 @@ def test_losses_that_see_a_batch_as_a_whole_take_no_mixed_labels(tmp_path: Path,
     ("class_loss", "adjust", "warned"),
     [
         ("seesaw", "iif", "seesaw acts on logits that adjust=iif has changed"),
-        ("federated", "none", "so all 4 do, as under bce"),
+        ("federated", "none", "counts 50 classes at least, so all 4 do, as under bce"),
+        ({"federated": {"classes": 2}}, "none", ""),
         ("seesaw", "none", ""),
     ],
 )
 def test_rivals_that_are_not_what_one_may_take_them_for_are_named(
-    tiny_keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture, class_loss: str, adjust: str, warned: str
+    tiny_keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture, class_loss: Any, adjust: str, warned: str
 ) -> None:
     keys = tiny_keys(tmp_path, epochs=1, adjust=adjust)
     keys["model_args"] = {**keys["model_args"], "class_loss": class_loss}
@@ -507,7 +513,7 @@ def test_what_boxes_and_rows_tell_adjusts_a_finished_detector_in_every_verb(
     build.set_adjustment(model, config, adjust, strategy="post_process")
     if adjust == "taunorm":
         norms = model.row_norms()
-        assert norms is not None
+        assert norms is not None and model.adjust.when == "infer"
         torch.testing.assert_close(model.adjust.scale, ((1 / norms) / (1 / norms).mean()).float())
     else:
         data = tiny_keys(tmp_path)["data"]
@@ -569,3 +575,28 @@ def test_boxes_of_other_classes_or_of_nowhere_are_refused(tiny_keys: Keys, tmp_p
     for data, message in (("demo", "data: expected the model's 4 classes"), (None, "got none; add data=")):
         with pytest.raises(InputError, match=message):
             iifdet.predict(torch.rand(3, 64, 64), model=model, adjust="fracal", data=data)
+
+
+def test_all_verbs_calibrate_by_the_boxes_that_the_model_was_trained_on(
+    tiny_keys: Keys, tmp_path: Path, tiny_copy: Path
+) -> None:
+    """Some of the images, a part of these held out; image files are not needed, annotations tell their sizes."""
+    data = str(tiny_copy / "data.yaml")
+    keys = tiny_keys(tmp_path, epochs=1, adjust="none", holdout=0.3, fraction=0.7, seed=3, data=data)
+    last = iifdet.train(**keys).folder / "weights" / "last.pt"
+    shifts = []
+    for config in (
+        validate(ValConfig, {"weights": str(last), "data": data}),
+        validate(ValConfig, {"weights": str(last), "data": data, "holdout": 0.2, "seed": 1}),
+        validate(PredictConfig, {"weights": str(last), "classes": [1]}),
+    ):
+        model: Any = iifdet.load(last)
+        build.set_adjustment(model, config, "fracal", strategy="post_process")
+        shifts.append(model.adjust.shift.tolist())
+        for image in tiny_copy.glob("train/*"):
+            image.unlink()
+    assert shifts[0] == shifts[1] == shifts[2] and not list(tiny_copy.glob("train/*"))
+    whole: Any = iifdet.load(last)
+    whole.recipe = {**whole.recipe, "holdout": 0.0, "fraction": 1.0}
+    build.set_adjustment(whole, config, "fracal", strategy="post_process")
+    assert whole.adjust.shift.tolist() != shifts[0]

@@ -128,9 +128,7 @@ def _refuse_training(what: str, strategy: str) -> None:
 
 def _refuse_center(config: WeightKeys) -> None:
     if config.center != "none":
-        raise ValueError(
-            f"center: expected none beside an adjustment that adds, got {config.center}; it belongs to iif"
-        )
+        raise ValueError(f"center: expected none beside any adjustment but iif, got {config.center}; drop it")
 
 
 def _counts(model: AdjustedModel) -> ClassCounts:

@@ -27,7 +27,7 @@ def _numbers(options: Any) -> Any:
     if not isinstance(options, dict):
         return options
     number = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-    return {k: float(v) if isinstance(v, str) and number.fullmatch(v) else v for k, v in options.items()}
+    return {k: float(v) if isinstance(v, str) and number.fullmatch(v) else _numbers(v) for k, v in options.items()}
 
 
 def _class_list(value: Any) -> Any:

@@ -26,13 +26,24 @@ def resolve(kind: type[C], overrides: dict[str, Any]) -> C:
     recipe = read_recipe(kind, values.get("model")) if "model" in kind.model_fields else {}
     merged = {**recipe, **values}
     if isinstance(recipe.get("model_args"), dict) and isinstance(values.get("model_args"), dict):
-        merged["model_args"] = {**recipe["model_args"], **values["model_args"]}
+        merged["model_args"] = _overlaid(recipe["model_args"], values["model_args"])
     if recipe:
         merged["model"] = recipe["model"]
     if merged.get("batch") == "auto" and "auto_batch" in kind.model_fields:
         own, default = recipe.get("batch"), kind.model_fields["batch"].default
         merged |= {"batch": default if own in (None, "auto") else own, "auto_batch": True}
     return validate(kind, merged)
+
+
+def _overlaid(recipe: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Options of a model; those of a class loss are kept where it is the same loss."""
+    first, second = recipe.get("class_loss"), given.get("class_loss")
+    both = {**recipe, **given}
+    for name, options in second.items() if isinstance(second, dict) else ():
+        own = first.get(name) if isinstance(first, dict) else None
+        if isinstance(own, dict) and isinstance(options, dict):
+            both["class_loss"] = {name: {**own, **options}}
+    return both
 
 
 def validate(kind: type[C], values: dict[str, Any]) -> C:
@@ -104,16 +115,17 @@ def _nest(overrides: dict[str, Any]) -> dict[str, Any]:
         if dot:
             nested[head] = _merged(key, nested.get(head, {}), _nest({rest: value}))
         else:
-            nested[key] = value
+            nested[key] = _merged(key, value, nested[key]) if key in nested else value
     return nested
 
 
-def _merged(key: str, first: Any, second: dict[str, Any]) -> dict[str, Any]:
+def _merged(key: str, first: Any, second: Any) -> dict[str, Any]:
     """One dictionary in another, as deep as both go."""
-    if not isinstance(first, dict):
-        raise InputError(f"{key}: expected it to be given once, got {brief(first)} as well; drop one")
-    both = {k: _merged(key, first[k], v) for k, v in second.items() if k in first and isinstance(v, dict)}
-    return {**first, **second, **both}
+    plain = next((value for value in (first, second) if not isinstance(value, dict)), None)
+    if plain is not None:
+        raise InputError(f"{key}: expected it to be given once, got {brief(plain)} as well; drop one")
+    deep = {k for k in first.keys() & second.keys() if isinstance(first[k], dict) or isinstance(second[k], dict)}
+    return {**first, **second, **{k: _merged(key, first[k], second[k]) for k in deep}}
 
 
 def parse_value(text: str) -> Any:

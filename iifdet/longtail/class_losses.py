@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor
 from iifdet.longtail import rivals, statistics
 from iifdet.longtail.counts import ClassCounts
 from iifdet.longtail.losses import binary_cross_entropy, cross_entropy, focal, gumbel_cross_entropy
-from iifdet.longtail.priors import log_prior
 
 #: (logits (N, C), labels (N,), class_weight (C,) or None) -> (N,), and ``statistic=`` for those in CLASS_STATISTICS.
 ClassLoss = Callable[..., Tensor]
@@ -52,6 +50,8 @@ NEED_BACKGROUND = frozenset({"eql", "droploss", "acsl", "ecm"})
 REFUSE_BACKGROUND = frozenset({"lade", "las"})
 #: Losses that count the gradients of all that they are asked for.
 COUNT_GRADIENTS = frozenset({"eqlv2", "efl"})
+#: Losses that draw lots for samples of background, of which hard-negative mining would choose those that were drawn.
+DRAW_LOTS = frozenset({"droploss", "acsl"})
 #: Losses that count, or draw lots for, a batch once and so take no mixed labels.
 REFUSE_MIXED = COUNT_GRADIENTS | {"federated"}
 
@@ -74,7 +74,7 @@ def _of_counts(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 CLASS_STATISTICS: dict[str, Callable[..., Tensor]] = {
     "seesaw": _of_counts(lambda counts: counts.instances.float()),
     "ldam": _margins,
-    "lade": _of_counts(lambda counts: log_prior(counts).exp().float()),
+    "lade": _of_counts(statistics.class_share),
     "las": _of_counts(statistics.label_smoothing),
     "eql": _of_counts(statistics.tail_classes),
     "eqlv2": _of_counts(lambda counts: torch.zeros(2, len(counts))),
@@ -85,24 +85,32 @@ CLASS_STATISTICS: dict[str, Callable[..., Tensor]] = {
     "federated": _of_counts(lambda counts: counts.images.float().sqrt()),
 }
 
-#: loss -> options of its function.
-LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
-    "focal": ("alpha", "gamma"),
-    "seesaw": ("p", "q", "eps"),
-    "lade": ("strength", "penalty"),
-    "eqlv2": ("alpha", "gamma", "mu"),
-    "efl": ("alpha", "gamma", "scale"),
-    "acsl": ("confident",),
-    "federated": ("classes",),
+#: From and to, both allowed.
+Range = tuple[float, float]
+ANY: Range = (0.0, 1e9)
+ABOVE_ZERO: Range = (1e-9, 1e9)
+SHARE: Range = (0.0, 1.0)
+#: Options that count something.
+WHOLE = frozenset({"classes", "rare", "common"})
+
+#: loss -> options of its function, and what they may be.
+LOSS_OPTIONS: dict[str, dict[str, Range]] = {
+    "focal": {"alpha": SHARE, "gamma": ANY},
+    "seesaw": {"p": ANY, "q": ANY, "eps": (1e-9, 1.0)},
+    "lade": {"strength": ANY, "penalty": ANY},
+    "eqlv2": {"alpha": ANY, "gamma": ABOVE_ZERO, "mu": ANY},
+    "efl": {"alpha": SHARE, "gamma": ABOVE_ZERO, "scale": ANY},
+    "acsl": {"confident": SHARE},
+    "federated": {"classes": ANY},
 }
-#: loss -> options of its statistic.
-STATISTIC_OPTIONS: dict[str, tuple[str, ...]] = {
-    "ldam": ("largest",),
-    "las": ("head", "tail"),
-    "eql": ("tail_ratio",),
-    "droploss": ("tail_ratio",),
-    "acsl": ("rare", "common"),
-    "ecm": ("background",),
+#: loss -> options of its statistic, and what they may be.
+STATISTIC_OPTIONS: dict[str, dict[str, Range]] = {
+    "ldam": {"largest": SHARE},
+    "las": {"head": SHARE, "tail": SHARE},
+    "eql": {"tail_ratio": SHARE},
+    "droploss": {"tail_ratio": SHARE},
+    "acsl": {"rare": ANY, "common": ANY},
+    "ecm": {"background": ABOVE_ZERO},
 }
 
 
@@ -124,13 +132,19 @@ def read_choice(choice: ClassLossChoice) -> tuple[str, dict[str, float]]:
         raise ValueError(f"class_loss: expected one of {', '.join(CLASS_LOSSES)}, got '{name}'")
     if not isinstance(options, Mapping):
         raise ValueError(f"class_loss.{name}: expected options, such as {{gamma: 1.5}}, got {options!r}")
-    known = (*LOSS_OPTIONS.get(name, ()), *STATISTIC_OPTIONS.get(name, ()))
+    known = {**LOSS_OPTIONS.get(name, {}), **STATISTIC_OPTIONS.get(name, {})}
     for key, value in options.items():
         if key not in known:
             raise ValueError(f"class_loss.{name}: expected {' or '.join(known) or 'no options'}, got '{key}'")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise ValueError(f"class_loss.{name}.{key}: expected a finite number from 0, got {value!r}")
+        _check(f"class_loss.{name}.{key}", value, *known[key], whole=key in WHOLE)
     return name, dict(options)
+
+
+def _check(name: str, value: Any, low: float, high: float, whole: bool) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and low <= value <= high and not (whole and value % 1)):
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"{name}: expected {kind} from {low:g} to {high:g}, got {value!r:.60}")
 
 
 def spell_choice(choice: ClassLossChoice) -> str:
@@ -142,4 +156,8 @@ def spell_choice(choice: ClassLossChoice) -> str:
     """
     if isinstance(choice, str):
         return choice
-    return ",".join(f"{name}({','.join(f'{k}={v}' for k, v in options.items())})" for name, options in choice.items())
+    return ",".join(_called(name, options) for name, options in choice.items())
+
+
+def _called(name: str, options: Any) -> str:
+    return f"{name}({','.join(f'{k}={v}' for k, v in options.items())})" if options else name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -17,6 +17,7 @@ from iifdet.longtail.class_losses import (
     CLASS_LOSSES,
     CLASS_STATISTICS,
     COUNT_GRADIENTS,
+    DRAW_LOTS,
     LOSS_OPTIONS,
     NEED_BACKGROUND,
     REFUSE_BACKGROUND,
@@ -159,7 +160,7 @@ class AdjustedModel(nn.Module):
             )
         return {"statistic": self.class_statistic}
 
-    def _options(self, table: dict[str, tuple[str, ...]]) -> dict[str, float]:
+    def _options(self, table: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """Those of the loss's options that belong to its function, or to its statistic."""
         mine = table.get(self.class_loss, ())
         return {key: value for key, value in self.class_loss_options.items() if key in mine}
@@ -190,6 +191,11 @@ class AdjustedModel(nn.Module):
             raise ValueError(
                 f"class_loss: {name} adds up the gradients of all samples, and {type(self).__name__} trains on the "
                 "hardest negatives alone; use eql or seesaw"
+            )
+        if name in DRAW_LOTS and self.mines_negatives:
+            raise ValueError(
+                f"class_loss: {name} draws lots for negatives, and {type(self).__name__} trains on those alone that "
+                "cost most, lots included; use eql or ecm"
             )
         if (name, options) != (self.class_loss, self.class_loss_options):
             self.class_statistic = None  # another loss wants to know something else
@@ -245,8 +251,11 @@ class AdjustedModel(nn.Module):
         """
         self.class_statistic = None
         if counts is not None and self.class_loss in CLASS_STATISTICS:
-            make = CLASS_STATISTICS[self.class_loss]
-            statistic = make(counts, self.cosine_scale, **self._options(STATISTIC_OPTIONS))
+            make, options = CLASS_STATISTICS[self.class_loss], self._options(STATISTIC_OPTIONS)
+            try:
+                statistic = make(counts, self.cosine_scale, **options)
+            except ValueError as error:
+                raise ValueError(f"class_loss: {self.class_loss}: {error}" if options else str(error)) from error
             self.class_statistic = self._one_a_class("class_statistic", statistic, rows=True)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -19,7 +19,7 @@ def tau_norm_scale(norms: Tensor, tau: float = 1.0) -> Tensor:
         tau: from 0 to 1 in most cases; to be tuned.
 
     Raises:
-        ValueError: a row of length 0.
+        ValueError: a row of length 0, or a τ that is too large.
 
     Example:
         >>> import torch
@@ -29,4 +29,7 @@ def tau_norm_scale(norms: Tensor, tau: float = 1.0) -> Tensor:
     if not (norms > 0).all():
         raise ValueError(f"taunorm: expected class rows longer than 0, got {float(norms.min())}")
     scale = norms.double() ** -tau
-    return scale / scale.mean()
+    scale = scale / scale.mean()
+    if not (scale.isfinite() & (scale > 0)).all():
+        raise ValueError(f"tau: expected one that lengths can be raised to, got {tau}; use 0 to 2")
+    return scale

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from iifdet.longtail.counts import ClassCounts
-from iifdet.longtail.weights import iif_weights
+from iifdet.longtail.weights import iif_weights, refuse_zero_counts
 
 #: Boxes that a class needs for a dimension of its own.
 FEWEST = 4
@@ -86,5 +86,6 @@ def fractal_shift(counts: ClassCounts, dimensions: Tensor, strength: float = 2.0
         >>> [round(v, 2) for v in fractal_shift(counts, torch.tensor([2.0, 1.0])).tolist()]
         [-1.69, 0.7]
     """
+    refuse_zero_counts(counts, by, "fractal calibration", "adjust=iif variant=smooth")
     frequency = iif_weights(counts, "base10", by, normalizer="images", on_nonpositive="allow")
     return frequency - math.log10(len(counts)) - strength * dimensions.double().log()

@@ -78,6 +78,22 @@ def label_smoothing(counts: ClassCounts, head: float = 0.3, tail: float = 0.0) -
     return (tail + (head - tail) * (place * math.pi / 2).sin()).float()
 
 
+def class_share(counts: ClassCounts) -> Tensor:
+    """Each class's share of the image counts, which LADE takes for its prior; (C,) float32.
+
+    Raises:
+        ValueError: a class without a training image.
+
+    Example:
+        >>> n = torch.tensor([75, 25])
+        >>> class_share(ClassCounts(["car", "bus"], n, n, num_images=100)).tolist()
+        [0.75, 0.25]
+    """
+    refuse_zero_counts(counts, "image", "a log prior", "model_args.class_loss=ce")
+    n = counts.images.double()
+    return (n / n.sum()).float()
+
+
 def background_share(counts: ClassCounts, rare: int = 10, common: int = 100) -> Tensor:
     """Share of background samples that are negatives to a class: 0.01 up to ``rare`` training images, 0.1 up to
     ``common``, LVIS's limits, and 1 above; (C,) float32.
@@ -85,11 +101,16 @@ def background_share(counts: ClassCounts, rare: int = 10, common: int = 100) -> 
     Source: Wang et al., Adaptive Class Suppression Loss for Long-Tail Object Detection, CVPR 2021, Section 3 and the
     published program.
 
+    Raises:
+        ValueError: ``rare`` above ``common``.
+
     Example:
         >>> n = torch.tensor([101, 100, 10])
         >>> [round(v, 2) for v in background_share(ClassCounts(["a", "b", "c"], n, n, num_images=200)).tolist()]
         [1.0, 0.1, 0.01]
     """
+    if not rare <= common:
+        raise ValueError(f"rare, common: expected rare to be at most common, got {rare} and {common}")
     n = counts.images
     return torch.where(n <= rare, 0.01, torch.where(n <= common, 0.1, 1.0)).float()
 
@@ -102,7 +123,7 @@ def sample_share(counts: ClassCounts, background: float = 6.3313) -> Tensor:
     R-CNN's samples in the published program.
 
     Raises:
-        ValueError: a class without a training image; ``background`` below 0.
+        ValueError: a class without a training image, or one that all samples are of; ``background`` below 0.
 
     Example:
         >>> n = torch.tensor([75, 25])
@@ -113,4 +134,7 @@ def sample_share(counts: ClassCounts, background: float = 6.3313) -> Tensor:
         raise ValueError(f"background: expected a number from 0, got {background}")
     refuse_zero_counts(counts, "image", "a margin", "model_args.class_loss=bce")
     n = counts.images.double()
-    return (n / n.sum() / (1 + background)).float()
+    share = n / n.sum() / (1 + background)
+    if not (share < 1).all():
+        raise ValueError("background: expected more than 0 for a single class, which is nowhere a negative otherwise")
+    return share.float()

@@ -63,10 +63,11 @@ def _warn_of_rivals(cfg: TrainConfig, model: Any) -> None:
             model.class_loss,
             cfg.adjust,
         )
-    if model.class_loss == "federated" and model.num_classes <= FEDERATED_CLASSES:
+    wanted = model.class_loss_options.get("classes", FEDERATED_CLASSES)
+    if model.class_loss == "federated" and model.num_classes <= wanted:
         log.warning(
             "class_loss: federated counts %d classes at least, so all %d do, as under bce",
-            FEDERATED_CLASSES,
+            wanted,
             model.num_classes,
         )
 

@@ -90,5 +90,7 @@ def test_at_one_all_rows_are_as_long_and_at_zero_nothing_changes():
     norms = torch.tensor([4.0, 2, 0.5])
     assert (norms * tau_norm_scale(norms)).diff().abs().max() < 1e-9
     assert tau_norm_scale(norms, 0).tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="tau: expected one that lengths can be raised to, got 1000"):
+        tau_norm_scale(norms, 1000)
     with pytest.raises(ValueError, match="taunorm: expected class rows longer than 0, got 0"):
         tau_norm_scale(torch.tensor([1.0, 0]))

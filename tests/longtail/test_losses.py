@@ -243,10 +243,17 @@ def test_options_of_a_loss_are_the_keywords_of_its_function_and_of_its_statistic
         ("crossentropy", "class_loss: expected one of ce, bce, focal"),
         ({"focal": {"gama": 2}}, "class_loss.focal: expected alpha or gamma, got 'gama'"),
         ({"ce": {"gamma": 2}}, "class_loss.ce: expected no options, got 'gamma'"),
-        ({"focal": {"gamma": "high"}}, "class_loss.focal.gamma: expected a finite number from 0, got 'high'"),
-        ({"focal": {"gamma": float("inf")}}, "expected a finite number"),
-        ({"focal": {"gamma": True}}, "expected a finite number"),
-        ({"focal": {"gamma": -1}}, "expected a finite number from 0, got -1"),
+        ({"focal": {"gamma": "high"}}, "class_loss.focal.gamma: expected a number from 0 to 1e+09, got 'high'"),
+        ({"focal": {"gamma": float("inf")}}, "expected a number from 0"),
+        ({"focal": {"gamma": float("nan")}}, "expected a number from 0"),
+        ({"focal": {"gamma": 10**400}}, "expected a number from 0 to 1e+09, got 1000"),
+        ({"focal": {"gamma": True}}, "expected a number from 0"),
+        ({"focal": {"gamma": -1}}, "expected a number from 0 to 1e+09, got -1"),
+        ({"focal": {"alpha": 5}}, "class_loss.focal.alpha: expected a number from 0 to 1, got 5"),
+        ({"seesaw": {"eps": 0}}, "class_loss.seesaw.eps: expected a number from 1e-09 to 1, got 0"),
+        ({"efl": {"gamma": 0}}, "class_loss.efl.gamma: expected a number from 1e-09"),
+        ({"ecm": {"background": 0}}, "class_loss.ecm.background: expected a number from 1e-09"),
+        ({"federated": {"classes": 2.5}}, "class_loss.federated.classes: expected a whole number from 0"),
         ({"focal": 2}, "class_loss.focal: expected options, such as {gamma: 1.5}, got 2"),
         ({"focal": {}, "ce": {}}, "class_loss: expected one loss"),
         ({}, "class_loss: expected one loss"),
@@ -270,3 +277,23 @@ def test_what_is_known_of_an_activation_agrees(name):
     assert ONE_VS_REST.keys() == LOG_PARTS.keys() == LOGITS.keys()
     far = ONE_VS_REST[name](torch.tensor([-1e4, 1e4]))
     assert far.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("table", [LOSS_OPTIONS, STATISTIC_OPTIONS])
+def test_losses_are_finite_at_the_ends_of_what_their_options_may_be(table):
+    z, y, _ = sample()
+    n = torch.tensor([500, 200, 90, 30, 12, 4])
+    counts = ClassCounts([str(c) for c in range(C)], n, n, num_images=900)
+    for name, options in table.items():
+        for option, (low, high) in options.items():
+            for value in (low, min(high, 1e3)):
+                if (option, value) in {("rare", 1e3), ("common", 0.0)}:
+                    continue  # rare would be above common
+                made = {option: value} if table is STATISTIC_OPTIONS else {}
+                told = {option: value} if table is LOSS_OPTIONS else {}
+                if name in CLASS_STATISTICS:
+                    told["statistic"] = CLASS_STATISTICS[name](counts, 16.0, **made)
+                found = z.clone().requires_grad_()
+                loss = CLASS_LOSSES[name](found, y, **told)
+                loss.sum().backward()
+                assert loss.isfinite().all() and found.grad.isfinite().all(), (name, option, value)

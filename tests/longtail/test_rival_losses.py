@@ -271,6 +271,11 @@ def test_adaptive_suppression_is_the_published_program():
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_rare_is_at_most_common():
+    with pytest.raises(ValueError, match="rare, common: expected rare to be at most common, got 100 and 3"):
+        background_share(counts_of(5, 4), rare=100, common=3)
+
+
 def test_background_pushes_rarer_classes_seldom():
     torch.manual_seed(0)
     counts = counts_of(101, 100, 11, 10, 0)
@@ -300,6 +305,8 @@ def test_rarer_classes_want_to_be_further_ahead():
     )
     down = gradient(effective_margins, met[None], torch.tensor([-1]), statistic=share)[0]
     torch.testing.assert_close(up, -down)
+    with pytest.raises(ValueError, match="background: expected more than 0 for a single class"):
+        sample_share(counts_of(5), background=0.0)
     for counts, message in ((counts_of(5, 0), "class 1 'c1' has 0 training images"), (counts_of(5, 4), "background: ")):
         with pytest.raises(ValueError, match=message):
             sample_share(counts, background=-1.0 if "background" in message else 1.0)

@@ -105,13 +105,18 @@ def _places(runs: Runs) -> list[str]:
 
 
 def _measure(args: Any, seed: str, name: str, runs: Runs) -> None:
-    wanted = [name, *(POST if name == "softmax" else ())]
-    if all(seed in runs.get(method, {}) for method in wanted):
+    if seed in runs.get(name, {}):
         return
     metrics, folder = train(args, int(seed), name)
     runs.setdefault(name, {})[seed] = flat(metrics)
-    for post in wanted[1:]:
-        runs.setdefault(post, {})[seed] = flat(post_process(args, seed, post, folder))
+    wanted = [name]
+    for post in POST if name == "softmax" else ():
+        try:
+            runs.setdefault(post, {})[seed] = flat(post_process(args, seed, post, folder))
+        except iifdet.InputError as error:  # fracal wants a softmax
+            print(f"seed {seed} {post}: {error}", flush=True)
+            continue
+        wanted.append(post)
     for method in wanted:
         print(f"seed {seed} {method}: {runs[method][seed]}", flush=True)
 
