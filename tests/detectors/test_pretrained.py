@@ -89,6 +89,13 @@ def test_val_reads_coco_s_columns_by_name_and_refuses_classes_that_have_none(nam
         build.load_foreign_model(name, file, ["unicorn"], OPTIONS[name])
 
 
+def test_a_file_of_torchvision_s_says_nothing_of_losses_so_no_other_one_is_noted(tmp_path: Path) -> None:
+    model = ours("retinanet", **OPTIONS["retinanet"], class_loss={"focal": {"gamma": 1.5}})
+    notes = build.load_weights(model, torchvision_file(published_coco("retinanet"), tmp_path / "coco.pth"))
+    assert not any("were trained with" in note for note in notes)
+    assert model.class_loss_choice == {"focal": {"gamma": 1.5}}
+
+
 def test_data_without_any_of_coco_s_classes_start_from_coco_s_detector_all_the_same(tmp_path: Path) -> None:
     published = published_coco("fasterrcnn")
     model = create_model("fasterrcnn", 2, **OPTIONS["fasterrcnn"])
