@@ -221,7 +221,8 @@ def test_options_of_a_loss_are_kept_with_it(tiny_keys: Keys, tmp_path: Path, cap
     loaded: Any = iifdet.load(whole / "weights" / "last.pt")
     assert loaded.class_loss_choice == {"las": {"head": 0.4, "tail": 0.1}}
     assert loaded.class_statistic.max().item() == pytest.approx(0.4) and loaded.class_statistic.min() == 0.1
-    plain = iifdet.train(**{**keys, "model_args.class_loss": "las", "name": "plain"}).folder
+    keys["model_args"] = {**keys["model_args"], "class_loss": "las"}
+    plain = iifdet.train(**{**keys, "name": "plain"}).folder
     assert [row.settings for row in iifdet.compare([plain, whole]).rows] == [
         "class_loss=las",
         "class_loss=las(head=0.4,tail=0.1)",
@@ -280,6 +281,8 @@ def test_losses_that_see_a_batch_as_a_whole_take_no_mixed_labels(tmp_path: Path,
         ("seesaw", "iif", "seesaw acts on logits that adjust=iif has changed"),
         ("federated", "none", "counts 50 classes at least, so all 4 do, as under bce"),
         ({"federated": {"classes": 2}}, "none", ""),
+        ("gumbel", "la", "gumbel has no gradient where an adjusted logit is below -4, and adjust=la takes"),
+        ("gumbel", "none", ""),
         ("seesaw", "none", ""),
     ],
 )
@@ -430,6 +433,18 @@ def test_learned_weights_that_invert_a_logit_are_said(
     iifdet.train(callbacks=[Invert()], **keys, exist_ok=True)
     name = read_checkpoint(softmax)["names"][2]
     assert f"lws has learned weights of zero or less, which invert logits, for 1 class: {name}" in caplog.text
+
+
+@pytest.mark.parametrize("adjust", ["lws"])
+def test_class_rows_that_the_weights_did_not_bring_are_not_frozen(
+    tiny_keys: Keys, tmp_path: Path, tiny_copy: Path, softmax: Path, adjust: str
+) -> None:
+    for file in tiny_copy.glob("*.json"):
+        file.write_text(file.read_text().replace(read_checkpoint(softmax)["names"][1], "zebra"))
+    keys = tiny_keys(tmp_path / "runs", strategy="decoupled", adjust=adjust, weights=softmax)
+    with pytest.raises(InputError, match="expected class rows for all classes, which adjust=lws leaves as they are"):
+        iifdet.train(**{**keys, "data": str(tiny_copy / "data.yaml")})
+    assert not (tmp_path / "runs").exists()
 
 
 def test_learned_weights_begin_at_one_and_nothing_else_moves(tiny_keys: Keys, tmp_path: Path, softmax: Path) -> None:

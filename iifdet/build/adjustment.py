@@ -77,8 +77,8 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
     if config.strategy == "decoupled" and config.adjust not in LEARNED:
         freeze_all_but_class_rows(model, reinit=config.reinit)
     costs = loss_weights(config, model.counts)
-    model.set_class_weight(costs)
     with as_input_error():
+        model.set_class_weight(costs)
         model.set_class_statistic(model.counts)
     set_adjustment(model, config, "none" if config.strategy == "cost_sensitive" else config.adjust, config.strategy)
     if config.adjust in LEARNED:
@@ -112,7 +112,7 @@ def _refuse_odd_pairs(config: TrainConfig) -> None:
             f"reinit: starts class rows afresh, and adjust={config.adjust} keeps them as they are; drop one"
         )
     if config.freeze and config.adjust in LEARNED:
-        raise InputError(f"freeze: expected none beside adjust={config.adjust}, which freezes all of them; drop it")
+        raise InputError(f"freeze: expected none beside adjust={config.adjust}, which freezes every layer; drop it")
     if config.strategy == "cost_sensitive" and config.adjust not in COSTS:
         raise InputError(
             f"strategy: cost_sensitive weighs the loss by IIF or Class-Balanced weights; got adjust={config.adjust}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from iifdet.build.adjustment import adjust_for_training
+from iifdet.build.adjustment import LEARNED, adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
 from iifdet.checkpoint import read_checkpoint, restore_model
 from iifdet.classifiers import Classifier, torchvision_weights
@@ -22,9 +23,9 @@ from iifdet.detectors.backbone_weights import fetch_default, load_backbone
 from iifdet.detectors.darknet_weights import load_darknet
 from iifdet.detectors.torchvision_weights import from_torchvision, is_detection
 from iifdet.detectors.yolov3 import YOLOv3
-from iifdet.errors import InputError, as_input_error
+from iifdet.errors import InputError, as_input_error, some
 from iifdet.exporting import is_exported, load_exported
-from iifdet.longtail import ClassCounts
+from iifdet.longtail import AdjustedModel, ClassCounts
 from iifdet.models import MODELS, create_model
 from iifdet.transfer import transfer_weights
 from iifdet.weight_files import read_state
@@ -52,11 +53,26 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True, cou
         model = create_model(config.model, len(index.names), **config.model_args, anchors=anchors)
     model.names, model.counts = list(index.names), counts or index.counts()
     if config.weights and fill:
+        random = [rows.weight.clone() for rows in model.classifier_rows()]
         for note in load_weights(model, config.weights):
             log.info("%s", note)
+        if config.adjust in LEARNED:
+            _refuse_random_rows(model, random, config)
     settle_options(model, config)
     adjust_for_training(model, config)
     return model
+
+
+def _refuse_random_rows(model: AdjustedModel, random: Sequence[Tensor], config: TrainConfig) -> None:
+    """Refuse to freeze class rows that ``weights`` did not bring."""
+    pairs = zip(model.classifier_rows(), random, strict=True)
+    left = torch.stack([(rows.weight == before).flatten(1).all(dim=1) for rows, before in pairs]).any(dim=0)
+    names = [model.names[c] for c in left.nonzero().flatten().tolist()]
+    if names:
+        raise InputError(
+            f"weights: expected class rows for all classes, which adjust={config.adjust} leaves as they are, got none "
+            f"in {config.weights} for {some(names, 5)}; give the data and model_args that it was trained with"
+        )
 
 
 def check_multi_scale(config: TrainConfig, model: Detector) -> None:

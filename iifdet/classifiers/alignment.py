@@ -11,8 +11,9 @@ from iifdet.longtail import widened
 class Alignment(nn.Module):
     """``σ (α z + β) + (1 - σ) z``, ``σ = sigmoid(v · x + c)``: logits (B, C) and features (B, D) -> (B, C), in float32.
 
-    Scales α and shifts β, one for each class, begin at 1 and 0, which changes nothing. The authors' program begins at
-    α = 2. The gate σ depends on the image, so that no class row can carry it.
+    What is learned of each class is ``gain``, α - 1, and ``shift``, β; both begin at 0, which changes nothing, and
+    weight decay leads back there. The authors' program begins at a gain of 1. The gate σ depends on the image, so that
+    no class row can carry it.
 
     Source: Zhang et al., Distribution Alignment: A Unified Framework for Long-tail Visual Recognition (DisAlign), CVPR
     2021, Section 3.2.
@@ -29,7 +30,7 @@ class Alignment(nn.Module):
 
     def __init__(self, features: int, num_classes: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(num_classes))
+        self.gain = nn.Parameter(torch.zeros(num_classes))
         self.shift = nn.Parameter(torch.zeros(num_classes))
         self.gate = nn.Linear(features, 1)
         nn.init.constant_(self.gate.weight, 0.1)  # as published
@@ -38,4 +39,4 @@ class Alignment(nn.Module):
     def forward(self, logits: Tensor, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             gate = self.gate(widened(features)).sigmoid()
-            return logits + gate * (logits * (self.scale - 1) + self.shift)
+            return logits + gate * (logits * self.gain + self.shift)

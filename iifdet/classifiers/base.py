@@ -134,7 +134,7 @@ class Classifier(AdjustedModel):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Also an alignment that this model does not have yet."""
-        if self.align is None and f"{prefix}align.scale" in state_dict:
+        if self.align is None and f"{prefix}align.gain" in state_dict:
             self.learn_alignment()
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -26,9 +26,10 @@ class TrainConfig(DataKeys, WeightKeys, OptimizerKeys, SamplingKeys, AugmentKeys
     """YOLOv3: auto fits the anchors to the boxes"""
 
     adjust: Adjust = "iif"
-    """multiply logits by IIF; add priors by Logit Adjustment or Balanced Softmax, or after training NorCal's or fractal
-    calibration's; leave logits alone; weigh the loss by Class-Balanced weights (cb, strategy=cost_sensitive); learn
-    weights (lws), or weights, shifts and how far they act on each image (disalign), in strategy=decoupled"""
+    """multiply logits by IIF; add priors by Logit Adjustment or Balanced Softmax; after training add those of NorCal or
+    fractal calibration, or divide by the lengths of class rows (taunorm); leave logits alone; weigh the loss by
+    Class-Balanced weights (cb, strategy=cost_sensitive); learn weights (lws), or weights, shifts and how far they act
+    on each image (disalign), in strategy=decoupled"""
     strategy: Literal["end_to_end", "post_process", "decoupled", "cost_sensitive"] = "end_to_end"
     """adjust in training and inference; in inference; in a second stage, of the class rows alone; or weigh the loss"""
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999

@@ -26,7 +26,7 @@ class Detector(AdjustedModel):
 
     Args:
         num_classes: C, background excluded.
-        class_loss: name in CLASS_LOSSES; it also decides whether scores are softmax or sigmoid.
+        class_loss: name in CLASS_LOSSES; it also decides what makes scores of logits.
         postprocess: how detections are chosen.
     """
 

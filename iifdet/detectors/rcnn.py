@@ -58,7 +58,7 @@ class FasterRCNN(Detector):
     Args:
         num_classes: C, background excluded.
         net: torchvision's model for C + 1 classes; its RoI heads are put under :class:`PhasedRoIHeads`.
-        class_loss: name in CLASS_LOSSES; with softmax scores background is a class, with sigmoid scores none.
+        class_loss: name in CLASS_LOSSES; with softmax scores background is a class, with other scores none.
     """
 
     has_background = sees_background = True

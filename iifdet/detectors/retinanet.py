@@ -1,4 +1,4 @@
-"""RetinaNet (Lin et al., ICCV 2017): torchvision's network under the detector contract, a sigmoid for each class."""
+"""RetinaNet (Lin et al., ICCV 2017): torchvision's network under the detector contract, each class for itself."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ STRIDES = (8, 16, 32, 64, 128)
 
 
 class RetinaNet(Detector):
-    """A one-stage detector around torchvision's ``RetinaNet``. A box of no class is one whose sigmoids are all low.
+    """A one-stage detector around torchvision's ``RetinaNet``. A box of no class is one whose scores are all low.
 
     torchvision keeps boxes that clipping leaves without area; here they are dropped. Everything else is the same.
 
     Args:
         num_classes: C.
         net: torchvision's model for C classes (it has no column for background).
-        class_loss: ``focal`` (alpha 0.25, gamma 2) or another with sigmoid scores, summed and divided by the positives
-            of each image.
+        class_loss: ``focal`` (alpha 0.25, gamma 2) or another that decides each class for itself, summed and divided by
+            the positives of each image.
     """
 
     sees_background = True

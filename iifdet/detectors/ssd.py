@@ -57,7 +57,7 @@ class SSD(Detector):
         num_classes: C, background excluded.
         plan: default boxes; its size is the network's.
         width: multiplies channel counts.
-        class_loss: name in CLASS_LOSSES; with softmax scores background is a class, with sigmoid scores none.
+        class_loss: name in CLASS_LOSSES; with softmax scores background is a class, with other scores none.
         match_threshold: a default box that overlaps a ground truth by this much is positive.
         negatives: so many of the hardest background boxes count for each positive one.
     """

@@ -66,7 +66,8 @@ class ClassificationEvaluator:
     Args:
         index: a ClassIndex of the split (names, ids, digest()).
         activation: ``softmax``, ``sigmoid`` or ``gumbel``, what turns logits into scores. But for softmax, NLL is the
-            sum of every class's own binary cross-entropy, and Brier that of their squared errors.
+            sum of every class's own binary cross-entropy, as in its loss (so Gumbel logits are held between -4 and 10),
+            and Brier that of their squared errors.
     """
 
     def __init__(self, index: LabelledIndex, activation: str = "softmax") -> None:

@@ -22,7 +22,7 @@ def gumbel(logits: Tensor) -> Tensor:
         >>> [round(p, 4) for p in gumbel(torch.tensor([-2.0, 0.0, 2.0])).tolist()]
         [0.0006, 0.3679, 0.8734]
     """
-    return torch.exp(-torch.exp(-logits))
+    return torch.exp(-torch.exp(-logits.clamp(min=-80)))  # below, the score has long been 0, and exp() has no gradient
 
 
 def _sigmoid_parts(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ def generalized_weights(counts: ClassCounts, exponent: float = 1.2, by: str = "i
         raise ValueError(f"exponent: expected a finite number from 0, got {exponent}")
     refuse_zero_counts(counts, by, "a weight", "adjust=iif variant=smooth")
     n = counts.by(by).double()
-    return _one_a_sample(n**-exponent, n)
+    return _one_a_sample((n / n.min()) ** -exponent, n)  # at the largest exponents, too, one class weighs something
 
 
 def _one_a_sample(weights: Tensor, n: Tensor) -> Tensor:

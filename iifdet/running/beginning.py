@@ -12,6 +12,7 @@ from iifdet.deferred import DeferredWeights
 from iifdet.distributed import World
 from iifdet.errors import counted, some
 from iifdet.longtail import CLASS_STATISTICS, ClassCounts, spell_choice
+from iifdet.longtail.activations import GUMBEL_RANGE
 from iifdet.longtail.rivals import FEDERATED_CLASSES
 from iifdet.online import OnlineIIF
 from iifdet.rundir import RunDir
@@ -61,6 +62,13 @@ def _warn_of_rivals(cfg: TrainConfig, model: Any) -> None:
         log.warning(
             "class_loss: %s acts on logits that adjust=%s has changed; as a rival of IIF it wants adjust=none",
             model.class_loss,
+            cfg.adjust,
+        )
+    if model.class_loss == "gumbel" and not model.adjust.is_identity and model.adjust.acts_in("train"):
+        log.warning(
+            "class_loss: gumbel has no gradient where an adjusted logit is below %g, and adjust=%s takes those of rare "
+            "classes there; train with adjust=none, and adjust afterwards",
+            GUMBEL_RANGE[0],
             cfg.adjust,
         )
     wanted = model.class_loss_options.get("classes", FEDERATED_CLASSES)

@@ -96,20 +96,27 @@ def _carry_out(
         from iifdet import pictures, plots
 
         pictures.quietly(plots.plot_results, made.state.rows, run.path / "results.png", splits.watched)
-    if cfg.adjust == "lws":
-        _warn_of_inverted(made)
+    _warn_of_inverted(made)
     log.info("results on %s in %s", splits.reported, run.path)
     return RunResult(run.path, metrics, reporter.summary)
 
 
+#: Learned weights of classes: adjust -> where they are, and what is added to them.
+LEARNED_WEIGHTS = {"lws": ("adjust.scale", 0.0), "disalign": ("align.gain", 1.0)}
+
+
 def _warn_of_inverted(made: _Training) -> None:
     """Nothing keeps learned weights above zero."""
+    if made.cfg.adjust not in LEARNED_WEIGHTS:
+        return
+    name, offset = LEARNED_WEIGHTS[made.cfg.adjust]
     average: Any = made.state.average
-    scale = made.model.adjust.scale if average is None else average.weights["adjust.scale"]
-    inverted = [made.model.names[c] for c in (scale <= 0).nonzero().flatten().tolist()]
+    learned = made.model.get_parameter(name) if average is None else average.weights[name]
+    inverted = [made.model.names[c] for c in (learned + offset <= 0).nonzero().flatten().tolist()]
     if inverted:
         log.warning(
-            "adjust: lws has learned weights of zero or less, which invert logits, for %s: %s; try a smaller lr",
+            "adjust: %s has learned weights of zero or less, which invert logits, for %s: %s; try a smaller lr",
+            made.cfg.adjust,
             counted(len(inverted), "class", "classes"),
             some(inverted, 5),
         )

@@ -15,6 +15,7 @@ import iifdet
 from iifdet.classifiers.alignment import Alignment
 from iifdet.errors import InputError
 from iifdet.longtail import generalized_weights
+from iifdet.training import Callback, TrainState
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +29,14 @@ def softmax(keys: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> P
     return iifdet.train(**{**keys, "project": str(tmp_path_factory.mktemp("softmax"))}).folder / "weights" / "last.pt"
 
 
-def test_it_is_the_published_program_with_its_scale_counted_from_one() -> None:
+def test_it_is_the_published_program() -> None:
     """theirs: (1 + σ s) z + σ b."""
     torch.manual_seed(0)
     align, z, x = Alignment(5, 4), torch.randn(3, 4), torch.randn(3, 5)
-    torch.nn.init.normal_(align.scale)
+    torch.nn.init.normal_(align.gain)
     torch.nn.init.normal_(align.shift)
     gate = torch.sigmoid(x @ torch.full((5, 1), 0.1))
-    expected = (1 + gate * (align.scale - 1)) * z + gate * align.shift
+    expected = (1 + gate * align.gain) * z + gate * align.shift
     torch.testing.assert_close(align(z, x), expected)
 
 
@@ -51,11 +52,11 @@ def test_a_second_stage_moves_nothing_else_and_weighs_the_loss(
     start: Any = iifdet.load(softmax)  # with averaged weights
     before, after = start.state_dict(), last_of(whole)["weights"]
     assert set(after) - set(before) == {
-        *("align.scale", "align.shift", "align.gate.weight", "align.gate.bias", "class_weight")
+        *("align.gain", "align.shift", "align.gate.weight", "align.gate.bias", "class_weight")
     }
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     model: Any = iifdet.load(whole / "weights" / "last.pt")
-    assert not torch.equal(model.align.scale, torch.ones_like(model.align.scale)) and model.align.shift.any()
+    assert model.align.gain.any() and model.align.shift.any()
     torch.testing.assert_close(model.class_weight, generalized_weights(model.counts).float())
     images = torch.rand(4, 3, 32, 32)
     with torch.inference_mode():
@@ -107,3 +108,31 @@ def test_detectors_have_none(tiny_keys: Any, tmp_path: Path) -> None:
     start = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="none", name="start")).folder / "weights" / "last.pt"
     with pytest.raises(InputError, match="disalign is for classifiers here, got YOLOv3; use adjust=lws"):
         iifdet.train(**tiny_keys(tmp_path, strategy="decoupled", adjust="disalign", weights=start))
+
+
+def test_gains_that_invert_a_logit_are_said_and_decay_leads_back_to_none(
+    keys: dict[str, Any], softmax: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Invert(Callback):
+        def on_epoch_end(self, state: TrainState, row: dict[str, Any]) -> None:
+            model: Any = state.model
+            model.align.gain.data[0] = -1.5
+
+    mine = {**keys, "weights": softmax, "strategy": "decoupled", "adjust": "disalign", "project": tmp_path, "ema": 0.0}
+    iifdet.train([Invert()], **mine)
+    assert "disalign has learned weights of zero or less, which invert logits, for 1 class" in caplog.text
+    runs = [iifdet.train(**{**mine, "weight_decay": decay, "lr": 0.1}).folder for decay in (0.0, 2.0)]
+    free, held = (iifdet.load(run / "weights" / "last.pt").align.gain.abs().max() for run in runs)
+    assert held < free / 2
+
+
+def test_class_rows_that_the_weights_did_not_bring_are_not_frozen(
+    keys: dict[str, Any], softmax: Path, tmp_path: Path
+) -> None:
+    mine = {**keys, "weights": softmax, "strategy": "decoupled", "adjust": "disalign", "project": tmp_path / "runs"}
+    mine["model_args"] = {**keys["model_args"], "head": "cosine"}
+    with pytest.raises(
+        InputError, match=r"which adjust=disalign leaves as they are, got none in .*; give the data and"
+    ):
+        iifdet.train(**mine)
+    assert not (tmp_path / "runs").exists()

@@ -275,8 +275,10 @@ def test_what_is_known_of_an_activation_agrees(name):
     for p in (0.01, 0.3, 0.9):
         assert ONE_VS_REST[name](torch.tensor(LOGITS[name](p))).item() == pytest.approx(p, abs=1e-6)
     assert ONE_VS_REST.keys() == LOG_PARTS.keys() == LOGITS.keys()
-    far = ONE_VS_REST[name](torch.tensor([-1e4, 1e4]))
-    assert far.tolist() == [0, 1]
+    far = torch.tensor([-1e4, -100, 1e4], requires_grad=True)
+    scores = ONE_VS_REST[name](far)
+    scores.sum().backward()
+    assert scores.tolist() == pytest.approx([0, 0, 1]) and far.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("table", [LOSS_OPTIONS, STATISTIC_OPTIONS])

@@ -403,6 +403,7 @@ def test_generalised_weights_have_the_ratios_of_the_published_program():
     assert (got / got.mean()).tolist() == pytest.approx([0.00613317, 0.04231055, 0.41222958, 3.5393267], abs=1e-6)
     assert (counts.images * got).sum() / 1235 == pytest.approx(1), "samples weigh 1 on average"
     assert generalized_weights(counts, 0).tolist() == [1, 1, 1, 1]
+    assert generalized_weights(counts, 800).isfinite().all()
     for bad, message in ((-0.5, "exponent: expected a finite number from 0"), (float("nan"), "exponent: ")):
         with pytest.raises(ValueError, match=message):
             generalized_weights(counts, bad)
