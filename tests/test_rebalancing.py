@@ -231,6 +231,19 @@ def test_sampling_changes_how_often_classes_are_seen(
     assert adjustment(run).scale.tolist() == pytest.approx(SMOOTH)
 
 
+def test_repeat_factors_that_repeat_nothing_say_where_to_begin(
+    tiny_keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    iifdet.train(**tiny_keys(tmp_path, epochs=1, sampling="rfs"))
+    assert (
+        "repeats no image, since no class has a smaller share than repeat_threshold=0.001; half of them" in caplog.text
+    )
+    assert "have less than 0.23" in caplog.text  # 12, 7, 4 and 1 of 24 images
+    caplog.clear()
+    iifdet.train(**tiny_keys(tmp_path, epochs=1, sampling="rfs", repeat_threshold=0.2, exist_ok=True))
+    assert "sampling" not in caplog.text
+
+
 # -- sigmoid priors ----------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ change from epoch to epoch, so that schedules and progress stay simple.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from iifdet.datasets.classification.index import ClassIndex
 from iifdet.datasets.index import DatasetIndex
 from iifdet.errors import InputError, suggest
+
+log = logging.getLogger("iifdet")
 
 Draw = Callable[[np.random.Generator], NDArray[np.int64]]
 
@@ -28,6 +31,14 @@ def uniform(length: int) -> Draw:
 def repeat_factor(index: DatasetIndex | ClassIndex, threshold: float = 1e-3, by: str = "image") -> Draw:
     """Images repeated by :func:`repeat_factors`, fractions rounded at random anew each epoch."""
     factors = repeat_factors(index, threshold, by)
+    if factors.max(initial=1.0) == 1:
+        share = _share(index, by)
+        log.warning(
+            "sampling: rfs repeats no image, since no class has a smaller share than repeat_threshold=%g; half of them "
+            "have less than %.2g, which is a place to start",
+            threshold,
+            float(np.median(share[share > 0])) if share.any() else 1.0,
+        )
 
     def draw(rng: np.random.Generator) -> NDArray[np.int64]:
         return rng.permutation(np.repeat(np.arange(len(factors)), round_at_random(factors, rng)))
@@ -53,18 +64,21 @@ def repeat_factors(index: DatasetIndex | ClassIndex, threshold: float = 1e-3, by
         raise InputError(f"sampling_by: expected one of {', '.join(SAMPLING_BY)}, got '{by}'{suggest(by, SAMPLING_BY)}")
     if not 0 < threshold <= 1:
         raise InputError(f"repeat_threshold: expected a number in (0, 1], got {threshold}")
-    counts = index.counts()
-    share = {
-        "image": counts.images.numpy() / max(1, counts.num_images),
-        "instance": counts.instances.numpy() / max(1, int(counts.instances.sum())),
-    }
-    share["both"] = np.sqrt(share["image"] * share["instance"])
-    frequency = np.where(share[by] > 0, share[by], 1.0)  # a class without a box repeats nothing
+    share = _share(index, by)
+    frequency = np.where(share > 0, share, 1.0)  # a class without a box repeats nothing
     per_class = np.maximum(1.0, np.sqrt(threshold / frequency))
     rows, labels = _presence(index)
     factors = np.ones(len(index))
     np.maximum.at(factors, rows, per_class[labels])
     return factors
+
+
+def _share(index: DatasetIndex | ClassIndex, by: str) -> NDArray[np.float64]:
+    """(C,) f_c of :func:`repeat_factors`."""
+    counts = index.counts()
+    images = counts.images.numpy() / max(1, counts.num_images)
+    instances = counts.instances.numpy() / max(1, int(counts.instances.sum()))
+    return {"image": images, "instance": instances, "both": np.sqrt(images * instances)}[by]
 
 
 def class_balanced(index: DatasetIndex | ClassIndex, power: float) -> Draw:
