@@ -1,6 +1,6 @@
 """The only wiring: Config -> data, counts, model, optimizer, evaluator."""
 
-from iifdet.build.adjustment import loss_weights, refuse_idle_weight_keys, set_adjustment
+from iifdet.build.adjustment import LEARNED, loss_weights, refuse_idle_weight_keys, set_adjustment
 from iifdet.build.batch import check_batch, settle_batch
 from iifdet.build.batches import EpochBatches, ending_workers
 from iifdet.build.comparison import classifier_norms, evaluated_index
@@ -48,6 +48,7 @@ from iifdet.datasets.description import task_of
 
 __all__ = [
     "ABOUT_SCORING",
+    "LEARNED",
     "EpochBatches",
     "build_cam",
     "build_evaluator",

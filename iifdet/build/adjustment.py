@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -31,22 +32,52 @@ def _cb_weights(config: TrainConfig, counts: ClassCounts) -> Tensor:
         return class_balanced_weights(counts, config.beta, config.by)
 
 
+def _grw_weights(config: TrainConfig, counts: ClassCounts) -> Tensor:
+    with as_input_error():
+        return generalized_weights(counts, config.rho, config.by)
+
+
 #: name -> (keys, counts) -> what each sample's loss is multiplied by for its true class.
 COSTS: dict[str, Callable[[TrainConfig, ClassCounts], Tensor]] = {"iif": class_weights, "cb": _cb_weights}
 
-#: What a second stage learns in place of class rows: name -> how everything else is frozen.
-LEARNED: dict[str, Callable[[AdjustedModel], None]] = {
-    "lws": freeze_all_but_scale,
-    "disalign": freeze_all_but_alignment,
+
+@dataclass(frozen=True)
+class Learned:
+    """What a second stage learns in place of class rows.
+
+    Attributes:
+        says: what that is, in a line of the log.
+        freeze: leaves nothing else to train.
+        weights: name in the state dict of the (C,) weights of classes, less ``offset``.
+        costs: what its loss is multiplied by for a sample's true class, where it is.
+    """
+
+    says: str
+    freeze: Callable[[AdjustedModel], None]
+    weights: str
+    offset: float = 0.0
+    costs: Callable[[TrainConfig, ClassCounts], Tensor] | None = None
+
+
+#: name -> what is learned.
+LEARNED = {
+    "lws": Learned("a weight for each class to be learned", freeze_all_but_scale, "adjust.scale"),
+    "disalign": Learned(
+        "weights and shifts of classes to be learned, and how far they act on an image",
+        freeze_all_but_alignment,
+        "align.gain",
+        offset=1.0,
+        costs=_grw_weights,
+    ),
 }
 
 
 def loss_weights(config: TrainConfig, counts: ClassCounts) -> Tensor | None:
     """(C,) what each sample's loss is multiplied by for its true class; None where all count alike."""
-    if config.adjust == "disalign":
-        with as_input_error():
-            return generalized_weights(counts, config.rho, config.by)
-    return COSTS[config.adjust](config, counts) if config.strategy == "cost_sensitive" else None
+    if config.strategy == "cost_sensitive":
+        return COSTS[config.adjust](config, counts)
+    learned = LEARNED.get(config.adjust)
+    return learned.costs(config, counts) if learned and learned.costs else None
 
 
 def set_adjustment(model: AdjustedModel, config: WeightKeys, kind: str, strategy: str) -> None:
@@ -82,7 +113,7 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
         model.set_class_statistic(model.counts)
     set_adjustment(model, config, "none" if config.strategy == "cost_sensitive" else config.adjust, config.strategy)
     if config.adjust in LEARNED:
-        LEARNED[config.adjust](model)
+        LEARNED[config.adjust].freeze(model)
     model.init_class_biases(untrained_only=True)
     if config.freeze:
         freeze_backbone(model, config.freeze)

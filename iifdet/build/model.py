@@ -53,10 +53,11 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True, cou
         model = create_model(config.model, len(index.names), **config.model_args, anchors=anchors)
     model.names, model.counts = list(index.names), counts or index.counts()
     if config.weights and fill:
-        random = [rows.weight.clone() for rows in model.classifier_rows()]
+        frozen = config.adjust in LEARNED
+        random = [rows.weight.clone() for rows in model.classifier_rows()] if frozen else []
         for note in load_weights(model, config.weights):
             log.info("%s", note)
-        if config.adjust in LEARNED:
+        if frozen:
             _refuse_random_rows(model, random, config)
     settle_options(model, config)
     adjust_for_training(model, config)

@@ -36,9 +36,7 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | 
         >>> round(binary_cross_entropy(torch.zeros(1, 4), torch.tensor([2])).item(), 4)
         2.7726
     """
-    target = one_hot(logits, labels)
-    loss = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none").sum(-1)
-    return weighed(loss, labels, class_weight)
+    return one_vs_rest(logits, one_hot(logits, labels), labels, class_weight)
 
 
 def focal(
@@ -106,6 +104,18 @@ def iif_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor
             f"expected (N, C) logits and (C,) weights, got {tuple(logits.shape)} and {tuple(weights.shape)}"
         )
     return cross_entropy(logits.float() * weights.float(), labels)
+
+
+def one_vs_rest(
+    logits: Tensor, target: Tensor, labels: Tensor, class_weight: Tensor | None, weight: Tensor | None = None
+) -> Tensor:
+    """(N,) sigmoid cross-entropies summed over classes, from (N, C) logits and their ``target`` of :func:`one_hot`.
+
+    Args:
+        weight: (N, C) or (C,) what each class's part is multiplied by.
+    """
+    loss = F.binary_cross_entropy_with_logits(logits.float(), target, weight, reduction="none").sum(-1)
+    return weighed(loss, labels, class_weight)
 
 
 def one_hot(logits: Tensor, labels: Tensor) -> Tensor:

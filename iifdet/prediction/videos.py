@@ -44,7 +44,7 @@ def is_still(file: str) -> bool:
         return False
     try:
         with Pillow.open(file) as image:
-            return getattr(image, "n_frames", 1) == 1
+            return not getattr(image, "is_animated", False)  # counting the frames would read them all
     except (OSError, ValueError):  # what is wrong with it is said when its turn comes
         return False
 

@@ -20,11 +20,6 @@ from iifdet.training import Callback
 
 log = logging.getLogger("iifdet")
 
-LEARNED = {
-    "lws": "a weight for each class to be learned",
-    "disalign": "weights and shifts of classes to be learned, and how far they act on an image",
-}
-
 
 def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -> None:
     size = sum(p.numel() for p in model.parameters()) / 1e6
@@ -45,11 +40,12 @@ def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -
 def _how(cfg: TrainConfig, model: Any) -> str:
     """What treats classes differently."""
     how = "no adjustment" if model.adjust.is_identity else str(model.adjust)
-    if cfg.adjust in LEARNED:
-        how = LEARNED[cfg.adjust]
+    learned = build.LEARNED.get(cfg.adjust)
+    if learned:
+        how = learned.says
     costs = build.loss_weights(cfg, model.counts)  # the model's own may not act yet
     if costs is not None:
-        how = f"{how}, " if cfg.adjust in LEARNED else ""
+        how = f"{how}, " if learned else ""
         how += f"loss weighed by {float(costs.min()):.3g}…{float(costs.max()):.3g}"
         how += f" after {100 * cfg.defer:.0f} % of the epochs" if cfg.defer else ""
     said = model.class_loss_options or model.class_loss in CLASS_STATISTICS

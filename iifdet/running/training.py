@@ -101,24 +101,19 @@ def _carry_out(
     return RunResult(run.path, metrics, reporter.summary)
 
 
-#: Learned weights of classes: adjust -> where they are, and what is added to them.
-LEARNED_WEIGHTS = {"lws": ("adjust.scale", 0.0), "disalign": ("align.gain", 1.0)}
-
-
 def _warn_of_inverted(made: _Training) -> None:
     """Nothing keeps learned weights above zero."""
-    if made.cfg.adjust not in LEARNED_WEIGHTS:
+    learned, average = build.LEARNED.get(made.cfg.adjust), made.state.average
+    if learned is None:
         return
-    name, offset = LEARNED_WEIGHTS[made.cfg.adjust]
-    average: Any = made.state.average
-    learned = made.model.get_parameter(name) if average is None else average.weights[name]
-    inverted = [made.model.names[c] for c in (learned + offset <= 0).nonzero().flatten().tolist()]
+    weights = made.model.state_dict() if average is None else average.weights
+    inverted = (weights[learned.weights] + learned.offset <= 0).nonzero().flatten().tolist()
     if inverted:
         log.warning(
             "adjust: %s has learned weights of zero or less, which invert logits, for %s: %s; try a smaller lr",
             made.cfg.adjust,
             counted(len(inverted), "class", "classes"),
-            some(inverted, 5),
+            some([made.model.names[c] for c in inverted], 5),
         )
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iifdet.longtail.losses import binary_focal, one_hot, weighed
+from iifdet.longtail.losses import binary_focal, one_hot, one_vs_rest, weighed
 
 
 def equalized_v2(
@@ -43,8 +43,7 @@ def equalized_v2(
     down = torch.sigmoid(gamma * (_gradient_ratio(statistic) - mu))
     weight = target * (1 + alpha * (1 - down)) + (1 - target) * down
     _collect(statistic, target, weight * (logits.detach().float().sigmoid() - target).abs())
-    loss = F.binary_cross_entropy_with_logits(logits.float(), target, weight, reduction="none").sum(-1)
-    return weighed(loss, labels, class_weight)
+    return one_vs_rest(logits, target, labels, class_weight, weight)
 
 
 def equalized_focal(

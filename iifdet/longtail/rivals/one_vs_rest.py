@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from iifdet.longtail.losses import one_hot, weighed
+from iifdet.longtail.losses import one_hot, one_vs_rest
 
 #: Classes that count in a batch of :func:`federated`, as published.
 FEDERATED_CLASSES = 50
@@ -33,8 +32,7 @@ def equalized(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None
     """
     target = one_hot(logits, labels)
     spared = statistic.float() * (1 - target) * (labels >= 0).unsqueeze(-1)
-    loss = F.binary_cross_entropy_with_logits(logits.float(), target, weight=1 - spared, reduction="none").sum(-1)
-    return weighed(loss, labels, class_weight)
+    return one_vs_rest(logits, target, labels, class_weight, 1 - spared)
 
 
 def drop(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, *, statistic: Tensor) -> Tensor:
@@ -57,8 +55,7 @@ def drop(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, *, 
     share = torch.where(shown.sum() > 0, (shown * rare).sum() / shown.sum().clamp(min=1), 1.0)
     dropped = torch.rand_like(target) > share
     spared = rare * (1 - target) * (foreground | dropped)
-    loss = F.binary_cross_entropy_with_logits(logits.float(), target, weight=1 - spared, reduction="none").sum(-1)
-    return weighed(loss, labels, class_weight)
+    return one_vs_rest(logits, target, labels, class_weight, 1 - spared)
 
 
 def adaptive_suppression(
@@ -91,8 +88,7 @@ def adaptive_suppression(
     mistaken = logits.detach().sigmoid() >= confident
     drawn = torch.rand_like(logits[:, :1]) < statistic.float()
     counted = torch.where((labels >= 0).unsqueeze(-1), mistaken | (target > 0), drawn).float()
-    loss = F.binary_cross_entropy_with_logits(logits, target, counted, reduction="none").sum(-1)
-    return weighed(loss, labels, class_weight)
+    return one_vs_rest(logits, target, labels, class_weight, counted)
 
 
 def effective_margins(
@@ -118,8 +114,7 @@ def effective_margins(
     target, share = one_hot(logits, labels), statistic.float()
     ahead = (share / (1 - share)).log() / 4
     weight = -(-share).log1p() * (1 - share) / share  # r ln(1 + 1 / r)
-    loss = F.binary_cross_entropy_with_logits(2 * logits.float() + ahead, target, reduction="none") * weight
-    return weighed(loss.sum(-1), labels, class_weight)
+    return one_vs_rest(2 * logits.float() + ahead, target, labels, class_weight, weight)
 
 
 def federated(
@@ -147,10 +142,8 @@ def federated(
     target = one_hot(logits, labels)
     shown = target.sum(dim=0) > 0
     lots = statistic.float().log() - torch.empty_like(statistic, dtype=torch.float32).exponential_().log()
-    drawn = (
-        torch.where(shown, math.inf, lots).topk(min(int(classes), len(lots))).indices
-    )  # Gumbel: without putting back
+    wanted = min(int(classes), len(lots))
+    drawn = torch.where(shown, math.inf, lots).topk(wanted).indices  # Gumbel: without putting back
     counted = torch.zeros_like(lots).index_fill(0, drawn, 1.0)
     counted = torch.where(shown, 1.0, counted * (statistic > 0))
-    loss = F.binary_cross_entropy_with_logits(logits.float(), target, counted.expand_as(target), reduction="none")
-    return weighed(loss.sum(-1), labels, class_weight)
+    return one_vs_rest(logits, target, labels, class_weight, counted)
