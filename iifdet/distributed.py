@@ -205,8 +205,8 @@ class Processes(World):
 
 
 def running_statistics(model: nn.Module) -> Iterator[Tensor]:
-    """What each process adds up of its own batches: means and variances that batch norms in train mode keep, and the
-    gradients of classes that some losses count.
+    """What each process adds up of its own batches: means and variances that batch norms in train mode keep, buffers
+    that a module names as ``running``, and the gradients of classes that some losses count.
 
     SyncBatchNorm's are those of all processes' batches already.
     """
@@ -215,6 +215,8 @@ def running_statistics(model: nn.Module) -> Iterator[Tensor]:
         if own and module.training and module.running_mean is not None and module.running_var is not None:
             yield cast(Tensor, module.running_mean)
             yield cast(Tensor, module.running_var)
+        if module.training:
+            yield from (getattr(module, name) for name in getattr(module, "running", ()))
     statistic = getattr(model, "class_statistic", None)
     if statistic is not None and statistic.ndim > 1:  # their ratio is asked for: the mean does as well as the sum
         yield statistic

@@ -18,7 +18,13 @@ log = logging.getLogger("iifdet")
 
 
 def check_batch(config: TrainConfig, world: World) -> None:
-    """Refuse a ``batch`` that the processes cannot share evenly."""
+    """Refuse a ``batch`` that the processes cannot share evenly, or that parts pairs."""
+    if config.sampling == "bilateral" and config.batch % (2 * world.size):
+        of_each = "" if world.size == 1 else f" for each of the {world.size} processes"
+        raise InputError(
+            f"batch: expected pairs of images{of_each} with sampling=bilateral, got {config.batch}; "
+            f"use batch={2 * world.size * max(1, config.batch // (2 * world.size))}"
+        )
     if config.batch % world.size:
         near = max(1, round(config.batch / world.size)) * world.size
         raise InputError(

@@ -6,7 +6,6 @@ from typing import Any
 
 from iifdet.build.classification import ALWAYS_BOXES
 from iifdet.classifiers import Classifier
-from iifdet.classifiers.cifar import CifarResNet
 from iifdet.errors import InputError
 
 #: Keys of ``predict`` that mean boxes.
@@ -28,4 +27,4 @@ def image_side(model: Classifier, keys: dict[str, Any]) -> int:
     """The side of the images that a classifier looks at: by key, as it was trained, or as its network was made for."""
     if "imgsz" in keys:
         return int(keys["imgsz"])
-    return int(model.recipe.get("imgsz", 32 if isinstance(model.network, CifarResNet) else 224))
+    return int(model.recipe.get("imgsz", model.network.side))

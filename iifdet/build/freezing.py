@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from iifdet.classifiers import Classifier
-from iifdet.classifiers.heads import CosineHead
-from iifdet.errors import InputError
+from iifdet.classifiers.causal import CausalHead
+from iifdet.classifiers.cosine import CosineHead
+from iifdet.errors import InputError, as_input_error
 from iifdet.longtail import AdjustedModel
 
 
@@ -15,7 +16,7 @@ def freeze_all_but_class_rows(model: AdjustedModel, reinit: bool = False) -> Non
     model.requires_grad_(False)
     for layer in model.classifier_layers():
         layer.requires_grad_(True)
-        if reinit and isinstance(layer, CosineHead):
+        if reinit and isinstance(layer, CosineHead | CausalHead):
             layer.reset_parameters()
         elif reinit and isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.normal_(layer.weight, std=0.01)
@@ -36,7 +37,8 @@ def freeze_all_but_alignment(model: AdjustedModel) -> None:
     if not isinstance(model, Classifier):
         raise InputError(f"adjust: disalign is for classifiers here, got {type(model).__name__}; use adjust=lws")
     model.requires_grad_(False)
-    model.learn_alignment()
+    with as_input_error():
+        model.learn_alignment()
 
 
 def freeze_backbone(model: nn.Module, count: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from iifdet.build.adjustment import LEARNED, adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
 from iifdet.checkpoint import read_checkpoint, restore_model
-from iifdet.classifiers import Classifier, torchvision_weights
+from iifdet.classifiers import BilateralClassifier, Classifier, torchvision_weights
 from iifdet.config import TrainConfig
 from iifdet.datasets import DatasetIndex
 from iifdet.detectors import Detector, PostprocessOptions
@@ -47,6 +47,7 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True, cou
     torch.manual_seed(config.seed)
     model = create_model(config.model, len(index.names), **config.model_args)
     check_multi_scale(config, model)
+    check_pairs(config, model)
     if config.anchors == "auto":
         anchors = fit_anchors_to(index, model, config)
         torch.manual_seed(config.seed)
@@ -82,6 +83,26 @@ def check_multi_scale(config: TrainConfig, model: Detector) -> None:
         raise InputError(
             f"multi_scale: expected a model that takes images as they come, got {config.model}, which resizes each to "
             f"its own size; drop multi_scale, the size comes from {model.size_key}"
+        )
+
+
+def check_pairs(config: TrainConfig, model: AdjustedModel) -> None:
+    """Refuse pairs of images without the two branches that learn from them, and the other way round."""
+    paired, bilateral = config.sampling == "bilateral", isinstance(model, BilateralClassifier)
+    if paired and not bilateral:
+        raise InputError(
+            f"sampling: bilateral draws pairs of images for two branches, got model={config.model} without them; "
+            "use sampling=class_aware, or a classifier with model_args.bilateral=true"
+        )
+    if bilateral and not paired:
+        raise InputError(
+            f"model_args.bilateral: two branches learn from pairs of images, got sampling={config.sampling}; "
+            "add sampling=bilateral"
+        )
+    if bilateral and config.mixup:
+        raise InputError(
+            f"mixup: expected 0 beside model_args.bilateral=true, which blends images itself, got {config.mixup}"
+            "; add mixup=0"
         )
 
 

@@ -9,24 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from iifdet.classifiers.alignment import Alignment
-from iifdet.classifiers.heads import CosineHead, LearnedCosineHead, build_head
+from iifdet.classifiers.cosine import CosineHead, LearnedCosineHead
+from iifdet.classifiers.heads import Head, LinearHead, build_head
+from iifdet.classifiers.network import Network
 from iifdet.longtail import REFUSE_MIXED, AdjustedModel, ClassifierRows, ClassLossChoice, class_scores
 from iifdet.types import ClassTargets, MixedLabels
 
 Images = Tensor | Sequence[Tensor]
-
-
-class Network(nn.Module):
-    """(B, 3, H, W) images of zero mean and unit variance -> (B, D) features.
-
-    A subclass sets ``out_features`` (D) and defines :meth:`stages` and ``forward``.
-    """
-
-    out_features: int
-
-    def stages(self) -> dict[str, nn.Module]:
-        """Parts in the order in which an image passes them; the last gives the maps that are pooled."""
-        raise NotImplementedError
 
 
 class Classifier(AdjustedModel):
@@ -39,8 +28,9 @@ class Classifier(AdjustedModel):
         network: makes (B, D) features.
         num_classes: C.
         mean, std: of the channels of images in [0, 1]; subtracted and divided by inside.
-        head: ``linear``, ``cosine`` or ``cosine_learned``.
-        scale: of a cosine head; None for its default.
+        head: name in HEADS.
+        scale: of a cosine or causal head; None for its default.
+        effect: of a causal head; None for its default.
         trainable_stages: how many of the network's stages, counted from the last, are trained; None for all. In a run
             batch norm of the others keeps its statistics; only ``frozen_bn=train`` lets it go on collecting.
         class_loss: name in CLASS_LOSSES. Those in REFUSE_MIXED take no mixed labels.
@@ -61,18 +51,23 @@ class Classifier(AdjustedModel):
         std: Sequence[float],
         head: str = "linear",
         scale: float | None = None,
+        effect: float | None = None,
         trainable_stages: int | None = None,
         class_loss: ClassLossChoice = "ce",
     ) -> None:
         super().__init__(num_classes, class_loss=class_loss)
         self.network = network
-        self.head = build_head(head, network.out_features, num_classes, scale)
+        self.head = self.make_head(head, scale=scale, effect=effect)
         self.align: Alignment | None = None
         self.register_buffer("mean", _channels("mean", mean), persistent=False)
         self.register_buffer("std", _channels("std", std), persistent=False)
         if not bool((self.std > 0).all()):
             raise ValueError(f"std: expected numbers above 0, got {list(std)}")
         self._freeze_all_but(trainable_stages)
+
+    def make_head(self, name: str, **options: float | None) -> Any:
+        """What makes logits of the network's features."""
+        return build_head(name, self.network.out_features, self.num_classes, **options)
 
     def forward(self, images: Images, targets: ClassTargets | None = None) -> Any:
         """Named losses in train mode, (B, C) float32 adjusted logits in eval mode.
@@ -95,8 +90,12 @@ class Classifier(AdjustedModel):
 
     def features(self, images: Images) -> Tensor:
         """(B, D) pooled features, what the head sees."""
+        return self.network(self.normalized(images))
+
+    def normalized(self, images: Images) -> Tensor:
+        """(B, 3, H, W), channels with a mean of 0 and a deviation of 1."""
         batch = images if isinstance(images, Tensor) else torch.stack(list(images))
-        return self.network((batch - self.mean) / self.std)
+        return (batch - self.mean) / self.std
 
     def adjusted(self, logits: Tensor, phase: str = "infer") -> Tensor:
         """(B, C) logits with ``self.adjust`` applied."""
@@ -107,21 +106,22 @@ class Classifier(AdjustedModel):
         return class_scores(logits, self.class_activation)
 
     def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
-        """``{"cls": scalar}``: the mean over images, each weighed by its class weight where there are some.
+        """``{"cls": scalar}``: the mean over images, each weighed by its class weight where there are some."""
+        return {"cls": self.label_losses(self.raw(images), targets).mean()}
+
+    def label_losses(self, logits: Tensor, targets: ClassTargets) -> Tensor:
+        """(..., B, C) raw logits -> (..., B) losses.
 
         Mixed labels (Mixup, CutMix) cost ``share · L(labels) + (1 - share) · L(others)``.
         """
-        if isinstance(targets, MixedLabels) and self.class_loss in REFUSE_MIXED:
+        if not isinstance(targets, MixedLabels):
+            return self.class_losses(logits, targets.expand(logits.shape[:-1]))
+        if self.class_loss in REFUSE_MIXED:
             raise ValueError(
                 f"class_loss: {self.class_loss} sees a batch as a whole and takes no mixed labels; set mixup=0"
             )
-        logits = self.raw(images)
-        if isinstance(targets, MixedLabels):
-            ours, theirs = self.class_losses(logits, targets.labels), self.class_losses(logits, targets.others)
-            loss = targets.share * ours + (1 - targets.share) * theirs
-        else:
-            loss = self.class_losses(logits, targets)
-        return {"cls": loss.mean()}
+        ours, theirs = (self.label_losses(logits, labels) for labels in (targets.labels, targets.others))
+        return targets.share * ours + (1 - targets.share) * theirs
 
     def learn_alignment(self) -> Alignment:
         """Put an alignment that changes nothing yet between head and adjustment."""
@@ -138,6 +138,11 @@ class Classifier(AdjustedModel):
             self.learn_alignment()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def first_head(self) -> Head:
+        """The head, or one of several of its kind."""
+        head: Head = self.head
+        return head
+
     def classifier_layers(self) -> list[nn.Module]:
         return [self.head]
 
@@ -146,21 +151,19 @@ class Classifier(AdjustedModel):
 
     @property
     def cosine_scale(self) -> float | None:
-        if isinstance(self.head, CosineHead) and not isinstance(self.head, LearnedCosineHead):
-            return self.head.fixed_scale
-        return None
+        head = self.first_head()
+        return head.fixed_scale if isinstance(head, CosineHead) and not isinstance(head, LearnedCosineHead) else None
 
     @property
     def rows_have_norms(self) -> bool:
-        return not isinstance(self.head, CosineHead)
+        return isinstance(self.first_head(), LinearHead)
 
     def class_tensors(self) -> dict[str, Tensor]:
         """What a fold wrote beside the rows of a cosine head."""
         return {"head.class_scale": self.head.class_scale} if isinstance(self.head, CosineHead) else {}
 
     def cam_layers(self) -> dict[str, nn.Module]:
-        name, stage = list(self.network.stages().items())[-1]
-        return {name: stage}
+        return self.network.last_maps()
 
     def fold(self) -> None:
         """Bake what inference applies into the head: the same logits at no cost. No training after.

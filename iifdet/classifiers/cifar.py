@@ -7,12 +7,17 @@ from collections.abc import Callable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iifdet.classifiers.base import Classifier, Network
+from iifdet.classifiers.assembly import Shapes, assemble
+from iifdet.classifiers.base import Classifier
 from iifdet.classifiers.blocks import SqueezeExcite
+from iifdet.classifiers.branches import BilateralNetwork, ExpertNetwork
+from iifdet.classifiers.network import Network
 from iifdet.longtail import ClassLossChoice
 
 #: Of the channels of CIFAR-10's training images; CIFAR-100's are within 0.03 of these.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+#: Their height and width.
+SIDE = 32
 
 
 class BasicBlock(nn.Module):
@@ -46,6 +51,11 @@ class BasicBlock(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.new_channels - half))
 
 
+def _stage(inside: int, outside: int, blocks: int, stride: int, reduction: int) -> nn.Sequential:
+    first = BasicBlock(inside, outside, stride, reduction)
+    return nn.Sequential(first, *(BasicBlock(outside, outside, 1, reduction) for _ in range(blocks - 1)))
+
+
 class CifarResNet(Network):
     """``depth = 6 n + 2``: a convolution, three stages of n blocks with 16, 32, 64 channels, global mean.
 
@@ -55,25 +65,19 @@ class CifarResNet(Network):
         width: multiplies all channels.
     """
 
+    side = SIDE
+
     def __init__(self, depth: int, reduction: int, width: float = 1.0) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
-        channels = [max(1, round(c * width)) for c in (16, 16, 32, 64)]
-        self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels[0])
-        self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(
-                *(
-                    BasicBlock(inside if i == 0 else outside, outside, stride if i == 0 else 1, reduction)
-                    for i in range(blocks)
-                )
-            )
-            for inside, outside, stride in zip(channels, channels[1:], (1, 2, 2), strict=False)
-        )
-        self.out_features = channels[-1]
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight)
+        first, second, third = _channels(width)
+        self.conv1 = nn.Conv2d(3, first, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layer1 = _stage(first, first, blocks, 1, reduction)
+        self.layer2 = _stage(first, second, blocks, 2, reduction)
+        self.layer3 = _stage(second, third, blocks, 2, reduction)
+        self.out_features = third
+        initialize(self)
 
     def stages(self) -> dict[str, nn.Module]:
         stem = nn.ModuleList([self.conv1, self.bn1])
@@ -84,8 +88,45 @@ class CifarResNet(Network):
         return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
 
 
+def _channels(width: float) -> list[int]:
+    """Of the three stages."""
+    return [max(1, round(channels * width)) for channels in (16, 32, 64)]
+
+
+def initialize(network: nn.Module) -> None:
+    """Draw convolutions and linear layers as He et al. do."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+
+
+def cifar_experts(depth: int, reduction: int, width: float, experts: int) -> ExpertNetwork:
+    """A CIFAR ResNet of which each expert has its own second and third stage, with three quarters of the channels."""
+    blocks, whole = (depth - 2) // 6, CifarResNet(depth, reduction, width)
+    first, second, third = whole.conv1.out_channels, *_channels(0.75 * width)[1:]
+    trunk = nn.Sequential(whole.conv1, whole.bn1, nn.ReLU(inplace=True), whole.layer1)
+    rest = [
+        nn.Sequential(_stage(first, second, blocks, 2, reduction), _stage(second, third, blocks, 2, reduction))
+        for _ in range(experts)
+    ]
+    network = ExpertNetwork(trunk, rest, third, SIDE)
+    initialize(network)
+    return network
+
+
+def cifar_bilateral(depth: int, reduction: int, width: float) -> BilateralNetwork:
+    """A CIFAR ResNet of which each branch has its own last block."""
+    whole = CifarResNet(depth, reduction, width)
+    shared = nn.Sequential(whole.conv1, whole.bn1, nn.ReLU(inplace=True), whole.layer1, whole.layer2, whole.layer3[:-1])
+    channels = whole.out_features
+    first, second = (BasicBlock(channels, channels, 1, reduction) for _ in range(2))
+    network = BilateralNetwork(shared, first, second, 2 * channels, SIDE)
+    initialize(network)
+    return network
+
+
 def cifar_resnet(depth: int, reduction: int) -> Callable[..., Classifier]:
-    """Return the factory of one CIFAR ResNet; see :class:`CifarResNet`, and :class:`Classifier` for the keywords."""
+    """Return the factory of one CIFAR ResNet; see :class:`CifarResNet`, and :func:`assemble` for the keywords."""
 
     def factory(
         num_classes: int,
@@ -95,16 +136,28 @@ def cifar_resnet(depth: int, reduction: int) -> Callable[..., Classifier]:
         std: Sequence[float] = STD,
         head: str = "linear",
         scale: float | None = None,
+        effect: float | None = None,
         trainable_stages: int | None = None,
         class_loss: ClassLossChoice = "ce",
+        experts: int = 1,
+        diversity: float | None = None,
+        bilateral: bool = False,
     ) -> Classifier:
-        return Classifier(
-            CifarResNet(depth, reduction, width),
+        return assemble(
+            Shapes(
+                lambda: CifarResNet(depth, reduction, width),
+                lambda number: cifar_experts(depth, reduction, width, number),
+                lambda: cifar_bilateral(depth, reduction, width),
+            ),
             num_classes,
+            experts=experts,
+            diversity=diversity,
+            bilateral=bilateral,
             mean=mean,
             std=std,
             head=head,
             scale=scale,
+            effect=effect,
             trainable_stages=trainable_stages,
             class_loss=class_loss,
         )

@@ -1,31 +1,15 @@
-"""Class rows on top of pooled features: linear, cosine, and cosine with a scale that is learned."""
+"""Class rows on top of pooled features, by name."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from iifdet.classifiers.causal import CausalHead
+from iifdet.classifiers.cosine import CosineHead, LearnedCosineHead
 from iifdet.longtail import LogitAdjustment, widened
-
-
-def squash(features: Tensor) -> Tensor:
-    """``x / (1 + |x|)``: the direction of x, with a length from 0 to 1. (..., D), same shape out; 0 stays 0.
-
-    Example:
-        >>> squash(torch.tensor([[3.0, 0.0], [0.0, 0.0]])).tolist()
-        [[0.75, 0.0], [0.0, 0.0]]
-    """
-    return features / (1 + torch.linalg.vector_norm(features, dim=-1, keepdim=True))
-
-
-def unit_rows(weight: Tensor) -> Tensor:
-    """Rows of length 1, (C, D); a row of zeros stays one, and its gradient finite."""
-    length = torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
-    return weight / torch.where(length > 0, length, 1.0)
 
 
 class LinearHead(nn.Linear):
@@ -47,94 +31,30 @@ class LinearHead(nn.Linear):
         adjust.fold_rows(self.weight, self.bias)
 
 
-class CosineHead(nn.Module):
-    """``z_c = s · x/(1+|x|) · W_c/|W_c|``, (B, D) -> (B, C), in float32 at least; no bias is learned.
+Head = LinearHead | CosineHead | CausalHead
 
-    The head of the paper's models (Section V-A.2; scale 16 for CIFAR-LT and ImageNet-LT).
-
-    Args:
-        features: D.
-        num_classes: C.
-        scale: s.
-
-    Buffers ``class_scale`` and ``class_shift`` (C,) are 1 and 0 until :meth:`fold` writes an adjustment there: rows of
-    length 1 cannot carry one.
-    """
-
-    class_scale: Tensor
-    class_shift: Tensor
-
-    def __init__(self, features: int, num_classes: int, scale: float = 16.0) -> None:
-        super().__init__()
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale: expected a number above 0, got {scale!r}")
-        self.weight = nn.Parameter(torch.empty(num_classes, features))
-        self.fixed_scale = float(scale)
-        self.register_buffer("class_scale", torch.ones(num_classes))
-        self.register_buffer("class_shift", torch.zeros(num_classes))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Rows in random directions."""
-        bound = 1 / math.sqrt(self.weight.shape[1])
-        nn.init.uniform_(self.weight, -bound, bound)
-
-    def scale(self) -> Tensor | float:
-        """s, what a cosine of 1 comes to."""
-        return self.fixed_scale
-
-    def rows(self) -> Tensor:
-        """(C, D) what squashed features are multiplied by."""
-        return unit_rows(widened(self.weight)) * (self.class_scale * self.scale()).unsqueeze(-1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            return F.linear(squash(widened(features)), self.rows(), self.class_shift)
-
-    def class_biases(self) -> Tensor:
-        """(C,) what is added to the logits: zeros but for a fold."""
-        return self.class_shift
-
-    @torch.no_grad()
-    def fold(self, adjust: LogitAdjustment) -> None:
-        """Bake what ``adjust`` does in inference into the rows' directions, ``class_scale`` and ``class_shift``."""
-        rows = self.rows()
-        adjust.fold_rows(rows, self.class_shift)
-        self.weight.copy_(rows)
-        self.class_scale.copy_(torch.linalg.vector_norm(rows, dim=-1) / self.scale())
-
-
-class LearnedCosineHead(CosineHead):
-    """A cosine head with ``s = t²``, t learned from 5 on: the paper's head for Places-LT."""
-
-    def __init__(self, features: int, num_classes: int) -> None:
-        super().__init__(features, num_classes)
-        self.root_scale = nn.Parameter(torch.tensor(5.0))
-
-    def scale(self) -> Tensor:
-        return widened(self.root_scale).square()
-
-
-Head = LinearHead | CosineHead
-
-#: ``head`` -> (features, classes) -> the layer.
-HEADS: dict[str, Callable[[int, int], Head]] = {
+#: ``head`` -> (features, classes, options) -> the layer.
+HEADS: dict[str, Callable[..., Head]] = {
     "linear": LinearHead,
     "cosine": CosineHead,
     "cosine_learned": LearnedCosineHead,
+    "causal": CausalHead,
 }
+#: Options that only some heads have.
+OPTIONS: dict[str, tuple[str, ...]] = {"cosine": ("scale",), "causal": ("scale", "effect")}
 
 
-def build_head(name: str, features: int, num_classes: int, scale: float | None = None) -> Head:
-    """One of HEADS; ``scale`` belongs to ``cosine`` alone.
+def build_head(name: str, features: int, num_classes: int, **options: float | None) -> Head:
+    """One of HEADS; an option of None is the head's own default.
 
     Raises:
-        ValueError: an unknown name, or a scale where none is set.
+        ValueError: an unknown name, or an option that the head does not have.
     """
     if name not in HEADS:
         raise ValueError(f"head: expected one of {', '.join(HEADS)}, got '{name}'")
-    if scale is None:
-        return HEADS[name](features, num_classes)
-    if name != "cosine":
-        raise ValueError(f"scale: expected none with head={name}, got {scale}; use head=cosine")
-    return CosineHead(features, num_classes, scale)
+    given = {key: value for key, value in options.items() if value is not None}
+    for key, value in given.items():
+        if key not in OPTIONS.get(name, ()):
+            having = " or ".join(head for head, keys in OPTIONS.items() if key in keys)
+            raise ValueError(f"{key}: expected none with head={name}, got {value}; use head={having}")
+    return HEADS[name](features, num_classes, **given)

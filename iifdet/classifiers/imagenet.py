@@ -10,10 +10,16 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from iifdet.classifiers.base import Classifier, Network
+from iifdet.classifiers.assembly import Shapes, assemble
+from iifdet.classifiers.base import Classifier
 from iifdet.classifiers.blocks import SqueezeExcite
+from iifdet.classifiers.branches import BilateralNetwork, ExpertNetwork
+from iifdet.classifiers.network import Network
 from iifdet.longtail import ClassLossChoice
 from iifdet.weight_files import IMAGENET
+
+#: Side of the images, and channels behind the second stage.
+SIDE, SECOND_STAGE = 224, 512
 
 
 class SEBottleneck(Bottleneck):
@@ -39,13 +45,12 @@ class ImageNetResNet(Network):
         groups, width_per_group: of the 3x3 convolutions.
     """
 
+    side = SIDE
+
     def __init__(self, layers: Sequence[int], reduction: int, groups: int = 1, width_per_group: int = 64) -> None:
         super().__init__()
-        block: Any = Bottleneck
-        if reduction:
-            block = partial(SEBottleneck, reduction=reduction)
-            block.expansion = Bottleneck.expansion
-        self.body = ResNet(block, list(layers), num_classes=1, groups=groups, width_per_group=width_per_group)
+        self.block = _block(reduction)
+        self.body = ResNet(self.block, list(layers), num_classes=1, groups=groups, width_per_group=width_per_group)
         self.out_features = self.body.fc.in_features
         self.body.fc = nn.Identity()
 
@@ -57,11 +62,60 @@ class ImageNetResNet(Network):
     def forward(self, images: Tensor) -> Tensor:
         return self.body(images)
 
+    def first_stages(self) -> list[nn.Module]:
+        """The modules that an image passes up to the second stage."""
+        body = self.body
+        return [body.conv1, body.bn1, body.relu, body.maxpool, body.layer1, body.layer2]
+
+
+def _block(reduction: int) -> Any:
+    if not reduction:
+        return Bottleneck
+    block: Any = partial(SEBottleneck, reduction=reduction)
+    block.expansion = Bottleneck.expansion
+    return block
+
+
+def imagenet_experts(whole: ImageNetResNet, layers: Sequence[int], experts: int) -> ExpertNetwork:
+    """A network of which each expert has its own third and fourth stage, with three quarters of the channels."""
+    body, rest = whole.body, []
+    for _ in range(experts):
+        body.inplanes = SECOND_STAGE
+        deep = [body._make_layer(whole.block, planes, layers[i], stride=2) for i, planes in ((2, 192), (3, 384))]
+        rest.append(_initialized(nn.Sequential(*deep)))
+    return ExpertNetwork(nn.Sequential(*whole.first_stages()), rest, 384 * Bottleneck.expansion, SIDE)
+
+
+def imagenet_bilateral(whole: ImageNetResNet) -> BilateralNetwork:
+    """A network of which each branch has its own last block."""
+    body, features = whole.body, whole.out_features
+    shared = nn.Sequential(*whole.first_stages(), body.layer3, body.layer4[:-1])
+    body.inplanes = features
+    (other,) = _initialized(body._make_layer(whole.block, features // Bottleneck.expansion, 1))
+    return BilateralNetwork(shared, body.layer4[-1], other, 2 * features, SIDE)
+
+
+def _initialized(layers: nn.Sequential) -> nn.Sequential:
+    """As torchvision's ResNet draws the layers that it is made with."""
+    for module in layers.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return layers
+
 
 def imagenet_resnet(
     layers: Sequence[int], reduction: int, groups: int = 1, width_per_group: int = 64
 ) -> Callable[..., Classifier]:
-    """Return the factory of one network; see :class:`ImageNetResNet`, and :class:`Classifier` for the keywords."""
+    """Return the factory of one network; see :class:`ImageNetResNet`, and :func:`assemble` for the keywords."""
+
+    def whole() -> ImageNetResNet:
+        return ImageNetResNet(layers, reduction, groups, width_per_group)
+
+    shapes = Shapes(
+        whole,
+        lambda number: imagenet_experts(whole(), layers, number),
+        lambda: imagenet_bilateral(whole()),
+    )
 
     def factory(
         num_classes: int,
@@ -70,16 +124,24 @@ def imagenet_resnet(
         std: Sequence[float] = IMAGENET[1],
         head: str = "linear",
         scale: float | None = None,
+        effect: float | None = None,
         trainable_stages: int | None = None,
         class_loss: ClassLossChoice = "ce",
+        experts: int = 1,
+        diversity: float | None = None,
+        bilateral: bool = False,
     ) -> Classifier:
-        return Classifier(
-            ImageNetResNet(layers, reduction, groups, width_per_group),
+        return assemble(
+            shapes,
             num_classes,
+            experts=experts,
+            diversity=diversity,
+            bilateral=bilateral,
             mean=mean,
             std=std,
             head=head,
             scale=scale,
+            effect=effect,
             trainable_stages=trainable_stages,
             class_loss=class_loss,
         )

@@ -12,7 +12,7 @@ from iifdet.config.keys import Choice, Keys, Range, Share
 class SamplingKeys(Keys):
     """Sampling"""
 
-    sampling: Literal["random", "rfs", "class_aware", "square_root"] = "random"
+    sampling: Literal["random", "rfs", "class_aware", "square_root", "bilateral"] = "random"
     """each image once; repeat factors; classes alike; classes by the square root of their size"""
     repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """sampling=rfs: classes in a smaller share of the images than this are repeated"""

@@ -1,4 +1,4 @@
-"""Which images an epoch holds, and how often: repeat factors, class-aware and square-root sampling.
+"""Which images an epoch holds, and how often: repeat factors, sampling by classes, pairs.
 
 Each scheme is a :data:`Draw`: a generator to the (L,) rows of one epoch, in the order in which they come. L does not
 change from epoch to epoch, so that schedules and progress stay simple.
@@ -85,8 +85,8 @@ def class_balanced(index: DatasetIndex | ClassIndex, power: float) -> Draw:
     """As many draws as images: a class with probability ∝ n_c^power, then one of its images.
 
     n_c counts images. Power 0 is class-aware sampling (Shen et al., ECCV 2016), 0.5 square-root sampling, 1 draws
-    classes as they come (Kang et al., ICLR 2020, Eq. 1). Images without boxes are never drawn. An image of a class
-    comes again only after all others of that class have come.
+    classes as they come (Kang et al., ICLR 2020, Eq. 1), -1 reverses their order. Images without boxes are never drawn.
+    An image of a class comes again only after all others of that class have come.
     """
     rows, labels = _presence(index)
     order = np.argsort(labels, kind="stable")
@@ -104,12 +104,23 @@ def class_balanced(index: DatasetIndex | ClassIndex, power: float) -> Draw:
     return draw
 
 
+def bilateral(index: DatasetIndex | ClassIndex) -> Draw:
+    """Pairs of rows, one after the other: every image once, and as many by inverse class counts.
+
+    Source: Zhou et al., BBN: Bilateral-Branch Network with Cumulative Learning for Long-Tailed Visual Recognition, CVPR
+    2020, Section 4.2 (the reversed sampler).
+    """
+    ours, reversed_ = uniform(len(index)), class_balanced(index, -1.0)
+    return lambda rng: np.stack([ours(rng), reversed_(rng)], axis=1).ravel()
+
+
 #: key ``sampling`` -> draw(index, threshold, by).
 SAMPLING: dict[str, Callable[[DatasetIndex | ClassIndex, float, str], Draw]] = {
     "random": lambda index, threshold, by: uniform(len(index)),
     "rfs": repeat_factor,
     "class_aware": lambda index, threshold, by: class_balanced(index, 0.0),
     "square_root": lambda index, threshold, by: class_balanced(index, 0.5),
+    "bilateral": lambda index, threshold, by: bilateral(index),
 }
 
 

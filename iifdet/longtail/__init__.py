@@ -19,7 +19,15 @@ from iifdet.longtail.norms import tau_norm_scale
 from iifdet.longtail.online import batch_counts, online_weights
 from iifdet.longtail.priors import balanced_softmax_shift, log_prior, logit_adjustment_shift, norcal_shift
 from iifdet.longtail.spread import box_dimensions, fractal_shift
-from iifdet.longtail.statistics import background_share, label_smoothing, ldam_margins, sample_share, tail_classes
+from iifdet.longtail.statistics import (
+    background_share,
+    class_temperatures,
+    label_smoothing,
+    ldam_margins,
+    rare_classes,
+    sample_share,
+    tail_classes,
+)
 from iifdet.longtail.weights import VARIANTS, effective_imbalance, iif_weights, tempered
 
 __all__ = [
@@ -41,6 +49,7 @@ __all__ = [
     "box_dimensions",
     "class_balanced_weights",
     "class_scores",
+    "class_temperatures",
     "count_classes",
     "effective_imbalance",
     "fractal_shift",
@@ -53,6 +62,7 @@ __all__ = [
     "logit_adjustment_shift",
     "norcal_shift",
     "online_weights",
+    "rare_classes",
     "read_choice",
     "sample_share",
     "spell_choice",

@@ -25,6 +25,7 @@ CLASS_LOSSES: dict[str, ClassLoss] = {
     "focal": focal,
     "gumbel": gumbel_cross_entropy,
     "seesaw": rivals.seesaw,
+    "seql": rivals.softmax_equalized,
     "ldam": rivals.ldam,
     "lade": rivals.lade,
     "las": rivals.label_aware_smoothing,
@@ -39,7 +40,7 @@ CLASS_LOSSES: dict[str, ClassLoss] = {
 
 #: The activation that turns logits into scores under each loss.
 ACTIVATIONS = {
-    **dict.fromkeys(["ce", "seesaw", "ldam", "lade", "las"], "softmax"),
+    **dict.fromkeys(["ce", "seesaw", "seql", "ldam", "lade", "las"], "softmax"),
     **dict.fromkeys(["bce", "focal", "eql", "eqlv2", "efl", "droploss", "acsl", "ecm", "federated"], "sigmoid"),
     "gumbel": "gumbel",
 }
@@ -47,7 +48,7 @@ ACTIVATIONS = {
 #: Losses that leave some classes hardly a negative but background, or count on a lot of it.
 NEED_BACKGROUND = frozenset({"eql", "droploss", "acsl", "ecm"})
 #: Losses of classes alone, which have no place for a background logit.
-REFUSE_BACKGROUND = frozenset({"lade", "las"})
+REFUSE_BACKGROUND = frozenset({"lade", "las", "seql"})
 #: Losses that count the gradients of all that they are asked for.
 COUNT_GRADIENTS = frozenset({"eqlv2", "efl"})
 #: Losses that draw lots for samples of background, of which hard-negative mining would choose those that were drawn.
@@ -73,6 +74,7 @@ def _of_counts(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 #: loss -> (counts, cosine scale or None, options) -> its ``statistic``, (C,) or (2, C). Others need none.
 CLASS_STATISTICS: dict[str, Callable[..., Tensor]] = {
     "seesaw": _of_counts(lambda counts: counts.instances.float()),
+    "seql": _of_counts(statistics.rare_classes),
     "ldam": _margins,
     "lade": _of_counts(statistics.class_share),
     "las": _of_counts(statistics.label_smoothing),
@@ -97,6 +99,7 @@ WHOLE = frozenset({"classes", "rare", "common"})
 LOSS_OPTIONS: dict[str, dict[str, Range]] = {
     "focal": {"alpha": SHARE, "gamma": ANY},
     "seesaw": {"p": ANY, "q": ANY, "eps": (1e-9, 1.0)},
+    "seql": {"kept": SHARE},
     "lade": {"strength": ANY, "penalty": ANY},
     "eqlv2": {"alpha": ANY, "gamma": ABOVE_ZERO, "mu": ANY},
     "efl": {"alpha": SHARE, "gamma": ABOVE_ZERO, "scale": ANY},
@@ -105,6 +108,7 @@ LOSS_OPTIONS: dict[str, dict[str, Range]] = {
 }
 #: loss -> options of its statistic, and what they may be.
 STATISTIC_OPTIONS: dict[str, dict[str, Range]] = {
+    "seql": {"share": SHARE},
     "ldam": {"largest": SHARE},
     "las": {"head": SHARE, "tail": SHARE},
     "eql": {"tail_ratio": SHARE},

@@ -64,6 +64,8 @@ class AdjustedModel(nn.Module):
     sees_background = False
     #: Whether the class loss is asked for more samples than are trained on, to choose the hardest.
     mines_negatives = False
+    #: Images of a batch that are trained on together.
+    together = 1
     #: Whether training needs masks beside the boxes; detections then have them too.
     wants_masks = False
 

@@ -78,6 +78,45 @@ def label_smoothing(counts: ClassCounts, head: float = 0.3, tail: float = 0.0) -
     return (tail + (head - tail) * (place * math.pi / 2).sin()).float()
 
 
+def rare_classes(counts: ClassCounts, share: float = 5e-3) -> Tensor:
+    """1 for classes with less than ``share`` of all image counts, 0 for the others; (C,) float32.
+
+    Source: λ of Tan et al., Equalization Loss for Long-Tailed Object Recognition, CVPR 2020, Section 3.3.
+
+    Raises:
+        ValueError: ``share`` outside 0…1.
+
+    Example:
+        >>> n = torch.tensor([80, 15, 5])
+        >>> rare_classes(ClassCounts(["car", "bus", "tram"], n, n, num_images=100), share=0.1).tolist()
+        [0.0, 0.0, 1.0]
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: expected a share from 0 to 1, got {share}")
+    n = counts.images.double()
+    return (n < share * n.sum()).float()
+
+
+def class_temperatures(counts: ClassCounts, spread: float = 0.05) -> Tensor:
+    """What logits of each class are divided by where experts are compared: at most 1, less for rarer classes; (C,)
+    float32.
+
+    ``1 - spread + spread · C p_c`` over its largest value, with p the shares of the images.
+
+    Source: Wang et al., Long-tailed Recognition by Routing Diverse Distribution-Aware Experts, ICLR 2021, Section 3.2,
+    with the published program's ``spread`` for CIFAR-LT (0.02 for ImageNet-LT).
+
+    Example:
+        >>> n = torch.tensor([100, 30, 5])
+        >>> found = class_temperatures(ClassCounts(["a", "b", "c"], n, n, num_images=135))
+        >>> [round(v, 4) for v in found.tolist()]
+        [1.0, 0.9267, 0.9005]
+    """
+    n = counts.images.double()
+    temperature = 1 - spread + spread * len(n) * n / n.sum().clamp(min=1)
+    return (temperature / temperature.max()).float()
+
+
 def class_share(counts: ClassCounts) -> Tensor:
     """Each class's share of the image counts, which LADE takes for its prior; (C,) float32.
 

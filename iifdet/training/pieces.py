@@ -10,12 +10,17 @@ from torch import Tensor, nn
 from iifdet.types import Batch
 
 
-def pieces_of(batch: Batch, most: int) -> list[Batch]:
-    """A batch in order, in pieces of nearly equal length with at most ``most`` images; 0 leaves it whole."""
-    images, number = len(batch), 1 if most <= 0 else -(-len(batch) // most)
+def pieces_of(batch: Batch, most: int, together: int = 1) -> list[Batch]:
+    """A batch in order, in pieces of nearly equal length with at most ``most`` images; 0 leaves it whole.
+
+    Args:
+        together: images that are not parted, such as the two of a pair; more than ``most`` may then stay in a piece.
+    """
+    images, units = len(batch), len(batch) // together
+    number = 1 if most <= 0 else min(units, -(-images // most))
     if number <= 1:
         return [batch]
-    ends = [images * k // number for k in range(number + 1)]
+    ends = [*(units * k // number * together for k in range(number)), images]
     return [batch.part(a, b) for a, b in pairwise(ends)]
 
 

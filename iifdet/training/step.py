@@ -175,8 +175,11 @@ def _pieces(group: Sequence[Batch], state: TrainState, world: World) -> list[tup
     truth, what it has of the count of the whole step, over all pieces and processes: so that is what the step's losses
     are divided by.
     """
+    together = getattr(state.model, "together", 1)
     pieces = [
-        (n, piece, batch) for n, batch in enumerate(group, state.batch) for piece in pieces_of(batch, state.micro)
+        (n, piece, batch)
+        for n, batch in enumerate(group, state.batch)
+        for piece in pieces_of(batch, state.micro, together)
     ]
     if len(pieces) == 1 and world.size == 1:
         return [(n, piece, 1.0) for n, piece, _ in pieces]

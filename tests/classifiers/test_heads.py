@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from iifdet.classifiers.heads import HEADS, CosineHead, LearnedCosineHead, build_head, squash, unit_rows
+from iifdet.classifiers.causal import CausalHead
+from iifdet.classifiers.cosine import CosineHead, LearnedCosineHead, squash, unit_rows
+from iifdet.classifiers.heads import HEADS, build_head
 from iifdet.longtail import LogitAdjustment
 
 D, C = 6, 5
@@ -96,6 +98,36 @@ def test_heads_stay_in_float32_under_autocast() -> None:
             torch.testing.assert_close(head(x), head(x.double().float()))
 
 
+def test_a_causal_head_is_the_published_program() -> None:
+    """Numbers of its formulas: two parts, s = 16, γ = 1/32."""
+    steps = torch.arange(20, dtype=torch.float64)
+    head = CausalHead(4, 5).double()
+    head.weight.data = torch.cos(steps).view(5, 4) * 0.5
+    x, other = (wave(steps[:12]).view(3, 4).abs() for wave in (torch.sin, torch.cos))
+    row = torch.tensor([-0.359111, 9.563678, -14.749948, 5.755572, 3.061727], dtype=torch.float64)
+    torch.testing.assert_close(head(x)[0], row, atol=1e-6, rtol=0)
+    head(other)
+    mean = torch.tensor([1.123563, 1.242119, 1.258283, 1.122203], dtype=torch.float64)
+    torch.testing.assert_close(head.direction, mean, atol=1e-6, rtol=0)
+    inferred = {
+        3.0: [0.926550, -4.328125, 13.150339, -1.440620, -1.240443],
+        1.5: [0.283719, 2.617777, -0.799805, 2.157476, 0.910642],
+        1.0: [0.069443, 4.933077, -5.449852, 3.356841, 1.627670],
+    }
+    for head.effect, expected in inferred.items():
+        torch.testing.assert_close(head.eval()(x)[0], torch.tensor(expected).double(), atol=1e-6, rtol=0)
+    assert torch.equal(head.direction, mean) or head.direction.ne(0).all(), "inference moves nothing"
+
+
+def test_a_folded_causal_head_gives_the_adjusted_logits_in_inference() -> None:
+    head, adjust, x = double("causal"), LogitAdjustment(C).double(), torch.randn(9, D, dtype=torch.float64)
+    head(x + 1)
+    adjust.set(torch.linspace(0.5, 3, C), torch.linspace(-2, 2, C), center="mean")
+    expected = adjust(head.eval()(x), phase="infer")
+    head.fold(adjust)
+    torch.testing.assert_close(head(x), expected)
+
+
 def test_the_learned_scale_learns() -> None:
     head = LearnedCosineHead(D, C)
     head(torch.randn(4, D)).square().sum().backward()
@@ -106,11 +138,17 @@ def test_the_learned_scale_learns() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "cos"}, "head: expected one of linear, cosine, cosine_learned, got 'cos'"),
-        ({"name": "linear", "scale": 16.0}, "scale: expected none with head=linear"),
+        ({"name": "cos"}, "head: expected one of linear, cosine, cosine_learned, causal, got 'cos'"),
+        (
+            {"name": "linear", "scale": 16.0},
+            "scale: expected none with head=linear, got 16.0; use head=cosine or causal",
+        ),
         ({"name": "cosine_learned", "scale": 16.0}, "scale: expected none with head=cosine_learned"),
         ({"name": "cosine", "scale": 0.0}, "scale: expected a number above 0"),
         ({"name": "cosine", "scale": float("nan")}, "scale: expected a number above 0"),
+        ({"name": "causal", "scale": 0.0}, "scale: expected a number above 0"),
+        ({"name": "causal", "effect": -1.0}, "effect: expected a number from 0"),
+        ({"name": "cosine", "effect": 1.0}, "effect: expected none with head=cosine, got 1.0; use head=causal"),
     ],
 )
 def test_wrong_options_are_named(arguments: dict, message: str) -> None:

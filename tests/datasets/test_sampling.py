@@ -205,3 +205,16 @@ def test_rows_stay_rows_of_the_index_after_images_are_dropped() -> None:
 def test_a_rank_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="expected 0…1, got 2"):
         EpochSampler(4, rank=2, world_size=2)
+
+
+# -- pairs -------------------------------------------------------------------------------------------------------------
+
+
+def test_pairs_are_an_image_as_it_comes_and_one_by_inverse_counts() -> None:
+    index = index_of([[0]] * 500 + [[1]] * 200 + [[2]] * 80 + [[3]] * 20 + [[4]] * 5, 5)
+    rows = SAMPLING["bilateral"](index, 0.001, "image")(rng())
+    assert len(rows) == 2 * len(index)
+    assert sorted(rows[::2]) == list(range(len(index))), "every image once"
+    labels = index.labels[rows[1::2]]
+    share = np.bincount(labels, minlength=5) / len(index)
+    assert share == pytest.approx([0.007421, 0.018553, 0.046382, 0.185529, 0.742115], abs=1 / len(index))

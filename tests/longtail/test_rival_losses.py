@@ -18,6 +18,7 @@ from iifdet.longtail import (
     label_smoothing,
     ldam_margins,
     log_prior,
+    rare_classes,
     sample_share,
     tail_classes,
 )
@@ -34,6 +35,7 @@ from iifdet.longtail.rivals import (
     lade,
     ldam,
     seesaw,
+    softmax_equalized,
 )
 
 LOGITS = torch.tensor([[2, -1, 0.5, 0], [2, -1, 0.5, 0], [-3, 4, 1, -6], [0, 0, 0, 0], [9, -2, 0, 1]])
@@ -432,3 +434,36 @@ def test_their_limits_are_equal_weights_and_the_inverse_of_the_counts():
 def test_what_has_no_weight_is_refused(counts, beta, message):
     with pytest.raises(ValueError, match=message):
         class_balanced_weights(counts, beta)
+
+
+# -- softmax equalization ----------------------------------------------------------------------------------------------
+
+
+def test_softmax_equalization_and_its_gradient_are_the_published_formula(monkeypatch):
+    """Lots as they fell in the reference: 1 leaves a rare class out, unless it is the sample's own."""
+    z = torch.sin(torch.arange(20, dtype=torch.float64)).view(4, 5) * 3
+    y, counts = torch.tensor([0, 2, 3, 4]), counts_of(500, 200, 80, 20, 5)
+    rare = rare_classes(counts, share=0.1)
+    assert rare.tolist() == [0, 0, 1, 1, 1]
+    left_out = torch.tensor([[1, 1, 1, 0, 1], [0, 1, 1, 1, 1], [1, 1, 0, 1, 1], [1, 0, 1, 0, 1]])
+    monkeypatch.setattr(torch, "rand_like", lambda like: left_out.to(like))
+    found = softmax_equalized(z, y, statistic=rare, kept=0.5)
+    torch.testing.assert_close(found, torch.tensor([2.708760, 0.065880, 0.118881, 1.761844]), rtol=1e-4, atol=2e-6)
+    slope = gradient(softmax_equalized, z, y, statistic=rare, kept=0.5) / 4
+    expected = torch.tensor([-0.233345, 0.207912, 0, 0.025433, 0], dtype=torch.float64)
+    torch.testing.assert_close(slope[0], expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("kept", "mean"), [(0.0, 1.121214), (1.0, 2.132055)])
+def test_rare_classes_are_never_or_always_negatives_at_the_ends(kept, mean):
+    z = torch.sin(torch.arange(20, dtype=torch.float64)).view(4, 5) * 3
+    rare = torch.tensor([0.0, 0, 1, 1, 1])
+    found = softmax_equalized(z, torch.tensor([0, 2, 3, 4]), statistic=rare, kept=kept).mean()
+    assert found.item() == pytest.approx(mean, abs=2e-6)
+
+
+def test_a_rare_class_is_kept_as_often_as_asked():
+    z, y = torch.zeros(4000, 2), torch.zeros(4000, dtype=torch.long)
+    found = softmax_equalized(z, y, statistic=torch.tensor([0.0, 1.0]), kept=0.25)
+    assert found.ne(0).float().mean().item() == pytest.approx(0.25, abs=0.05)
+    assert set(found.exp().round(decimals=4).tolist()) == {1.0, 2.0}

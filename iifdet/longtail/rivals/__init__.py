@@ -12,7 +12,7 @@ from iifdet.longtail.rivals.one_vs_rest import (
     equalized,
     federated,
 )
-from iifdet.longtail.rivals.softmax import label_aware_smoothing, lade, ldam, seesaw
+from iifdet.longtail.rivals.softmax import label_aware_smoothing, lade, ldam, seesaw, softmax_equalized
 
 __all__ = [
     "FEDERATED_CLASSES",
@@ -27,4 +27,5 @@ __all__ = [
     "lade",
     "ldam",
     "seesaw",
+    "softmax_equalized",
 ]

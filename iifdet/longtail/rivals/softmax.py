@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,7 +40,6 @@ def seesaw(
         eps: smallest score of the true class that compensation divides by.
 
     Example:
-        >>> import torch
         >>> z, y = torch.zeros(2, 2), torch.tensor([0, 1])  # a common and a rare class, neither preferred
         >>> common, rare = seesaw(z, y, statistic=torch.tensor([100.0, 1.0])).tolist()
         >>> round(common, 3), round(rare, 3)
@@ -55,6 +55,29 @@ def seesaw(
     return cross_entropy(logits + F.pad(factors, (background, 0)), labels, class_weight)
 
 
+def softmax_equalized(
+    logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, *, statistic: Tensor, kept: float = 0.1
+) -> Tensor:
+    """Softmax equalization loss (SEQL), (N, C), (N,) -> (N,): softmax cross-entropy in which a rare class is a negative
+    by lot alone, for each sample anew.
+
+    Source: Tan et al., Equalization Loss for Long-Tailed Object Recognition, CVPR 2020, Section 3.3.
+
+    Args:
+        statistic: 1 for rare classes, 0 for the others.
+        kept: probability of a rare class to be a negative, 1 - γ.
+
+    Example:
+        >>> z, y = torch.zeros(1, 3), torch.tensor([0])
+        >>> rare = torch.tensor([0.0, 0.0, 1.0])
+        >>> [round(softmax_equalized(z, y, statistic=rare, kept=k).exp().item(), 4) for k in (1.0, 0.0)]
+        [3.0, 2.0]
+    """
+    logits = logits.float()
+    left_out = (statistic > 0) & (torch.rand_like(logits) >= kept) & (one_hot(logits, labels) == 0)
+    return cross_entropy(logits.masked_fill(left_out, -math.inf), labels, class_weight)
+
+
 def ldam(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, *, statistic: Tensor) -> Tensor:
     """Label-distribution-aware margin loss, (N, C), (N,) -> (N,): softmax cross-entropy that wants the true logit
     ahead by the margin of its class.
@@ -65,7 +88,6 @@ def ldam(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, *, 
         statistic: margins in logits; see :func:`iifdet.longtail.ldam_margins`.
 
     Example:
-        >>> import torch
         >>> z, y = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
         >>> torch.equal(ldam(z, y, statistic=torch.tensor([2.0, 9.0])), cross_entropy(z * 0, y))
         True
@@ -96,7 +118,6 @@ def lade(
         penalty: of the bound's own regularisation.
 
     Example:
-        >>> import torch
         >>> z, y = torch.zeros(2, 2), torch.tensor([0, 1])
         >>> balanced = lade(z, y, statistic=torch.tensor([0.5, 0.5]))
         >>> torch.equal(balanced, cross_entropy(z, y))
@@ -124,7 +145,6 @@ def label_aware_smoothing(
         statistic: the share that is spread; see :func:`iifdet.longtail.label_smoothing`.
 
     Example:
-        >>> import torch
         >>> z, y = torch.tensor([[8.0, 0.0]] * 2), torch.tensor([0, 0])
         >>> sharp = label_aware_smoothing(z, y, statistic=torch.tensor([0.0, 0.0]))
         >>> smooth = label_aware_smoothing(z, y, statistic=torch.tensor([0.3, 0.0]))

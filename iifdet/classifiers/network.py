@@ -1,0 +1,25 @@
+"""What a classifier's network is."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class Network(nn.Module):
+    """(B, 3, H, W) images of zero mean and unit variance -> (B, D) features.
+
+    A subclass sets ``out_features`` (D) and ``side`` (of the images that it is for, pixels), and defines :meth:`stages`
+    and ``forward``.
+    """
+
+    out_features: int
+    side: int
+
+    def stages(self) -> dict[str, nn.Module]:
+        """Parts in the order in which an image passes them."""
+        raise NotImplementedError
+
+    def last_maps(self) -> dict[str, nn.Module]:
+        """The parts, by name, that give the maps which are pooled."""
+        name, stage = list(self.stages().items())[-1]
+        return {name: stage}
