@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from iifdet.build.adjustment import LEARNED, adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
+from iifdet.build.teaching import teach
 from iifdet.checkpoint import read_checkpoint, restore_model
 from iifdet.classifiers import BilateralClassifier, Classifier, torchvision_weights
 from iifdet.config import TrainConfig
@@ -62,6 +63,7 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True, cou
             _refuse_random_rows(model, random, config)
     settle_options(model, config)
     adjust_for_training(model, config)
+    teach(model, config, lambda path: load_model(path, key="teacher"))
     return model
 
 
@@ -106,15 +108,16 @@ def check_pairs(config: TrainConfig, model: AdjustedModel) -> None:
         )
 
 
-def load_model(path: str | Path, trusted: bool = False) -> Any:
+def load_model(path: str | Path, trusted: bool = False, key: str = "weights") -> Any:
     """The model of one of our checkpoints, in eval mode, with its names, counts and adjustment; or an exported file.
 
     Args:
         trusted: a .pt2 may run code that stands in it; it comes from a good place.
+        key: what errors call it.
     """
     if is_exported(path):
         return load_exported(path, trusted)
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, key)
     try:
         model = create_model(content["model"]["name"], **content["model"]["args"])
         restore_model(model, content)
@@ -126,7 +129,7 @@ def load_model(path: str | Path, trusted: bool = False) -> Any:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"weights: expected a consistent checkpoint, got {path}: {reason}") from error
+        raise InputError(f"{key}: expected a consistent checkpoint, got {path}: {reason}") from error
     return model.eval()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from iifdet.classifiers.alignment import Alignment
 from iifdet.classifiers.cosine import CosineHead, LearnedCosineHead
+from iifdet.classifiers.distillation import Distillation
 from iifdet.classifiers.heads import Head, LinearHead, build_head
 from iifdet.classifiers.network import Network
 from iifdet.longtail import REFUSE_MIXED, AdjustedModel, ClassifierRows, ClassLossChoice, class_scores
@@ -59,6 +60,7 @@ class Classifier(AdjustedModel):
         self.network = network
         self.head = self.make_head(head, scale=scale, effect=effect)
         self.align: Alignment | None = None
+        self.distillation: Distillation | None = None
         self.register_buffer("mean", _channels("mean", mean), persistent=False)
         self.register_buffer("std", _channels("std", std), persistent=False)
         if not bool((self.std > 0).all()):
@@ -84,7 +86,10 @@ class Classifier(AdjustedModel):
 
     def raw(self, images: Images) -> Tensor:
         """(B, C) logits before any adjustment; float32 where the network runs in half precision."""
-        features = self.features(images)
+        return self.logits_of(self.features(images))
+
+    def logits_of(self, features: Tensor) -> Tensor:
+        """(B, D) features -> (B, C) logits before any adjustment."""
         logits: Tensor = self.head(features)
         return logits if self.align is None else self.align(logits, features)
 
@@ -106,8 +111,16 @@ class Classifier(AdjustedModel):
         return class_scores(logits, self.class_activation)
 
     def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
-        """``{"cls": scalar}``: the mean over images, each weighed by its class weight where there are some."""
-        return {"cls": self.label_losses(self.raw(images), targets).mean()}
+        """``{"cls": scalar}``: the mean over images, each weighed by its class weight where there are some.
+
+        With a teacher also ``distill``; see :class:`iifdet.classifiers.distillation.Distillation`.
+        """
+        features = self.features(images)
+        logits = self.logits_of(features)
+        loss = self.label_losses(logits, targets).mean()
+        if self.distillation is None:
+            return {"cls": loss}
+        return self.distillation.losses(loss, images, features, self.adjusted(logits))
 
     def label_losses(self, logits: Tensor, targets: ClassTargets) -> Tensor:
         """(..., B, C) raw logits -> (..., B) losses.
@@ -122,6 +135,34 @@ class Classifier(AdjustedModel):
             )
         ours, theirs = (self.label_losses(logits, labels) for labels in (targets.labels, targets.others))
         return targets.share * ours + (1 - targets.share) * theirs
+
+    def learn_from(self, distillation: Distillation) -> None:
+        """Train with what a teacher says beside the labels.
+
+        Raises:
+            ValueError: the teacher does not fit.
+        """
+        teacher = distillation.teacher
+        if teacher.names != self.names:
+            raise ValueError(f"teacher: expected the {len(self.names)} classes of the data, got one of others")
+        if distillation.kind == "cbd" and teacher.feature_shape != self.feature_shape:
+            raise ValueError(
+                f"teacher: expected features of shape {self.feature_shape} for distill=cbd, got "
+                f"{teacher.feature_shape}; give one of the same model, or use distill=dive"
+            )
+        teacher.requires_grad_(False).eval().to(self.device)
+        self.distillation = distillation
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Of an image's features."""
+        return (self.network.out_features,)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Classifier:
+        """A teacher, which is no part of the state, goes along to another device."""
+        if self.distillation is not None:
+            self.distillation.teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def learn_alignment(self) -> Alignment:
         """Put an alignment that changes nothing yet between head and adjustment."""

@@ -12,6 +12,7 @@ from iifdet.classifiers.alignment import Alignment
 from iifdet.classifiers.base import Classifier, Images
 from iifdet.classifiers.branches import ExpertNetwork
 from iifdet.classifiers.cosine import CosineHead
+from iifdet.classifiers.distillation import Distillation
 from iifdet.classifiers.heads import Head, build_head
 from iifdet.longtail import ClassCounts, ClassifierRows, LogitAdjustment, class_temperatures
 from iifdet.types import ClassTargets
@@ -86,6 +87,14 @@ class ExpertClassifier(Classifier):
         super().set_class_statistic(counts)
         if counts is not None:
             self.temperature.copy_(class_temperatures(counts))
+
+    def learn_from(self, distillation: Distillation) -> None:
+        raise ValueError("teacher: teaches one classifier, got model_args.experts; drop one")
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Of an image's features."""
+        return (len(self.head), self.network.out_features)
 
     def learn_alignment(self) -> Alignment:
         raise ValueError("adjust: disalign aligns one classifier, got several experts; use adjust=lws")

@@ -13,7 +13,8 @@ class SamplingKeys(Keys):
     """Sampling"""
 
     sampling: Literal["random", "rfs", "class_aware", "square_root", "bilateral"] = "random"
-    """each image once; repeat factors; classes alike; classes by the square root of their size"""
+    """each image once; repeat factors; classes alike; classes by the square root of their size; pairs of
+    an image as it comes and one by inverse class counts (bilateral, model_args.bilateral=true)"""
     repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """sampling=rfs: classes in a smaller share of the images than this are repeated"""
     sampling_by: Literal["image", "instance", "both"] = "image"

@@ -8,8 +8,9 @@ CPU, short:   … --epochs 40 --stage2 10 --seeds 0 --device cpu --keys 'channel
 Each seed is a process of its own (``--how threads``: a thread), all side by side on one device. A seed trains the
 softmax model, tries every adjustment on its test logits (post-process), and trains every variant's class rows from it
 (decoupled). ``--trained`` adds other recipes (``iif-csl,iif-end-to-end,la-loss,ldam-drw,lade,seesaw,cb,crt,lws,
-mislas,disalign``); ``--keys 'mixup=0'`` changes every run. What an earlier call wrote into ``--folder`` is taken up,
-and figures of a JSON file (``--known``) are not measured again; second stages need the softmax run itself there.
+mislas,disalign,ride,bbn,tde,eql,cbd,dive``, as far as the table has them); ``--keys 'mixup=0'`` changes every run. What
+an earlier call wrote into ``--folder`` is taken up, and figures of a JSON file (``--known``) are not measured again;
+second stages and recipes with a teacher need the run itself there.
 
 ``last`` is the last epoch, ``best`` the epoch with the highest test accuracy, which the original reports.
 """
@@ -168,7 +169,13 @@ class Seed:
         if resolve(TrainConfig, {"model": name}).strategy == "decoupled":
             whole = whole_epochs(self.args.table, recipe)
             return self.second_stage({"model": name, "name": recipe, "epochs": whole})
-        return figures(iifdet.train(**self.keys(recipe, epochs)).folder)
+        distil = resolve(TrainConfig, {"model": name}).distill
+        start = {}
+        if distil != "none":
+            taught_by = TEACHERS[distil]
+            self.stage(taught_by, lambda: self.train(taught_by, epochs))
+            start = {"teacher": str(self.folder / taught_by / "weights" / "last.pt")}
+        return figures(iifdet.train(**{**self.keys(recipe, epochs), **start}).folder)
 
     def decoupled(self, variant: str, bn: str) -> dict[str, Any]:
         """The class rows again, from the softmax run's last checkpoint."""
@@ -251,6 +258,8 @@ def whole_epochs(table: str, recipe: str) -> int:
     return resolve(TrainConfig, {"model": f"classify/{table}-{recipe}"}).epochs
 
 
+#: Whose checkpoint a recipe that distils learns from.
+TEACHERS = {"cbd": "softmax", "dive": "la-loss"}
 #: What rows must have in common to stand in one table.
 SETTING = ("table", "data", "epochs", "stage2", "bn", "width", "keys", "fraction")
 
