@@ -57,8 +57,8 @@ class DeferredWeights(_Buffer):
         return self.weights if epoch >= self.first else torch.ones_like(self.weights)
 
 
-class BilateralShare(_Buffer):
-    """The share of the first of two branches: ``1 - (epoch / epochs)²``.
+class CumulativeShare(_Buffer):
+    """Cumulative learning: the share of what is learned first, ``1 - (epoch / epochs)²``.
 
     Source: Zhou et al., BBN: Bilateral-Branch Network with Cumulative Learning for Long-Tailed Visual Recognition, CVPR
     2020, Section 4.3.

@@ -9,10 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from iifdet.classifiers import CLASSIFIERS
+from iifdet.classifiers import CLASSIFIERS, OPTIONS
 from iifdet.detectors import DETECTORS, PostprocessOptions
 from iifdet.detectors.yolo_loss import YOLOLossOptions
 from iifdet.errors import InputError, suggest
+
+#: Options that all YOLOs take.
+YOLO_OPTIONS = {"class_loss", *(f.name for f in fields(YOLOLossOptions))}
 
 
 @dataclass(frozen=True)
@@ -57,5 +60,5 @@ def model_options(name: str) -> set[str]:
     parameters = inspect.signature(MODELS[name].factory).parameters.values()
     known = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        known |= {"class_loss", *(f.name for f in fields(YOLOLossOptions))}
+        known |= OPTIONS if MODELS[name].task == "classify" else YOLO_OPTIONS
     return known

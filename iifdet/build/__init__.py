@@ -1,7 +1,7 @@
 """The only wiring: Config -> data, counts, model, optimizer, evaluator."""
 
 from iifdet.build.adjustment import LEARNED, loss_weights, refuse_idle_weight_keys, set_adjustment
-from iifdet.build.batch import check_batch, settle_batch
+from iifdet.build.batch import check_batch, images_together, settle_batch
 from iifdet.build.batches import EpochBatches, ending_workers
 from iifdet.build.comparison import classifier_norms, evaluated_index
 from iifdet.build.data import (
@@ -76,6 +76,7 @@ __all__ = [
     "evaluated_index",
     "fastest_algorithms",
     "fit_options",
+    "images_together",
     "load_finished",
     "load_foreign_model",
     "load_model",

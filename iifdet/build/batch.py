@@ -9,6 +9,7 @@ import torch
 
 from iifdet.build.loop import fit_options
 from iifdet.config import TrainConfig
+from iifdet.datasets import TOGETHER
 from iifdet.distributed import ALONE, World
 from iifdet.errors import InputError
 from iifdet.models import MODELS
@@ -17,13 +18,20 @@ from iifdet.training import TrainState, has_room, largest_fitting
 log = logging.getLogger("iifdet")
 
 
+def images_together(config: TrainConfig) -> int:
+    """Images that are drawn to be trained on together."""
+    return TOGETHER.get(config.sampling, 1)
+
+
 def check_batch(config: TrainConfig, world: World) -> None:
-    """Refuse a ``batch`` that the processes cannot share evenly, or that parts pairs."""
-    if config.sampling == "bilateral" and config.batch % (2 * world.size):
-        of_each = "" if world.size == 1 else f" for each of the {world.size} processes"
+    """Refuse a ``batch`` that the processes cannot share evenly, or that parts images which belong together."""
+    together = images_together(config)
+    share = together * world.size
+    if together > 1 and config.batch % share:
+        of_each = "" if world.size == 1 else f" times {world.size} processes"
         raise InputError(
-            f"batch: expected pairs of images{of_each} with sampling=bilateral, got {config.batch}; "
-            f"use batch={2 * world.size * max(1, config.batch // (2 * world.size))}"
+            f"batch: expected a multiple of {together}{of_each} with sampling={config.sampling}, got {config.batch}; "
+            f"use batch={share * max(1, config.batch // share)}"
         )
     if config.batch % world.size:
         near = max(1, round(config.batch / world.size)) * world.size

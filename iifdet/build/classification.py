@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from iifdet.build.batch import images_together
 from iifdet.build.batches import EpochBatches
 from iifdet.build.splits import Splits
 from iifdet.config import DataKeys, InferenceKeys, SplitKeys, TrainConfig
@@ -139,8 +140,10 @@ def classification_train_batches(
     """Augmented, shuffled batches of the train split, made on the device with ``cache=device``, else by workers."""
     batch = config.batch // world.size
     draw = SAMPLING[config.sampling](index, config.repeat_threshold, config.sampling_by)
+    order: dict[str, Any] = {"draw": draw, "together": images_together(config)}
+    order |= {"rank": world.rank, "world_size": world.size}
     if config.cache == "device":
-        sampler = EpochSampler(len(index), config.seed, draw=draw, rank=world.rank, world_size=world.size, batch=batch)
+        sampler = EpochSampler(len(index), config.seed, batch=batch, **order)
         data = ResidentImages.of(index, device, config.imgsz)
         return ResidentTraining(data, sampler, batch, small_augment(config), config.mixup, config.channels_last)
     dataset = ClassDataset(index, train_transform(config), config.seed, grey=False, max_bad=config.max_bad)
@@ -149,11 +152,9 @@ def classification_train_batches(
         batch,
         config.workers,
         shuffle=True,
-        draw=draw,
         mixup=config.mixup,
         pin_memory=device.type == "cuda",
-        rank=world.rank,
-        world_size=world.size,
+        **order,
     )
     return EpochBatches(loader, batch)
 

@@ -16,9 +16,9 @@ from iifdet.build.adjustment import LEARNED, adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
 from iifdet.build.teaching import teach
 from iifdet.checkpoint import read_checkpoint, restore_model
-from iifdet.classifiers import BilateralClassifier, Classifier, torchvision_weights
+from iifdet.classifiers import Classifier, torchvision_weights
 from iifdet.config import TrainConfig
-from iifdet.datasets import DatasetIndex
+from iifdet.datasets import TOGETHER, DatasetIndex
 from iifdet.detectors import Detector, PostprocessOptions
 from iifdet.detectors.backbone_weights import fetch_default, load_backbone
 from iifdet.detectors.darknet_weights import load_darknet
@@ -48,7 +48,7 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True, cou
     torch.manual_seed(config.seed)
     model = create_model(config.model, len(index.names), **config.model_args)
     check_multi_scale(config, model)
-    check_pairs(config, model)
+    check_sampling(config, model)
     if config.anchors == "auto":
         anchors = fit_anchors_to(index, model, config)
         torch.manual_seed(config.seed)
@@ -88,24 +88,23 @@ def check_multi_scale(config: TrainConfig, model: Detector) -> None:
         )
 
 
-def check_pairs(config: TrainConfig, model: AdjustedModel) -> None:
-    """Refuse pairs of images without the two branches that learn from them, and the other way round."""
-    paired, bilateral = config.sampling == "bilateral", isinstance(model, BilateralClassifier)
-    if paired and not bilateral:
+def check_sampling(config: TrainConfig, model: AdjustedModel) -> None:
+    """Refuse images that are drawn to be trained on together without a model that does so, and the other way round."""
+    wanted = model.sampling if isinstance(model, Classifier) else None
+    if wanted and config.sampling != wanted:
+        option = "bilateral" if wanted == "bilateral" else "contrast"
         raise InputError(
-            f"sampling: bilateral draws pairs of images for two branches, got model={config.model} without them; "
-            "use sampling=class_aware, or a classifier with model_args.bilateral=true"
+            f"model_args.{option}: expected sampling={wanted}, whose images it learns from together, got "
+            f"{config.sampling}; add sampling={wanted}"
         )
-    if bilateral and not paired:
+    if config.sampling in TOGETHER and not wanted:
+        option = "bilateral=true" if config.sampling == "bilateral" else f"contrast={config.sampling}"
         raise InputError(
-            f"model_args.bilateral: two branches learn from pairs of images, got sampling={config.sampling}; "
-            "add sampling=bilateral"
+            f"sampling: {config.sampling} draws images that are learned from together, got model={config.model}, which "
+            f"does not; use sampling=class_aware, or a classifier with model_args.{option}"
         )
-    if bilateral and config.mixup:
-        raise InputError(
-            f"mixup: expected 0 beside model_args.bilateral=true, which blends images itself, got {config.mixup}"
-            "; add mixup=0"
-        )
+    if wanted and config.mixup:
+        raise InputError(f"mixup: expected 0 beside sampling={wanted}, got {config.mixup}; add mixup=0")
 
 
 def load_model(path: str | Path, trusted: bool = False, key: str = "weights") -> Any:

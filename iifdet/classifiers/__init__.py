@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from iifdet.classifiers.assembly import OPTIONS
 from iifdet.classifiers.base import Classifier
-from iifdet.classifiers.bilateral import BilateralClassifier
 from iifdet.classifiers.cifar import cifar_resnet
 from iifdet.classifiers.distillation import Distillation
 from iifdet.classifiers.heads import HEADS
@@ -30,4 +30,4 @@ CLASSIFIERS: dict[str, Callable[..., Classifier]] = {
     "se_resnext50_32x4d": imagenet_resnet((3, 4, 6, 3), reduction=16, groups=32, width_per_group=4),
 }
 
-__all__ = ["CLASSIFIERS", "HEADS", "BilateralClassifier", "Classifier", "Distillation"]
+__all__ = ["CLASSIFIERS", "HEADS", "OPTIONS", "Classifier", "Distillation"]

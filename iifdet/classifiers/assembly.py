@@ -1,16 +1,19 @@
-"""A classifier of one network, of experts, or of two branches."""
+"""A classifier of one network, of experts, of two branches, or with a contrast of features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from iifdet.classifiers.base import Classifier
 from iifdet.classifiers.bilateral import BilateralClassifier
 from iifdet.classifiers.branches import BilateralNetwork, ExpertNetwork
+from iifdet.classifiers.contrastive import ContrastiveClassifier
 from iifdet.classifiers.experts import ExpertClassifier
 from iifdet.classifiers.network import Network
+from iifdet.longtail import ClassLossChoice
 
 
 @dataclass(frozen=True)
@@ -32,33 +35,57 @@ def assemble(
     shapes: Shapes,
     num_classes: int,
     *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    head: str = "linear",
+    scale: float | None = None,
+    effect: float | None = None,
+    trainable_stages: int | None = None,
+    class_loss: ClassLossChoice = "ce",
     experts: int = 1,
     diversity: float | None = None,
     bilateral: bool = False,
-    **keywords: Any,
+    contrast: str | None = None,
+    contrast_temperature: float | None = None,
 ) -> Classifier:
     """A classifier of the shape that is asked for.
 
     Args:
-        experts: more than one make an :class:`ExpertClassifier`.
-        diversity: of several experts; None for its default.
+        mean, std, head, scale, effect, trainable_stages, class_loss: see :class:`Classifier`.
+        experts, diversity: more than one make an :class:`ExpertClassifier`.
         bilateral: make a :class:`BilateralClassifier`.
-        keywords: of :class:`Classifier`.
+        contrast, contrast_temperature: make a :class:`ContrastiveClassifier`.
 
     Raises:
         ValueError: an option is out of its range, or goes with another shape.
     """
     if type(experts) is not int or not 1 <= experts <= 16:
         raise ValueError(f"experts: expected a whole number from 1 to 16, got {experts!r}")
-    if diversity is not None and experts == 1:
-        raise ValueError(f"diversity: expected none with one expert, got {diversity}; give experts=2 or more")
     if type(bilateral) is not bool:
         raise ValueError(f"bilateral: expected true or false, got {bilateral!r}")
-    if bilateral and experts > 1:
-        raise ValueError(f"bilateral: expected false with experts={experts}, got true; give one of them")
-    if bilateral:
+    asked = {"experts": experts > 1, "bilateral": bilateral, "contrast": contrast is not None}
+    shaped = [name for name, wanted in asked.items() if wanted]
+    if len(shaped) > 1:
+        raise ValueError(f"{shaped[0]}: expected one of {', '.join(asked)}, got {' and '.join(shaped)}; drop one")
+    if diversity is not None and not asked["experts"]:
+        raise ValueError(f"diversity: expected none with one expert, got {diversity}; give experts=2 or more")
+    if contrast_temperature is not None and not asked["contrast"]:
+        raise ValueError(f"contrast_temperature: expected none without contrast, got {contrast_temperature}; drop it")
+    keywords: dict[str, Any] = {"mean": mean, "std": std, "head": head, "scale": scale, "effect": effect}
+    keywords |= {"trainable_stages": trainable_stages, "class_loss": class_loss}
+    if asked["experts"]:
+        return ExpertClassifier(shapes.experts(experts), num_classes, **keywords, **_given(diversity=diversity))
+    if asked["bilateral"]:
         return BilateralClassifier(shapes.bilateral(), num_classes, **keywords)
-    if experts == 1:
-        return Classifier(shapes.whole(), num_classes, **keywords)
-    options = {} if diversity is None else {"diversity": diversity}
-    return ExpertClassifier(shapes.experts(experts), num_classes, **options, **keywords)
+    if asked["contrast"]:
+        keywords |= _given(contrast=contrast, contrast_temperature=contrast_temperature)
+        return ContrastiveClassifier(shapes.whole(), num_classes, **keywords)
+    return Classifier(shapes.whole(), num_classes, **keywords)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+#: Options that all classifiers take.
+OPTIONS = frozenset(p.name for p in inspect.signature(assemble).parameters.values() if p.kind is p.KEYWORD_ONLY)

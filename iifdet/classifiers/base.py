@@ -40,6 +40,8 @@ class Classifier(AdjustedModel):
         ValueError: an option is out of its range.
     """
 
+    #: The key ``sampling`` without which training makes no sense; None where any does.
+    sampling: str | None = None
     mean: Tensor
     std: Tensor
 

@@ -19,7 +19,7 @@ class BilateralClassifier(Classifier):
     Batches are pairs, one image as they come and one drawn by inverse class counts (``sampling=bilateral``). A share l
     of the first one's features from the first branch and 1 - l of the second one's from the second go to one
     classifier, which answers for both labels, ``l L(y) + (1 - l) L(y')``. The share goes from 1 to 0 over the run
-    (:class:`iifdet.curriculum.BilateralShare`).
+    (:class:`iifdet.curriculum.CumulativeShare`).
 
     Source: Zhou et al., BBN: Bilateral-Branch Network with Cumulative Learning for Long-Tailed Visual Recognition, CVPR
     2020, Sections 4.1 to 4.3.
@@ -30,6 +30,7 @@ class BilateralClassifier(Classifier):
         keywords: of :class:`Classifier`.
     """
 
+    sampling = "bilateral"
     together = 2
     share: Tensor
 

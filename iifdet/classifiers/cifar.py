@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +13,6 @@ from iifdet.classifiers.base import Classifier
 from iifdet.classifiers.blocks import SqueezeExcite
 from iifdet.classifiers.branches import BilateralNetwork, ExpertNetwork
 from iifdet.classifiers.network import Network
-from iifdet.longtail import ClassLossChoice
 
 #: Of the channels of CIFAR-10's training images; CIFAR-100's are within 0.03 of these.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -134,32 +134,13 @@ def cifar_resnet(depth: int, reduction: int) -> Callable[..., Classifier]:
         width: float = 1.0,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
-        head: str = "linear",
-        scale: float | None = None,
-        effect: float | None = None,
-        trainable_stages: int | None = None,
-        class_loss: ClassLossChoice = "ce",
-        experts: int = 1,
-        diversity: float | None = None,
-        bilateral: bool = False,
+        **options: Any,
     ) -> Classifier:
-        return assemble(
-            Shapes(
-                lambda: CifarResNet(depth, reduction, width),
-                lambda number: cifar_experts(depth, reduction, width, number),
-                lambda: cifar_bilateral(depth, reduction, width),
-            ),
-            num_classes,
-            experts=experts,
-            diversity=diversity,
-            bilateral=bilateral,
-            mean=mean,
-            std=std,
-            head=head,
-            scale=scale,
-            effect=effect,
-            trainable_stages=trainable_stages,
-            class_loss=class_loss,
+        shapes = Shapes(
+            lambda: CifarResNet(depth, reduction, width),
+            lambda number: cifar_experts(depth, reduction, width, number),
+            lambda: cifar_bilateral(depth, reduction, width),
         )
+        return assemble(shapes, num_classes, mean=mean, std=std, **options)
 
     return factory

@@ -15,7 +15,6 @@ from iifdet.classifiers.base import Classifier
 from iifdet.classifiers.blocks import SqueezeExcite
 from iifdet.classifiers.branches import BilateralNetwork, ExpertNetwork
 from iifdet.classifiers.network import Network
-from iifdet.longtail import ClassLossChoice
 from iifdet.weight_files import IMAGENET
 
 #: Side of the images, and channels behind the second stage.
@@ -122,29 +121,9 @@ def imagenet_resnet(
         *,
         mean: Sequence[float] = IMAGENET[0],
         std: Sequence[float] = IMAGENET[1],
-        head: str = "linear",
-        scale: float | None = None,
-        effect: float | None = None,
-        trainable_stages: int | None = None,
-        class_loss: ClassLossChoice = "ce",
-        experts: int = 1,
-        diversity: float | None = None,
-        bilateral: bool = False,
+        **options: Any,
     ) -> Classifier:
-        return assemble(
-            shapes,
-            num_classes,
-            experts=experts,
-            diversity=diversity,
-            bilateral=bilateral,
-            mean=mean,
-            std=std,
-            head=head,
-            scale=scale,
-            effect=effect,
-            trainable_stages=trainable_stages,
-            class_loss=class_loss,
-        )
+        return assemble(shapes, num_classes, mean=mean, std=std, **options)
 
     return factory
 

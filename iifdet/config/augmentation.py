@@ -12,9 +12,10 @@ from iifdet.config.keys import Choice, Keys, Range, Share
 class SamplingKeys(Keys):
     """Sampling"""
 
-    sampling: Literal["random", "rfs", "class_aware", "square_root", "bilateral"] = "random"
-    """each image once; repeat factors; classes alike; classes by the square root of their size; pairs of
-    an image as it comes and one by inverse class counts (bilateral, model_args.bilateral=true)"""
+    sampling: Literal["random", "rfs", "class_aware", "square_root", "bilateral", "views", "prototypes"] = "random"
+    """each image once; repeat factors; classes alike; classes by the square root of their size; or images that are
+    trained on together: each with one by inverse class counts (bilateral), or with one of a class, all classes alike
+    (prototypes), the first one twice (views)"""
     repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """sampling=rfs: classes in a smaller share of the images than this are repeated"""
     sampling_by: Literal["image", "instance", "both"] = "image"

@@ -12,7 +12,7 @@ from iifdet.datasets.reading import READERS, load_index
 from iifdet.datasets.rect import RectBatchSampler
 from iifdet.datasets.resizing import RESIZES, letterbox, squash
 from iifdet.datasets.samplers import EpochSampler, SampleKey
-from iifdet.datasets.sampling import SAMPLING, repeat_factors
+from iifdet.datasets.sampling import SAMPLING, TOGETHER, repeat_factors
 from iifdet.datasets.segments import Segments
 from iifdet.datasets.select import hold_out
 from iifdet.datasets.ssd import SSDTransform
@@ -29,6 +29,7 @@ __all__ = [
     "READERS",
     "RESIZES",
     "SAMPLING",
+    "TOGETHER",
     "TRANSFORMS",
     "CopyPaste",
     "DataDescription",

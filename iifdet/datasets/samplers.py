@@ -46,6 +46,7 @@ class EpochSampler(Sampler[SampleKey]):
         draw: rows of an epoch from a generator; every row once by default.
         rank, world_size: which share of the epoch this process takes.
         batch: keys a turn.
+        together: keys that are not parted; so many divide ``batch`` and the rows of an epoch.
         pools: whether an epoch's keys have pools; none has without it.
         accumulate: batches of one process in an optimizer step, by which pools differ.
 
@@ -65,6 +66,7 @@ class EpochSampler(Sampler[SampleKey]):
         rank: int = 0,
         world_size: int = 1,
         batch: int = 1,
+        together: int = 1,
         pools: Callable[[int], bool] | None = None,
         accumulate: int = 1,
     ) -> None:
@@ -78,7 +80,7 @@ class EpochSampler(Sampler[SampleKey]):
         self.pools, self.accumulate = pools, accumulate
         self.epoch = 0
         self.start = 0
-        self.epoch_length = -(-len(self._rows(0)) // world_size)
+        self.epoch_length = -(-len(self._rows(0)) // (world_size * together)) * together
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the epoch, and how many of its keys to leave out because an interrupted run has seen them."""

@@ -104,14 +104,37 @@ def class_balanced(index: DatasetIndex | ClassIndex, power: float) -> Draw:
     return draw
 
 
+def in_turn(*draws: Draw) -> Draw:
+    """One row of each draw, again and again: rows that are trained on together. All draws are equally long."""
+    return lambda rng: np.stack([draw(rng) for draw in draws], axis=1).ravel()
+
+
 def bilateral(index: DatasetIndex | ClassIndex) -> Draw:
-    """Pairs of rows, one after the other: every image once, and as many by inverse class counts.
+    """Pairs: every image once, each with one by inverse class counts.
 
     Source: Zhou et al., BBN: Bilateral-Branch Network with Cumulative Learning for Long-Tailed Visual Recognition, CVPR
     2020, Section 4.2 (the reversed sampler).
     """
-    ours, reversed_ = uniform(len(index)), class_balanced(index, -1.0)
-    return lambda rng: np.stack([ours(rng), reversed_(rng)], axis=1).ravel()
+    return in_turn(uniform(len(index)), class_balanced(index, -1.0))
+
+
+def prototypes(index: DatasetIndex | ClassIndex) -> Draw:
+    """Pairs: every image once, each with one of a class, all classes alike.
+
+    Source: Wang et al., Contrastive Learning Based Hybrid Networks for Long-Tailed Image Classification, CVPR 2021,
+    Section 3.
+    """
+    return in_turn(uniform(len(index)), class_balanced(index, 0.0))
+
+
+def views(index: DatasetIndex | ClassIndex) -> Draw:
+    """:func:`prototypes` with the first image twice, to be augmented twice."""
+    pairs = prototypes(index)
+
+    def draw(rng: np.random.Generator) -> NDArray[np.int64]:
+        return pairs(rng).reshape(-1, 2)[:, [0, 0, 1]].ravel()
+
+    return draw
 
 
 #: key ``sampling`` -> draw(index, threshold, by).
@@ -121,7 +144,12 @@ SAMPLING: dict[str, Callable[[DatasetIndex | ClassIndex, float, str], Draw]] = {
     "class_aware": lambda index, threshold, by: class_balanced(index, 0.0),
     "square_root": lambda index, threshold, by: class_balanced(index, 0.5),
     "bilateral": lambda index, threshold, by: bilateral(index),
+    "prototypes": lambda index, threshold, by: prototypes(index),
+    "views": lambda index, threshold, by: views(index),
 }
+
+#: key ``sampling`` -> rows that are trained on together.
+TOGETHER = {"bilateral": 2, "prototypes": 2, "views": 3}
 
 
 def round_at_random(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:

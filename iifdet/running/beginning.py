@@ -8,7 +8,7 @@ from typing import Any
 
 from iifdet import build
 from iifdet.config import TrainConfig
-from iifdet.curriculum import BilateralShare, DeferredWeights
+from iifdet.curriculum import CumulativeShare, DeferredWeights
 from iifdet.distributed import World
 from iifdet.errors import counted, some
 from iifdet.longtail import CLASS_STATISTICS, ClassCounts, spell_choice
@@ -99,8 +99,8 @@ def watchers(
     costs = build.loss_weights(cfg, counts)
     if cfg.defer and costs is not None:
         hooks.append(DeferredWeights(costs, first=min(round(cfg.defer * cfg.epochs), cfg.epochs - 1)))
-    if cfg.sampling == "bilateral":
-        hooks.append(BilateralShare(cfg.epochs))
+    if build.images_together(cfg) > 1:
+        hooks.append(CumulativeShare(cfg.epochs))
     if cfg.verbose and world.is_main:
         hooks.append(ProgressReport(cfg.epochs, Console(stderr=True)))
     if cfg.tensorboard and world.is_main:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from iifdet.datasets import SAMPLING, DatasetIndex, repeat_factors
+from iifdet.datasets import SAMPLING, TOGETHER, DatasetIndex, repeat_factors
 from iifdet.datasets.samplers import EpochSampler
 from iifdet.datasets.sampling import class_balanced, repeat_factor, round_at_random
 from iifdet.errors import InputError
@@ -218,3 +218,28 @@ def test_pairs_are_an_image_as_it_comes_and_one_by_inverse_counts() -> None:
     labels = index.labels[rows[1::2]]
     share = np.bincount(labels, minlength=5) / len(index)
     assert share == pytest.approx([0.007421, 0.018553, 0.046382, 0.185529, 0.742115], abs=1 / len(index))
+
+
+@pytest.mark.parametrize(("name", "together"), TOGETHER.items())
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_what_belongs_together_is_never_parted(name: str, together: int, ranks: int) -> None:
+    """On any process, in any batch."""
+    index = index_of([[0]] * 23, 1)
+    draw = SAMPLING[name](index, 0.001, "image")
+    whole = draw(np.random.default_rng(np.random.SeedSequence([0, 5]))).reshape(-1, together)
+    known = {tuple(row) for row in whole.tolist()}
+    seen = []
+    for rank in range(ranks):
+        sampler = EpochSampler(23, draw=draw, rank=rank, world_size=ranks, batch=2 * together, together=together)
+        sampler.set_epoch(5)
+        rows = sampler.keys()[:, 0].reshape(-1, together).tolist()
+        assert all(tuple(row) in known for row in rows)
+        seen += [row[0] for row in rows]
+    assert set(seen) == set(range(23))
+
+
+def test_an_image_of_two_views_is_drawn_twice_and_looked_at_twice() -> None:
+    index = index_of([[0], [1], [0]], 2)
+    sampler = EpochSampler(3, draw=SAMPLING["views"](index, 0.001, "image"), together=3, batch=3)
+    keys = sampler.keys().reshape(-1, 3, 2)
+    assert (keys[:, 0, 0] == keys[:, 1, 0]).all() and (keys[:, 0, 1] != keys[:, 1, 1]).all()

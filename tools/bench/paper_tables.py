@@ -8,9 +8,9 @@ CPU, short:   … --epochs 40 --stage2 10 --seeds 0 --device cpu --keys 'channel
 Each seed is a process of its own (``--how threads``: a thread), all side by side on one device. A seed trains the
 softmax model, tries every adjustment on its test logits (post-process), and trains every variant's class rows from it
 (decoupled). ``--trained`` adds other recipes (``iif-csl,iif-end-to-end,la-loss,ldam-drw,lade,seesaw,cb,crt,lws,
-mislas,disalign,ride,bbn,tde,eql,cbd,dive``, as far as the table has them); ``--keys 'mixup=0'`` changes every run. What
-an earlier call wrote into ``--folder`` is taken up, and figures of a JSON file (``--known``) are not measured again;
-second stages and recipes with a teacher need the run itself there.
+mislas,disalign,ride,bbn,tde,eql,cbd,dive,hybrid-sc,hybrid-psc``, as far as the table has them); ``--keys 'mixup=0'``
+changes every run. What an earlier call wrote into ``--folder`` is taken up, and figures of a JSON file (``--known``)
+are not measured again; second stages and recipes with a teacher need the run itself there.
 
 ``last`` is the last epoch, ``best`` the epoch with the highest test accuracy, which the original reports.
 """

@@ -184,10 +184,11 @@ def make_class_loader(
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    together: int = 1,
 ) -> DataLoader[ClassSample]:
     """A loader of :class:`Batch`; see :func:`iifdet.datasets.make_loader` for its order and shares."""
     shares: dict[str, Any] = {"rank": rank, "world_size": world_size} if shuffle else {}
-    sampler = EpochSampler(len(dataset), dataset.seed, shuffle, draw, batch=batch, **shares)
+    sampler = EpochSampler(len(dataset), dataset.seed, shuffle, draw, batch=batch, together=together, **shares)
     order: dict[str, Any] = {"batch_size": batch, "sampler": sampler, "drop_last": False}
     shard = (rank, world_size) if world_size > 1 and not shuffle else None
     return worker_loader(
