@@ -44,6 +44,7 @@ from iifdet.build.model import (
 from iifdet.build.predictor import build_prediction
 from iifdet.build.rules import class_weights
 from iifdet.build.scoring import ABOUT_SCORING, build_scoring, refuse_imported_keys, refuse_model_keys, shown_detections
+from iifdet.build.synthesis import prepare_synthesis
 from iifdet.datasets.description import task_of
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "pick_device",
     "placed",
     "postprocess_options",
+    "prepare_synthesis",
     "read_about",
     "refuse_idle_weight_keys",
     "refuse_imported_keys",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from iifdet.build.adjustment import LEARNED, adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
+from iifdet.build.synthesis import check_synthesis
 from iifdet.build.teaching import teach
 from iifdet.checkpoint import read_checkpoint, restore_model
 from iifdet.classifiers import Classifier, torchvision_weights
@@ -49,6 +50,7 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True, cou
     model = create_model(config.model, len(index.names), **config.model_args)
     check_multi_scale(config, model)
     check_sampling(config, model)
+    check_synthesis(config, model)
     if config.anchors == "auto":
         anchors = fit_anchors_to(index, model, config)
         torch.manual_seed(config.seed)

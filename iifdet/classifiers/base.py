@@ -13,6 +13,7 @@ from iifdet.classifiers.cosine import CosineHead, LearnedCosineHead
 from iifdet.classifiers.distillation import Distillation
 from iifdet.classifiers.heads import Head, LinearHead, build_head
 from iifdet.classifiers.network import Network
+from iifdet.classifiers.synthesis import Synthesis
 from iifdet.longtail import REFUSE_MIXED, AdjustedModel, ClassifierRows, ClassLossChoice, class_scores
 from iifdet.types import ClassTargets, MixedLabels
 
@@ -63,6 +64,8 @@ class Classifier(AdjustedModel):
         self.head = self.make_head(head, scale=scale, effect=effect)
         self.align: Alignment | None = None
         self.distillation: Distillation | None = None
+        #: Draws features for rare classes in training, where a second stage has it.
+        self.synthesis: Synthesis | None = None
         self.register_buffer("mean", _channels("mean", mean), persistent=False)
         self.register_buffer("std", _channels("std", std), persistent=False)
         if not bool((self.std > 0).all()):
@@ -118,6 +121,8 @@ class Classifier(AdjustedModel):
         With a teacher also ``distill``; see :class:`iifdet.classifiers.distillation.Distillation`.
         """
         features = self.features(images)
+        if self.synthesis is not None and isinstance(targets, Tensor):
+            features, targets = self.synthesis(features, targets)
         logits = self.logits_of(features)
         loss = self.label_losses(logits, targets).mean()
         if self.distillation is None:

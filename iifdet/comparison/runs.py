@@ -28,19 +28,8 @@ MASK_FIGURES = ("mask_AP", "mask_tail5", "mask_tail10", "mask_tail20")
 #: Settings worth a word beside a run's name, where runs differ in them.
 SETTINGS = (
     *("model", "adjust", "strategy", "source", "variant", "by", "normalizer", "temperature", "center", "tau", "beta"),
-    *(
-        "class_loss",
-        "distill",
-        "defer",
-        "bg_scale",
-        "bg_shift",
-        "seed",
-        "epochs",
-        "imgsz",
-        "resize",
-        "rect",
-        "mask_threshold",
-    ),
+    *("class_loss", "distill", "synthesis", "sampling", "defer", "bg_scale", "bg_shift", "seed", "epochs", "imgsz"),
+    *("resize", "rect", "mask_threshold"),
 )
 #: Settings that decide which detections there are to be scored: the figures of runs that differ in them do not compare.
 CHOOSING = ("conf", "iou", "max_det", "nms", "multi_label")

@@ -7,40 +7,22 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from iifdet.config.augmentation import AugmentKeys, SamplingKeys
-from iifdet.config.keys import (
-    Adjust,
-    Choice,
-    DataKeys,
-    InferenceKeys,
-    Keys,
-    Options,
-    Share,
-    WeightKeys,
-    off_is_none,
-)
+from iifdet.config.classifying import DistillKeys, SynthesisKeys
+from iifdet.config.keys import Adjust, DataKeys, InferenceKeys, Options, WeightKeys, off_is_none
 from iifdet.config.schedule import OptimizerKeys, SafetyKeys, SpeedKeys
 
 
-class DistillKeys(Keys):
-    """Classifiers: a teacher"""
-
-    distill: Annotated[Literal["none", "cbd", "dive"], Choice] = "none"
-    """learn from a finished classifier beside the labels: to make features like its own (cbd, class-balanced
-    distillation), or scores like its softened ones (dive; with distill_power=1 plain knowledge distillation)"""
-    teacher: str | None = None
-    """that classifier's checkpoint"""
-    distill_share: Share = 0.5
-    """what the teacher counts; the labels count the rest"""
-    distill_scale: Annotated[float, Field(ge=0)] = 100.0
-    """distill=cbd: factor of the distance of features"""
-    distill_temperature: Annotated[float, Field(gt=0)] = 3.0
-    """distill=dive: what logits are divided by before scores are compared"""
-    distill_power: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """distill=dive: power of the teacher's scores, which makes classes more even among them"""
-
-
 class TrainConfig(
-    DataKeys, WeightKeys, OptimizerKeys, DistillKeys, SamplingKeys, AugmentKeys, SafetyKeys, SpeedKeys, InferenceKeys
+    DataKeys,
+    WeightKeys,
+    OptimizerKeys,
+    DistillKeys,
+    SynthesisKeys,
+    SamplingKeys,
+    AugmentKeys,
+    SafetyKeys,
+    SpeedKeys,
+    InferenceKeys,
 ):
     """The model and how it is adjusted"""
 

@@ -138,6 +138,7 @@ def _prepare(cfg: TrainConfig, device: torch.device, world: World, content: dict
         state.load_state_dict(content, world.rank)
     state.wrapped = build.compiled(cfg, world.wrap(model, cfg.accumulate))
     batches = build.build_train_batches(cfg, splits.train, device, task, model.wants_masks, world)
+    build.prepare_synthesis(cfg, model, batches, device, world)
     seen = [
         (
             build.build_val_batches(cfg, cfg, part, task, cfg.cache, world, device),

@@ -11,6 +11,7 @@ from iifdet.training.memory import has_room, largest_fitting
 from iifdet.training.multiscale import rescale
 from iifdet.training.options import AMP_TYPES, FitOptions
 from iifdet.training.pieces import Undo, pieces_of
+from iifdet.training.prefetch import to_device
 from iifdet.training.recovery import NotFinite
 from iifdet.training.saving import Saver
 from iifdet.training.state import TrainState, averaged, processes_of
@@ -38,5 +39,6 @@ __all__ = [
     "pieces_of",
     "processes_of",
     "rescale",
+    "to_device",
     "train_step",
 ]

@@ -46,6 +46,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
         "post-process normit": 48.2,
         "post-process la": 43.2,
         "la-loss": 43.0,
+        "tailcalibx": 46.6,
         "cbd": 44.8,
         "dive": 45.4,
         "hybrid-sc": 46.7,

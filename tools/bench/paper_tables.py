@@ -8,9 +8,9 @@ CPU, short:   … --epochs 40 --stage2 10 --seeds 0 --device cpu --keys 'channel
 Each seed is a process of its own (``--how threads``: a thread), all side by side on one device. A seed trains the
 softmax model, tries every adjustment on its test logits (post-process), and trains every variant's class rows from it
 (decoupled). ``--trained`` adds other recipes (``iif-csl,iif-end-to-end,la-loss,ldam-drw,lade,seesaw,cb,crt,lws,
-mislas,disalign,ride,bbn,tde,eql,cbd,dive,hybrid-sc,hybrid-psc``, as far as the table has them); ``--keys 'mixup=0'``
-changes every run. What an earlier call wrote into ``--folder`` is taken up, and figures of a JSON file (``--known``)
-are not measured again; second stages and recipes with a teacher need the run itself there.
+mislas,disalign,ride,bbn,tde,eql,cbd,dive,hybrid-sc,hybrid-psc,tailcalibx``, as far as the table has them);
+``--keys 'mixup=0'`` changes every run. What an earlier call wrote into ``--folder`` is taken up, and figures of a JSON
+file (``--known``) are not measured again; second stages and recipes with a teacher need the run itself there.
 
 ``last`` is the last epoch, ``best`` the epoch with the highest test accuracy, which the original reports.
 """
@@ -168,7 +168,7 @@ class Seed:
         name = f"classify/{self.args.table}-{recipe}"
         if resolve(TrainConfig, {"model": name}).strategy == "decoupled":
             whole = whole_epochs(self.args.table, recipe)
-            return self.second_stage({"model": name, "name": recipe, "epochs": whole})
+            return self.second_stage({"model": name, "name": recipe, "epochs": whole}, STARTS.get(recipe, "softmax"))
         distil = resolve(TrainConfig, {"model": name}).distill
         start = {}
         if distil != "none":
@@ -182,9 +182,10 @@ class Seed:
         keys = {"model": f"classify/{self.args.table}-iif-decoupled", "variant": variant, "frozen_bn": bn}
         return self.second_stage({**keys, "epochs": self.args.stage2, "name": f"decoupled-{variant}-{bn}"})
 
-    def second_stage(self, keys: dict[str, Any]) -> dict[str, Any]:
-        """A run that starts from the softmax run's last checkpoint."""
-        start = {"weights": str(self.folder / "softmax" / "weights" / "last.pt")}
+    def second_stage(self, keys: dict[str, Any], first: str = "softmax") -> dict[str, Any]:
+        """A run that starts from another run's last checkpoint."""
+        self.stage(first, lambda: self.train(first, self.epochs()))
+        start = {"weights": str(self.folder / first / "weights" / "last.pt")}
         every = {"val_every": max(1, keys["epochs"] // 4)}
         return figures(iifdet.train(**{**self.common, **every, **self.extra, **keys, **start}).folder)
 
@@ -260,6 +261,8 @@ def whole_epochs(table: str, recipe: str) -> int:
 
 #: Whose checkpoint a recipe that distils learns from.
 TEACHERS = {"cbd": "softmax", "dive": "la-loss"}
+#: Whose checkpoint a second stage starts from, where it is not the softmax run's.
+STARTS = {"tailcalibx": "cbd"}
 #: What rows must have in common to stand in one table.
 SETTING = ("table", "data", "epochs", "stage2", "bn", "width", "keys", "fraction")
 

@@ -1,0 +1,69 @@
+"""Keys to features that are drawn for rare classes in a second stage."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iifdet.classifiers import Classifier, Moments, Synthesis
+from iifdet.config import TrainConfig
+from iifdet.distributed import World
+from iifdet.errors import InputError, as_input_error
+from iifdet.longtail import AdjustedModel
+from iifdet.training import to_device
+
+log = logging.getLogger("iifdet")
+
+#: Numbers in the covariances of all classes at most: 1 GB as they are used, 2 while they are added up.
+MOST = 2**28
+
+
+def check_synthesis(config: TrainConfig, model: AdjustedModel) -> None:
+    """Refuse ``synthesis`` where features move, or come otherwise than in the proportions of the training set."""
+    if config.synthesis == "none":
+        return
+    if type(model) is not Classifier:
+        raise InputError(f"synthesis: belongs to classifiers of one network, got model={config.model}; drop it")
+    wanted: dict[str, Any] = {"strategy": "decoupled", "frozen_bn": "eval", "sampling": "random", "mixup": 0}
+    for key, value in (wanted | {"distill": "none"}).items():
+        if getattr(config, key) != value:
+            raise InputError(
+                f"{key}: expected {value} beside synthesis={config.synthesis}, which draws features of a finished "
+                f"network, got {getattr(config, key)}; add {key}={value}"
+            )
+    width, classes = model.network.out_features, model.num_classes
+    if classes * width**2 > MOST:
+        raise InputError(
+            f"synthesis: expected covariances of {MOST:,} numbers at most, got {classes} classes with {width}x{width} "
+            "each; use a smaller network"
+        )
+
+
+def prepare_synthesis(
+    config: TrainConfig, model: AdjustedModel, batches: Any, device: torch.device, world: World
+) -> None:
+    """Look at the training images once with the finished network, and let the classifier draw features like theirs."""
+    if config.synthesis == "none":
+        return
+    assert isinstance(model, Classifier)
+    log.info("synthesis: one pass over the training images, for the features of each class")
+    model.eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():  # a resumed run draws on where it stopped
+        moments = Moments.of(_features(model, batches, device), model.num_classes)
+    sums = (moments.images, moments.first, moments.second)
+    world.average_(sums)
+    for each in sums:
+        each.mul_(world.size)
+    with as_input_error():
+        model.synthesis = Synthesis.of(moments, config.synthesis_neighbors, config.synthesis_spread)
+
+
+def _features(model: Classifier, batches: Any, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in batches.epoch(0):
+        moved = to_device(batch, device)
+        assert isinstance(moved.targets, Tensor)
+        yield model.features(moved.images), moved.targets
