@@ -1,4 +1,4 @@
-"""What training does otherwise from epoch to epoch: weights of the loss that act later, a share that falls.
+"""What training does otherwise from epoch to epoch: weights of the loss that act later, a share that falls, centroids.
 
 What acts follows from the epoch alone, so that a resumed run, or one that went back to a checkpoint, has the same.
 """
@@ -6,11 +6,13 @@ What acts follows from the epoch alone, so that a resumed run, or one that went 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from iifdet.training import Callback, TrainState
+from iifdet.distributed import World
+from iifdet.training import Callback, TrainState, to_device
 from iifdet.types import Batch
 
 
@@ -75,3 +77,36 @@ class CumulativeShare(_Buffer):
 
     def value(self, epoch: int) -> Tensor:
         return torch.tensor(1 - (epoch / self.epochs) ** 2)
+
+
+class Centroids(Callback):
+    """The mean features of each class, made anew before each epoch's first step, for a model with ``robust`` features.
+
+    A run that is resumed within an epoch has them in its checkpoint.
+
+    Args:
+        batches: the training images, of which each process has a part.
+        world: the processes.
+    """
+
+    def __init__(self, batches: Any, device: torch.device, world: World) -> None:
+        self.batches, self.device, self.world = batches, device, world
+
+    @torch.no_grad()
+    def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:
+        if state.batch:
+            return
+        model: Any = state.model
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        centroids = model.robust.centroids
+        images, sums = centroids.new_zeros(len(centroids), 1), torch.zeros_like(centroids)
+        for batch in self.batches:
+            moved = to_device(batch, self.device)
+            assert isinstance(moved.targets, Tensor)
+            images.index_add_(0, moved.targets, images.new_ones(len(moved.targets), 1))
+            sums.index_add_(0, moved.targets, model.features(moved.images).to(sums.dtype))
+        self.world.average_((images, sums))
+        centroids.copy_(sums / images.clamp(min=torch.finfo(images.dtype).tiny))
+        for module, training in modes.items():
+            module.training = training

@@ -1,4 +1,4 @@
-"""The bench of ways to rebalance: what it takes over from an earlier call, and what it refuses to."""
+"""The bench of ways to rebalance: what it takes over from an earlier call, and what it refuses to; recipes of rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from iifdet.resources import resource_names
 
 BENCH = Path(__file__).parent.parent / "tools" / "bench"
 
@@ -54,3 +56,13 @@ def test_figures_of_another_setting_are_not_passed_off_as_these(
     call(bench, monkeypatch, out, methods="softmax", epochs=12)
     with pytest.raises(SystemExit, match="expected figures with epochs=40, got epochs=12"):
         call(bench, monkeypatch, out, methods="softmax", epochs=40, known=out)
+
+
+def test_every_row_of_the_paper_s_tables_of_classification_has_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    published = importlib.import_module("paper_numbers").PUBLISHED
+    recipes = set(resource_names("cfg"))
+    rows = [f"classify/{table}-{row}" for table, found in published.items() for row in found]
+    trained = [row for row in rows if not any(kind in row for kind in ("-post-process ", "-decoupled "))]
+    assert len(trained) > 40 and not [row for row in trained if row not in recipes]
+    assert all(f"classify/{table}-iif-decoupled" in recipes for table in published)

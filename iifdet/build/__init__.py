@@ -19,6 +19,7 @@ from iifdet.build.data import (
 from iifdet.build.detection import build_mixing
 from iifdet.build.explainer import build_cam
 from iifdet.build.exporter import build_export
+from iifdet.build.features import centroid_batches, prepare_synthesis
 from iifdet.build.finished import check_exported, load_finished, read_about
 from iifdet.build.loop import (
     build_schedule,
@@ -44,7 +45,6 @@ from iifdet.build.model import (
 from iifdet.build.predictor import build_prediction
 from iifdet.build.rules import class_weights
 from iifdet.build.scoring import ABOUT_SCORING, build_scoring, refuse_imported_keys, refuse_model_keys, shown_detections
-from iifdet.build.synthesis import prepare_synthesis
 from iifdet.datasets.description import task_of
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "build_step",
     "build_train_batches",
     "build_val_batches",
+    "centroid_batches",
     "check_bare_annotations",
     "check_batch",
     "check_exported",

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from iifdet.build.adjustment import LEARNED, adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
-from iifdet.build.synthesis import check_synthesis
+from iifdet.build.features import check_robust, check_synthesis
 from iifdet.build.teaching import teach
 from iifdet.checkpoint import read_checkpoint, restore_model
-from iifdet.classifiers import Classifier, torchvision_weights
+from iifdet.classifiers import Classifier, RobustClassifier, torchvision_weights
 from iifdet.config import TrainConfig
 from iifdet.datasets import TOGETHER, DatasetIndex
 from iifdet.detectors import Detector, PostprocessOptions
@@ -51,13 +51,14 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True, cou
     check_multi_scale(config, model)
     check_sampling(config, model)
     check_synthesis(config, model)
+    check_robust(config, model)
     if config.anchors == "auto":
         anchors = fit_anchors_to(index, model, config)
         torch.manual_seed(config.seed)
         model = create_model(config.model, len(index.names), **config.model_args, anchors=anchors)
     model.names, model.counts = list(index.names), counts or index.counts()
     if config.weights and fill:
-        frozen = config.adjust in LEARNED
+        frozen = config.adjust in LEARNED or isinstance(model, RobustClassifier)
         random = [rows.weight.clone() for rows in model.classifier_rows()] if frozen else []
         for note in load_weights(model, config.weights):
             log.info("%s", note)
@@ -75,8 +76,9 @@ def _refuse_random_rows(model: AdjustedModel, random: Sequence[Tensor], config: 
     left = torch.stack([(rows.weight == before).flatten(1).all(dim=1) for rows, before in pairs]).any(dim=0)
     names = [model.names[c] for c in left.nonzero().flatten().tolist()]
     if names:
+        stays = f"adjust={config.adjust}" if config.adjust in LEARNED else "model_args.robust"
         raise InputError(
-            f"weights: expected class rows for all classes, which adjust={config.adjust} leaves as they are, got none "
+            f"weights: expected class rows for all classes, which {stays} leaves as they are, got none "
             f"in {config.weights} for {some(names, 5)}; give the data and model_args that it was trained with"
         )
 

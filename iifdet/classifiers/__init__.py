@@ -10,6 +10,7 @@ from iifdet.classifiers.cifar import cifar_resnet
 from iifdet.classifiers.distillation import Distillation
 from iifdet.classifiers.heads import HEADS
 from iifdet.classifiers.imagenet import imagenet_resnet
+from iifdet.classifiers.robust import RobustClassifier
 from iifdet.classifiers.synthesis import Moments, Synthesis
 
 #: name -> factory(num_classes, **keywords); random weights, no network. ``se_`` names squeeze-and-excitation, with a
@@ -31,4 +32,4 @@ CLASSIFIERS: dict[str, Callable[..., Classifier]] = {
     "se_resnext50_32x4d": imagenet_resnet((3, 4, 6, 3), reduction=16, groups=32, width_per_group=4),
 }
 
-__all__ = ["CLASSIFIERS", "HEADS", "OPTIONS", "Classifier", "Distillation", "Moments", "Synthesis"]
+__all__ = ["CLASSIFIERS", "HEADS", "OPTIONS", "Classifier", "Distillation", "Moments", "RobustClassifier", "Synthesis"]

@@ -1,4 +1,4 @@
-"""A classifier of one network, of experts, of two branches, or with a contrast of features."""
+"""A classifier of one network, of experts, of two branches, or with a loss on features."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from iifdet.classifiers.branches import BilateralNetwork, ExpertNetwork
 from iifdet.classifiers.contrastive import ContrastiveClassifier
 from iifdet.classifiers.experts import ExpertClassifier
 from iifdet.classifiers.network import Network
+from iifdet.classifiers.robust import RobustClassifier
 from iifdet.longtail import ClassLossChoice
 
 
@@ -47,6 +48,7 @@ def assemble(
     bilateral: bool = False,
     contrast: str | None = None,
     contrast_temperature: float | None = None,
+    robust: bool = False,
 ) -> Classifier:
     """A classifier of the shape that is asked for.
 
@@ -55,15 +57,17 @@ def assemble(
         experts, diversity: more than one make an :class:`ExpertClassifier`.
         bilateral: make a :class:`BilateralClassifier`.
         contrast, contrast_temperature: make a :class:`ContrastiveClassifier`.
+        robust: make a :class:`RobustClassifier`.
 
     Raises:
         ValueError: an option is out of its range, or goes with another shape.
     """
     if type(experts) is not int or not 1 <= experts <= 16:
         raise ValueError(f"experts: expected a whole number from 1 to 16, got {experts!r}")
-    if type(bilateral) is not bool:
-        raise ValueError(f"bilateral: expected true or false, got {bilateral!r}")
-    asked = {"experts": experts > 1, "bilateral": bilateral, "contrast": contrast is not None}
+    for name, value in (("bilateral", bilateral), ("robust", robust)):
+        if type(value) is not bool:
+            raise ValueError(f"{name}: expected true or false, got {value!r}")
+    asked = {"experts": experts > 1, "bilateral": bilateral, "contrast": contrast is not None, "robust": robust}
     shaped = [name for name, wanted in asked.items() if wanted]
     if len(shaped) > 1:
         raise ValueError(f"{shaped[0]}: expected one of {', '.join(asked)}, got {' and '.join(shaped)}; drop one")
@@ -80,6 +84,8 @@ def assemble(
     if asked["contrast"]:
         keywords |= _given(contrast=contrast, contrast_temperature=contrast_temperature)
         return ContrastiveClassifier(shapes.whole(), num_classes, **keywords)
+    if asked["robust"]:
+        return RobustClassifier(shapes.whole(), num_classes, **keywords)
     return Classifier(shapes.whole(), num_classes, **keywords)
 
 

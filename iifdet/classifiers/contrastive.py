@@ -60,6 +60,31 @@ def prototype_contrast(features: Tensor, labels: Tensor, prototypes: Tensor, tem
     return (others - own).mean()
 
 
+class Contrast(nn.Module):
+    """(N, V, D) features of V views of N images and their (N,) labels -> the loss of one of the two contrasts, scalar.
+
+    Args:
+        features: D.
+        num_classes: how many prototypes are learned; None contrasts views.
+        temperature: τ.
+    """
+
+    def __init__(self, features: int, num_classes: int | None, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.projection = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, PROJECTED))
+        rows = None if num_classes is None else torch.randn(num_classes, PROJECTED) / PROJECTED**0.5
+        self.prototypes = None if rows is None else nn.Parameter(rows)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            projected = F.normalize(self.projection(widened(features)), dim=-1)
+            if self.prototypes is None:
+                return view_contrast(projected, labels, self.temperature)
+            prototypes = F.normalize(self.prototypes, dim=-1)
+            return prototype_contrast(projected[:, 0], labels, prototypes, self.temperature)
+
+
 class ContrastiveClassifier(Classifier):
     """Images as they come teach features by contrast, on a projection that inference leaves away; images of balanced
     classes teach the classifier. The first counts ``share``, which falls from 1 to 0 over the run
@@ -99,11 +124,8 @@ class ContrastiveClassifier(Classifier):
             raise ValueError(f"contrast: expected at least two classes, got {num_classes}")
         super().__init__(network, num_classes, **keywords)
         self.sampling, self.together = contrast, {"views": 3, "prototypes": 2}[contrast]
-        self.contrast_temperature = float(contrast_temperature)
-        width = network.out_features
-        self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTED))
-        rows = torch.randn(num_classes, PROJECTED) / PROJECTED**0.5 if contrast == "prototypes" else None
-        self.prototypes = None if rows is None else nn.Parameter(rows)
+        prototypes = num_classes if contrast == "prototypes" else None
+        self.contrast = Contrast(network.out_features, prototypes, float(contrast_temperature))
         self.register_buffer("share", torch.ones(()))
 
     def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
@@ -120,21 +142,11 @@ class ContrastiveClassifier(Classifier):
         features = self.features(images)[: number * each].unflatten(0, (number, each))
         labels = targets[: number * each].view(number, each)
         loss = self.label_losses(self.logits_of(features[:, -1]), labels[:, -1]).mean()
-        contrast = self.contrast(features[:, :-1], labels[:, 0])
-        return {"cls": (1 - self.share) * loss, "contrast": self.share * contrast}
-
-    def contrast(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(N, V, D) features of views -> scalar."""
-        with torch.autocast(features.device.type, enabled=False):
-            projected = F.normalize(self.projection(widened(features)), dim=-1)
-            if self.prototypes is None:
-                return view_contrast(projected, labels, self.contrast_temperature)
-            prototypes = F.normalize(self.prototypes, dim=-1)
-            return prototype_contrast(projected[:, 0], labels, prototypes, self.contrast_temperature)
+        return {"cls": (1 - self.share) * loss, "contrast": self.share * self.contrast(features[:, :-1], labels[:, 0])}
 
     def class_tensors(self) -> dict[str, Tensor]:
-        own = {} if self.prototypes is None else {"prototypes": self.prototypes}
-        return super().class_tensors() | own
+        rows = self.contrast.prototypes
+        return super().class_tensors() | ({} if rows is None else {"contrast.prototypes": rows})
 
     def learn_from(self, distillation: Distillation) -> None:
         raise ValueError("teacher: teaches one classifier, got model_args.contrast; drop one")

@@ -14,6 +14,7 @@ from iifdet import build, distributed
 from iifdet.build.splits import Splits
 from iifdet.checkpoint import read_checkpoint, restore_loss
 from iifdet.config import TrainConfig, validate
+from iifdet.curriculum import Centroids
 from iifdet.distributed import World
 from iifdet.errors import InputError, counted, some
 from iifdet.evaluation import EVALUATORS
@@ -42,6 +43,7 @@ class _Training:
         model, state: on the device.
         batches: of the training split.
         seen: batches and evaluator of each split that is validated: the one that chooses, and the one at the end.
+        looks: the training images for centroids, where the model wants them.
     """
 
     cfg: TrainConfig
@@ -52,6 +54,7 @@ class _Training:
     state: TrainState
     batches: Any
     seen: list[tuple[Any, Any]]
+    looks: Any = None
 
 
 def run_training(
@@ -76,7 +79,7 @@ def run_training(
     with build.deterministic(cfg):
         made = _prepare(cfg, device, world, content)
         run, lock = open_run(world, lambda: run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok))
-        loaders = (made.batches, *(loader for loader, _ in made.seen))
+        loaders = (made.batches, made.looks, *(loader for loader, _ in made.seen))
         with lock, build.ending_workers(*loaders), build.fastest_algorithms(made.cfg, made.model):
             _begin(made, run, world, fresh=content is None, from_previous=from_previous)
             return _carry_out(made, run, device, world, callbacks)
@@ -88,7 +91,10 @@ def _carry_out(
     """The epochs, then what is left behind in the folder."""
     cfg, splits = made.cfg, made.splits
     watcher, *finally_ = (Validation(cfg, run, made.model, made.task, *each, device, world) for each in made.seen)
-    _fit(made, run, watcher, watchers(cfg, run, made.model.counts, callbacks, world), device, world)
+    hooks = watchers(cfg, run, made.model.counts, callbacks, world)
+    if made.looks is not None:
+        hooks.insert(0, Centroids(made.looks, device, world))
+    _fit(made, run, watcher, hooks, device, world)
     # The figures left behind are those of the last epoch, which last.pt holds.
     reporter = finally_[0] if finally_ else watcher
     metrics = reporter.leave(splits.reported, made.state, splits.chosen_on)
@@ -147,7 +153,8 @@ def _prepare(cfg: TrainConfig, device: torch.device, world: World, content: dict
         for part in (splits.val, splits.final)
         if part is not None
     ]
-    return _Training(cfg, cfg.model_dump(mode="json"), task, splits, model, state, batches, seen)
+    looks = build.centroid_batches(cfg, model, splits.train, device, world)
+    return _Training(cfg, cfg.model_dump(mode="json"), task, splits, model, state, batches, seen, looks)
 
 
 def _check_data(cfg: TrainConfig, splits: Splits, content: dict[str, Any] | None, world: World) -> None:

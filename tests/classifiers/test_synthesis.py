@@ -144,7 +144,7 @@ def test_where_features_move_nothing_is_drawn(
 def test_covariances_that_fill_the_memory_are_refused(
     keys: dict[str, Any], start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iifdet.build.synthesis.MOST", 700)
+    monkeypatch.setattr("iifdet.build.features.MOST", 700)
     given = {**keys, "weights": start, "strategy": "decoupled", "synthesis": "tailcalib", "project": tmp_path}
     with pytest.raises(InputError, match="covariances of 700 numbers at most, got 3 classes with 16x16 each"):
         iifdet.train(**given)

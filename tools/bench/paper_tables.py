@@ -7,10 +7,10 @@ CPU, short:   … --epochs 40 --stage2 10 --seeds 0 --device cpu --keys 'channel
 
 Each seed is a process of its own (``--how threads``: a thread), all side by side on one device. A seed trains the
 softmax model, tries every adjustment on its test logits (post-process), and trains every variant's class rows from it
-(decoupled). ``--trained`` adds other recipes (``iif-csl,iif-end-to-end,la-loss,ldam-drw,lade,seesaw,cb,crt,lws,
-mislas,disalign,ride,bbn,tde,eql,cbd,dive,hybrid-sc,hybrid-psc,tailcalibx``, as far as the table has them);
-``--keys 'mixup=0'`` changes every run. What an earlier call wrote into ``--folder`` is taken up, and figures of a JSON
-file (``--known``) are not measured again; second stages and recipes with a teacher need the run itself there.
+(decoupled). ``--trained`` adds other recipes, by their names without the table's (``iif-csl,la-loss,ldam-drw``); ones
+with a teacher or another first stage train that, too. ``--keys 'mixup=0'`` changes every run. What an earlier call
+wrote into ``--folder`` is taken up, and figures of a JSON file (``--known``) are not measured again; second stages and
+teachers need the run itself there.
 
 ``last`` is the last epoch, ``best`` the epoch with the highest test accuracy, which the original reports.
 """
@@ -166,13 +166,13 @@ class Seed:
     def train(self, recipe: str, epochs: int) -> dict[str, Any]:
         """A whole training, or a second stage of its own."""
         name = f"classify/{self.args.table}-{recipe}"
-        if resolve(TrainConfig, {"model": name}).strategy == "decoupled":
+        config = resolve(TrainConfig, {"model": name})
+        if config.strategy == "decoupled" or config.model_args.get("robust"):
             whole = whole_epochs(self.args.table, recipe)
             return self.second_stage({"model": name, "name": recipe, "epochs": whole}, STARTS.get(recipe, "softmax"))
-        distil = resolve(TrainConfig, {"model": name}).distill
         start = {}
-        if distil != "none":
-            taught_by = TEACHERS[distil]
+        if config.distill != "none":
+            taught_by = TEACHERS[config.distill]
             self.stage(taught_by, lambda: self.train(taught_by, epochs))
             start = {"teacher": str(self.folder / taught_by / "weights" / "last.pt")}
         return figures(iifdet.train(**{**self.keys(recipe, epochs), **start}).folder)
@@ -262,7 +262,7 @@ def whole_epochs(table: str, recipe: str) -> int:
 #: Whose checkpoint a recipe that distils learns from.
 TEACHERS = {"cbd": "softmax", "dive": "la-loss"}
 #: Whose checkpoint a second stage starts from, where it is not the softmax run's.
-STARTS = {"tailcalibx": "cbd"}
+STARTS = {"tailcalibx": "cbd", "dro-lt-decoupled": "dro-lt"}
 #: What rows must have in common to stand in one table.
 SETTING = ("table", "data", "epochs", "stage2", "bn", "width", "keys", "fraction")
 

@@ -1,4 +1,4 @@
-"""Keys to features that are drawn for rare classes in a second stage."""
+"""Keys to passes over the training images' features: for features that are drawn, and for centroids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iifdet.classifiers import Classifier, Moments, Synthesis
+from iifdet.build.data import build_val_batches
+from iifdet.classifiers import Classifier, Moments, RobustClassifier, Synthesis
 from iifdet.config import TrainConfig
 from iifdet.distributed import World
 from iifdet.errors import InputError, as_input_error
@@ -20,6 +21,19 @@ log = logging.getLogger("iifdet")
 
 #: Numbers in the covariances of all classes at most: 1 GB as they are used, 2 while they are added up.
 MOST = 2**28
+
+
+def check_robust(config: TrainConfig, model: AdjustedModel) -> None:
+    """Refuse features that are trained under class rows of nowhere, or with images that are of no class."""
+    if not isinstance(model, RobustClassifier):
+        return
+    if not config.weights:
+        raise InputError(
+            "model_args.robust: trains features under the class rows of a finished classifier; "
+            "give weights=<its last.pt>"
+        )
+    if config.mixup:
+        raise InputError(f"mixup: expected 0 beside model_args.robust=true, got {config.mixup}; add mixup=0")
 
 
 def check_synthesis(config: TrainConfig, model: AdjustedModel) -> None:
@@ -60,6 +74,13 @@ def prepare_synthesis(
         each.mul_(world.size)
     with as_input_error():
         model.synthesis = Synthesis.of(moments, config.synthesis_neighbors, config.synthesis_spread)
+
+
+def centroid_batches(config: TrainConfig, model: AdjustedModel, index: Any, device: torch.device, world: World) -> Any:
+    """The training images in order, as they are, where a model wants their centroids; None elsewhere."""
+    if not (isinstance(model, RobustClassifier) and model.trains_features):
+        return None
+    return build_val_batches(config, config, index, "classify", config.cache, world, device)
 
 
 def _features(model: Classifier, batches: Any, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
