@@ -80,7 +80,7 @@ class CumulativeShare(_Buffer):
 
 
 class Centroids(Callback):
-    """The mean features of each class, made anew before each epoch's first step, for a model with ``robust`` features.
+    """The mean features of each class, for a model that wants them before an epoch's first step.
 
     A run that is resumed within an epoch has them in its checkpoint.
 
@@ -92,21 +92,31 @@ class Centroids(Callback):
     def __init__(self, batches: Any, device: torch.device, world: World) -> None:
         self.batches, self.device, self.world = batches, device, world
 
-    @torch.no_grad()
     def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:
-        if state.batch:
-            return
         model: Any = state.model
+        name = None if state.batch else model.wants_centroids(state.epoch)
+        if name is None:
+            return
         modes = {module: module.training for module in model.modules()}
         model.eval()
-        centroids = model.robust.centroids
-        images, sums = centroids.new_zeros(len(centroids), 1), torch.zeros_like(centroids)
+        found = self._means(model)
+        for module, training in modes.items():
+            module.training = training
+        held = model.get_buffer(name) if name in dict(model.named_buffers()) else model.get_parameter(name)
+        with torch.no_grad():
+            held.copy_(found)
+        if state.average is not None:
+            state.average.weights[name].copy_(found)
+
+    @torch.no_grad()
+    def _means(self, model: Any) -> Tensor:
+        """(C, D) of what the model makes of the images now."""
+        images = torch.zeros(model.num_classes, 1, device=self.device)
+        sums = torch.zeros(model.num_classes, *model.feature_shape, device=self.device)
         for batch in self.batches:
             moved = to_device(batch, self.device)
             assert isinstance(moved.targets, Tensor)
             images.index_add_(0, moved.targets, images.new_ones(len(moved.targets), 1))
-            sums.index_add_(0, moved.targets, model.features(moved.images).to(sums.dtype))
+            sums.index_add_(0, moved.targets, model.features(moved.images).float())
         self.world.average_((images, sums))
-        centroids.copy_(sums / images.clamp(min=torch.finfo(images.dtype).tiny))
-        for module, training in modes.items():
-            module.training = training
+        return sums / images.clamp(min=torch.finfo(images.dtype).tiny)

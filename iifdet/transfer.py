@@ -37,8 +37,8 @@ def transfer_weights(model: AdjustedModel, source: AdjustedModel) -> list[str]:
             missed.append(name)
     if not matrices:  # counters and short vectors fit anything
         raise InputError(
-            f"weights: expected layers of {model.spec.get('name')}, got a checkpoint of {source.spec.get('name')} "
-            "and nothing in it fits; choose the same model"
+            f"weights: expected layers of {_called(model, source)}, got a checkpoint of {_called(source, model)} "
+            "and nothing in it fits; choose the same model and model_args"
         )
     if list(model.names) == list(source.names):  # background's places too, so that nothing but class rows can differ
         for name in model.class_tensors():
@@ -57,6 +57,13 @@ def transfer_weights(model: AdjustedModel, source: AdjustedModel) -> list[str]:
     if missed:
         notes.append(f"{len(missed)} layers keep random weights: {', '.join(missed)}")
     return [f"{copied} of {len(ours) - len(class_keys)} tensors loaded beside the class rows", *notes]
+
+
+def _called(model: AdjustedModel, other: AdjustedModel) -> str:
+    """A model's name, and those of its options that another one has otherwise."""
+    mine, theirs = ({k: v for k, v in m.spec.get("args", {}).items() if k != "num_classes"} for m in (model, other))
+    apart = [f"{key}={value}" for key, value in mine.items() if theirs.get(key) != value]
+    return f"{model.spec.get('name')}{f' with {chr(44).join(apart)}' if apart else ''}"
 
 
 def _learned(model: AdjustedModel) -> set[str]:

@@ -201,3 +201,16 @@ def test_other_classes_and_detectors_do_not_stand_beside_a_classifier(files: dic
         iifdet.cam(weights=[str(tmp_path / "detector.pt"), files["weights"][0]], source=files["photo"])
     with pytest.raises(InputError, match="source: expected images to look at"):
         iifdet.cam(weights=files["weights"][0])
+
+
+@pytest.mark.parametrize(
+    ("options", "names"), [({"experts": 2}, "expert1+expert2"), ({"bilateral": True}, "uniform+reversed")]
+)
+def test_a_score_on_several_branches_is_explained_by_all_of_them(options: dict[str, Any], names: str) -> None:
+    torch.manual_seed(0)
+    model: Any = create_model("se_resnet20", len(NAMES), width=0.5, **options).eval()
+    model.names = NAMES
+    found = seen(model, picture())
+    assert found.layer == names
+    one, other = (seen(model, picture(), layer=name).cam for name in names.split("+"))
+    assert not np.allclose(found.cam, one) and not np.allclose(found.cam, other)

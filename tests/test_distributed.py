@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from classification_data import small_classifier
 from fork_server import ForkServer
 from test_never_lose import diary_of, equal_runs
 from toy_run import Loader, new_state
 
+import iifdet
 from iifdet import build
 from iifdet.checkpoint import read_checkpoint
 from iifdet.cli import main
@@ -118,6 +120,44 @@ def test_gradients_that_a_loss_counts_are_those_of_all_processes(
     run = tmp_path / "run"
     assert diary_of(run) == diary_of(of_rank(run, 1)) and len(diary_of(run)) == 6
     assert read_checkpoint(run / "weights" / "last.pt")["weights"]["class_statistic"].any()
+
+
+#: Parts of classifiers that add something up, or want images together: 42 training images do not divide.
+ADDING_UP: dict[str, dict[str, Any]] = {
+    "bilateral": {"model_args": {"width": 0.25, "bilateral": True}, "sampling": "bilateral"},
+    "views": {"model_args": {"width": 0.25, "contrast": "views"}, "sampling": "views", "batch": 12},
+    "causal": {"model_args": {"width": 0.5, "head": "causal"}},
+}
+
+
+@pytest.mark.parametrize("name", ADDING_UP)
+def test_classifiers_that_add_up_or_pair_images_are_the_same_in_all_processes(
+    name: str, server: ForkServer, tmp_path: Path
+) -> None:
+    keys = small_classifier(tmp_path, device="cpu", adjust="none", mixup=0.0, epochs=1, select_on="test")
+    log, keys = tmp_path / "run.log", {**keys, **ADDING_UP[name], "project": str(tmp_path), "name": "run"}
+    assert server.run_many(world=2, keys=keys, log=str(log)) == [0, 0], said(log)
+    run = tmp_path / "run"
+    assert diary_of(run) == diary_of(of_rank(run, 1)) and len(diary_of(run)) > 4
+
+
+@pytest.mark.parametrize("stage", ["robust", "drawn"])
+def test_what_is_made_of_all_features_is_the_same_in_all_processes(
+    stage: str, server: ForkServer, tmp_path: Path
+) -> None:
+    keys = small_classifier(tmp_path, device="cpu", adjust="none", mixup=0.0, epochs=1, select_on="test")
+    start = iifdet.train(**{**keys, "name": "first"}).folder / "weights" / "last.pt"
+    mine: dict[str, Any] = {"synthesis": "tailcalib", "strategy": "decoupled"}
+    if stage == "robust":
+        mine = {"model_args": {"width": 0.25, "robust": True}}
+    log, keys = tmp_path / "run.log", {**keys, **mine, "weights": str(start), "project": str(tmp_path), "name": "run"}
+    assert server.run_many(world=2, keys=keys, log=str(log)) == [0, 0], said(log)
+    run = tmp_path / "run"
+    assert diary_of(run) == diary_of(of_rank(run, 1)) and len(diary_of(run)) > 4
+    if stage == "robust":
+        alone = iifdet.train(**{**keys, "name": "alone"}).folder
+        two, one = (read_checkpoint(r / "weights" / "last.pt")["weights"]["robust.centroids"] for r in (run, alone))
+        torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_resume_to_the_same_bits(

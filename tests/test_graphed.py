@@ -12,7 +12,7 @@ from taped import Tape, record_on_tape
 from torch import Tensor, nn
 
 from iifdet.build.freezing import freeze_all_but_scale
-from iifdet.classifiers import CLASSIFIERS
+from iifdet.classifiers import CLASSIFIERS, Distillation
 from iifdet.longtail import ClassCounts
 from iifdet.training import FitOptions, GraphedStep, Step, TrainState, train_step
 from iifdet.training.graphed import WARM_UP
@@ -87,17 +87,27 @@ MODELS: dict[str, dict[str, Any]] = {
     "efl": {"class_loss": "efl"},
     "linear": {"head": "linear", "class_loss": "bce"},
     "learned weights": {},
+    "experts": {"experts": 2, "class_loss": "ldam"},
+    "bilateral": {"bilateral": True},
+    "views": {"contrast": "views"},
+    "prototypes": {"contrast": "prototypes"},
+    "causal": {"head": "causal"},
+    "robust": {"robust": True},
+    "taught": {},
 }
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_recording_that_is_run_again_on_its_memory_does_what_the_step_does(name: str, clip: float) -> None:
-    """To the bit, while learning rates, labels, class weights and the adjustment change between steps."""
+    """To the bit, while learning rates, labels, class weights, shares and the adjustment change between steps."""
     options = FitOptions(epochs=1, device=torch.device("cpu"), clip=clip)
 
     def train(record: Any) -> tuple[TrainState, list[int]]:
         state, recorded = new_state(learned=name == "learned weights", **MODELS[name]), []
+        if name == "taught":
+            teacher = CLASSIFIERS["se_resnet20"](4, width=0.25, head="cosine")
+            state.model.learn_from(Distillation(teacher, "dive"))  # type: ignore[operator]
         step, undo = GraphedStep(lambda body: (recorded.append(1), record(body))[1]), Undo(state.model, options.device)
         for number, batch in enumerate(batches(count=24, mixed=name in ("plain", "seesaw"))):
             for group in state.optimizer.param_groups:
@@ -105,6 +115,7 @@ def test_a_recording_that_is_run_again_on_its_memory_does_what_the_step_does(nam
             if number == 16:
                 model: Any = state.model
                 model.class_weight.copy_(torch.tensor([1.0, 2, 3, 4]))
+                getattr(model, "share", torch.empty(())).fill_(0.75)
                 model.set_adjustment(torch.tensor([1.0, 1.5, 2, 2.5]))
             assert step(state, [batch], 24, options, undo)
         return state, recorded

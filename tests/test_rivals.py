@@ -577,7 +577,7 @@ def test_classifiers_have_no_boxes_and_cosine_rows_no_length(tmp_path: Path) -> 
     )
     for adjust, message in (
         ("fracal", "fracal looks at boxes"),
-        ("taunorm", "a cosine classifier and an exported file have none"),
+        ("taunorm", "cosine and causal heads and exported files have none"),
     ):
         with pytest.raises(InputError, match=message):
             iifdet.val(weights=last, adjust=adjust, project=tmp_path / "val")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iifdet.build.data import build_val_batches
-from iifdet.classifiers import Classifier, Moments, RobustClassifier, Synthesis
+from iifdet.classifiers import Classifier, Moments, Synthesis
 from iifdet.config import TrainConfig
 from iifdet.distributed import World
 from iifdet.errors import InputError, as_input_error
@@ -23,24 +23,27 @@ log = logging.getLogger("iifdet")
 MOST = 2**28
 
 
-def check_robust(config: TrainConfig, model: AdjustedModel) -> None:
-    """Refuse features that are trained under class rows of nowhere, or with images that are of no class."""
-    if not isinstance(model, RobustClassifier):
+def check_later_stage(config: TrainConfig, model: AdjustedModel) -> None:
+    """Refuse what begins with the features of a finished classifier without one, or with images of no class."""
+    if not (isinstance(model, Classifier) and model.wants_centroids(0)):
         return
+    option = model.shape
     if not config.weights:
         raise InputError(
-            "model_args.robust: trains features under the class rows of a finished classifier; "
-            "give weights=<its last.pt>"
+            f"model_args.{option}: begins with the features of a finished classifier; give weights=<its last.pt>"
         )
     if config.mixup:
-        raise InputError(f"mixup: expected 0 beside model_args.robust=true, got {config.mixup}; add mixup=0")
+        raise InputError(f"mixup: expected 0 beside model_args.{option}=true, got {config.mixup}; add mixup=0")
 
 
 def check_synthesis(config: TrainConfig, model: AdjustedModel) -> None:
     """Refuse ``synthesis`` where features move, or come otherwise than in the proportions of the training set."""
     if config.synthesis == "none":
+        for key in ("synthesis_neighbors", "synthesis_spread"):
+            if getattr(config, key) != TrainConfig.model_fields[key].default:
+                raise InputError(f"{key}: belongs to synthesis=tailcalib, got synthesis=none; drop it")
         return
-    if type(model) is not Classifier:
+    if not isinstance(model, Classifier) or model.shape:
         raise InputError(f"synthesis: belongs to classifiers of one network, got model={config.model}; drop it")
     wanted: dict[str, Any] = {"strategy": "decoupled", "frozen_bn": "eval", "sampling": "random", "mixup": 0}
     for key, value in (wanted | {"distill": "none"}).items():
@@ -78,7 +81,7 @@ def prepare_synthesis(
 
 def centroid_batches(config: TrainConfig, model: AdjustedModel, index: Any, device: torch.device, world: World) -> Any:
     """The training images in order, as they are, where a model wants their centroids; None elsewhere."""
-    if not (isinstance(model, RobustClassifier) and model.trains_features):
+    if not (isinstance(model, Classifier) and model.wants_centroids(0)):
         return None
     return build_val_batches(config, config, index, "classify", config.cache, world, device)
 

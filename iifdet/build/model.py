@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from iifdet.build.adjustment import LEARNED, adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
-from iifdet.build.features import check_robust, check_synthesis
+from iifdet.build.features import check_later_stage, check_synthesis
 from iifdet.build.teaching import teach
 from iifdet.checkpoint import read_checkpoint, restore_model
 from iifdet.classifiers import Classifier, RobustClassifier, torchvision_weights
@@ -27,7 +27,7 @@ from iifdet.detectors.torchvision_weights import from_torchvision, is_detection
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError, as_input_error, some
 from iifdet.exporting import is_exported, load_exported
-from iifdet.longtail import AdjustedModel, ClassCounts
+from iifdet.longtail import REFUSE_MIXED, AdjustedModel, ClassCounts
 from iifdet.models import MODELS, create_model
 from iifdet.transfer import transfer_weights
 from iifdet.weight_files import read_state
@@ -51,7 +51,7 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True, cou
     check_multi_scale(config, model)
     check_sampling(config, model)
     check_synthesis(config, model)
-    check_robust(config, model)
+    check_later_stage(config, model)
     if config.anchors == "auto":
         anchors = fit_anchors_to(index, model, config)
         torch.manual_seed(config.seed)
@@ -96,9 +96,8 @@ def check_sampling(config: TrainConfig, model: AdjustedModel) -> None:
     """Refuse images that are drawn to be trained on together without a model that does so, and the other way round."""
     wanted = model.sampling if isinstance(model, Classifier) else None
     if wanted and config.sampling != wanted:
-        option = "bilateral" if wanted == "bilateral" else "contrast"
         raise InputError(
-            f"model_args.{option}: expected sampling={wanted}, whose images it learns from together, got "
+            f"model_args.{model.shape}: expected sampling={wanted}, whose images it learns from together, got "
             f"{config.sampling}; add sampling={wanted}"
         )
     if config.sampling in TOGETHER and not wanted:
@@ -106,6 +105,11 @@ def check_sampling(config: TrainConfig, model: AdjustedModel) -> None:
         raise InputError(
             f"sampling: {config.sampling} draws images that are learned from together, got model={config.model}, which "
             f"does not; use sampling=class_aware, or a classifier with model_args.{option}"
+        )
+    if wanted == "bilateral" and model.class_loss in REFUSE_MIXED:
+        raise InputError(
+            f"model_args.class_loss: {model.class_loss} sees a batch as a whole, and model_args.bilateral mixes the "
+            "losses of two labels; use ce"
         )
     if wanted and config.mixup:
         raise InputError(f"mixup: expected 0 beside sampling={wanted}, got {config.mixup}; add mixup=0")
@@ -119,6 +123,8 @@ def load_model(path: str | Path, trusted: bool = False, key: str = "weights") ->
         key: what errors call it.
     """
     if is_exported(path):
+        if key != "weights":
+            raise InputError(f"{key}: expected a checkpoint, got the exported file {path}; give the .pt it was made of")
         return load_exported(path, trusted)
     content = read_checkpoint(path, key)
     try:
@@ -127,7 +133,7 @@ def load_model(path: str | Path, trusted: bool = False, key: str = "weights") ->
         if isinstance(model, Detector):
             model.options = _changed(model.options, content["recipe"])
         model.recipe = dict(content["recipe"])
-        _refuse_not_finite(model, path)
+        _refuse_not_finite(model, path, key)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -136,12 +142,12 @@ def load_model(path: str | Path, trusted: bool = False, key: str = "weights") ->
     return model.eval()
 
 
-def _refuse_not_finite(model: torch.nn.Module, path: str | Path) -> None:
+def _refuse_not_finite(model: torch.nn.Module, path: str | Path, key: str) -> None:
     """Weights that are not numbers find nothing and say nothing."""
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise InputError(
-                f"weights: expected finite numbers, got NaN or infinity in {name} of {path}; use a checkpoint before it"
+                f"{key}: expected finite numbers, got NaN or infinity in {name} of {path}; use a checkpoint before it"
             )
 
 

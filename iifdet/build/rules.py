@@ -91,7 +91,7 @@ def _taunorm(config: WeightKeys, model: AdjustedModel, strategy: str) -> dict[st
     norms = model.row_norms()
     if norms is None:
         raise ValueError(
-            "adjust: taunorm wants class rows whose lengths act; a cosine classifier and an exported file have none"
+            "adjust: taunorm wants class rows whose lengths act; cosine and causal heads and exported files have none"
         )
     return {"scale": tau_norm_scale(norms, config.tau), "when": "infer", **_background(config)}
 

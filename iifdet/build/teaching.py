@@ -10,6 +10,15 @@ from iifdet.config import TrainConfig
 from iifdet.errors import InputError, as_input_error
 from iifdet.longtail import AdjustedModel
 
+#: Keys beside ``distill``, and its values that read them.
+READ_BY = {
+    "teacher": ("cbd", "dive"),
+    "distill_share": ("cbd", "dive"),
+    "distill_scale": ("cbd",),
+    "distill_temperature": ("dive",),
+    "distill_power": ("dive",),
+}
+
 
 def teach(model: AdjustedModel, config: TrainConfig, load: Callable[[str], Any]) -> None:
     """Give a classifier the teacher that the keys name.
@@ -18,11 +27,10 @@ def teach(model: AdjustedModel, config: TrainConfig, load: Callable[[str], Any])
         load: the model of a checkpoint.
 
     Raises:
-        InputError: one key without the other, or a teacher that does not fit.
+        InputError: keys that do nothing, or a teacher that does not fit.
     """
+    _refuse_idle(config)
     if config.distill == "none":
-        if config.teacher is not None:
-            raise InputError("teacher: expected distill=cbd or distill=dive beside it, got none; give one, or drop it")
         return
     if config.teacher is None:
         raise InputError(
@@ -30,6 +38,12 @@ def teach(model: AdjustedModel, config: TrainConfig, load: Callable[[str], Any])
         )
     if not isinstance(model, Classifier):
         raise InputError(f"distill: belongs to classifiers, got it with model={config.model}; drop it")
+    if config.distill == "cbd" and config.strategy == "decoupled":
+        raise InputError("distill: cbd teaches features, which strategy=decoupled leaves as they are; use distill=dive")
+    if config.distill == "dive" and model.class_activation != "softmax":
+        raise InputError(
+            f"distill: dive compares scores of a softmax, got class_loss={model.class_loss} without one; use cbd"
+        )
     teacher = load(config.teacher)
     if not isinstance(teacher, Classifier):
         raise InputError(f"teacher: expected a classifier's checkpoint, got {config.teacher}")
@@ -37,3 +51,10 @@ def teach(model: AdjustedModel, config: TrainConfig, load: Callable[[str], Any])
     options |= {"temperature": config.distill_temperature, "power": config.distill_power}
     with as_input_error():
         model.learn_from(Distillation(teacher, config.distill, **options))
+
+
+def _refuse_idle(config: TrainConfig) -> None:
+    """Refuse keys that the chosen way of distilling does not read."""
+    for key, kinds in READ_BY.items():
+        if config.distill not in kinds and getattr(config, key) != TrainConfig.model_fields[key].default:
+            raise InputError(f"{key}: belongs to distill={' or '.join(kinds)}, got distill={config.distill}; drop it")

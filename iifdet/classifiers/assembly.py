@@ -12,6 +12,7 @@ from iifdet.classifiers.bilateral import BilateralClassifier
 from iifdet.classifiers.branches import BilateralNetwork, ExpertNetwork
 from iifdet.classifiers.contrastive import ContrastiveClassifier
 from iifdet.classifiers.experts import ExpertClassifier
+from iifdet.classifiers.memory import MemoryClassifier
 from iifdet.classifiers.network import Network
 from iifdet.classifiers.robust import RobustClassifier
 from iifdet.longtail import ClassLossChoice
@@ -49,6 +50,7 @@ def assemble(
     contrast: str | None = None,
     contrast_temperature: float | None = None,
     robust: bool = False,
+    memory: bool = False,
 ) -> Classifier:
     """A classifier of the shape that is asked for.
 
@@ -58,16 +60,18 @@ def assemble(
         bilateral: make a :class:`BilateralClassifier`.
         contrast, contrast_temperature: make a :class:`ContrastiveClassifier`.
         robust: make a :class:`RobustClassifier`.
+        memory: make a :class:`MemoryClassifier`.
 
     Raises:
         ValueError: an option is out of its range, or goes with another shape.
     """
     if type(experts) is not int or not 1 <= experts <= 16:
         raise ValueError(f"experts: expected a whole number from 1 to 16, got {experts!r}")
-    for name, value in (("bilateral", bilateral), ("robust", robust)):
+    for name, value in (("bilateral", bilateral), ("robust", robust), ("memory", memory)):
         if type(value) is not bool:
             raise ValueError(f"{name}: expected true or false, got {value!r}")
     asked = {"experts": experts > 1, "bilateral": bilateral, "contrast": contrast is not None, "robust": robust}
+    asked |= {"memory": memory}
     shaped = [name for name, wanted in asked.items() if wanted]
     if len(shaped) > 1:
         raise ValueError(f"{shaped[0]}: expected one of {', '.join(asked)}, got {' and '.join(shaped)}; drop one")
@@ -86,6 +90,8 @@ def assemble(
         return ContrastiveClassifier(shapes.whole(), num_classes, **keywords)
     if asked["robust"]:
         return RobustClassifier(shapes.whole(), num_classes, **keywords)
+    if asked["memory"]:
+        return MemoryClassifier(shapes.whole(), num_classes, **keywords)
     return Classifier(shapes.whole(), num_classes, **keywords)
 
 

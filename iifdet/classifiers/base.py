@@ -41,6 +41,8 @@ class Classifier(AdjustedModel):
         ValueError: an option is out of its range.
     """
 
+    #: The option in ``model_args`` that makes it more than a network and a head; None where none does.
+    shape: str | None = None
     #: The key ``sampling`` without which training makes no sense; None where any does.
     sampling: str | None = None
     mean: Tensor
@@ -127,7 +129,8 @@ class Classifier(AdjustedModel):
         loss = self.label_losses(logits, targets).mean()
         if self.distillation is None:
             return {"cls": loss}
-        return self.distillation.losses(loss, images, features, self.adjusted(logits))
+        said = self.adjusted(logits) if self.adjust.acts_in("train") else logits  # training knows no later adjustment
+        return self.distillation.losses(loss, images, features, said)
 
     def label_losses(self, logits: Tensor, targets: ClassTargets) -> Tensor:
         """(..., B, C) raw logits -> (..., B) losses.
@@ -143,12 +146,18 @@ class Classifier(AdjustedModel):
         ours, theirs = (self.label_losses(logits, labels) for labels in (targets.labels, targets.others))
         return targets.share * ours + (1 - targets.share) * theirs
 
+    def wants_centroids(self, epoch: int) -> str | None:
+        """Name of the (C, D) tensor that the classes' mean features go to before this epoch; None for most models."""
+        return None
+
     def learn_from(self, distillation: Distillation) -> None:
         """Train with what a teacher says beside the labels.
 
         Raises:
             ValueError: the teacher does not fit.
         """
+        if self.shape is not None:
+            raise ValueError(f"teacher: teaches one classifier by itself, got model_args.{self.shape}; drop one")
         teacher = distillation.teacher
         if teacher.names != self.names:
             raise ValueError(f"teacher: expected the {len(self.names)} classes of the data, got one of others")
@@ -207,8 +216,8 @@ class Classifier(AdjustedModel):
         return isinstance(self.first_head(), LinearHead)
 
     def class_tensors(self) -> dict[str, Tensor]:
-        """What a fold wrote beside the rows of a cosine head."""
-        return {"head.class_scale": self.head.class_scale} if isinstance(self.head, CosineHead) else {}
+        """What a head has beside its rows."""
+        return {f"head.{name}": value for name, value in self.first_head().class_tensors().items()}
 
     def cam_layers(self) -> dict[str, nn.Module]:
         return self.network.last_maps()

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from iifdet.classifiers.base import Classifier, Images
 from iifdet.classifiers.branches import BilateralNetwork
-from iifdet.classifiers.distillation import Distillation
 from iifdet.types import ClassTargets, MixedLabels
 
 
@@ -30,6 +29,7 @@ class BilateralClassifier(Classifier):
         keywords: of :class:`Classifier`.
     """
 
+    shape = "bilateral"
     sampling = "bilateral"
     together = 2
     share: Tensor
@@ -37,9 +37,6 @@ class BilateralClassifier(Classifier):
     def __init__(self, network: BilateralNetwork, num_classes: int, **keywords: Any) -> None:
         super().__init__(network, num_classes, **keywords)
         self.register_buffer("share", torch.ones(()))
-
-    def learn_from(self, distillation: Distillation) -> None:
-        raise ValueError("teacher: teaches one classifier, got model_args.bilateral; drop one")
 
     def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
         """``{"cls": scalar}`` of pairs, image by image; one that is left over at the end has no part.

@@ -20,6 +20,8 @@ class ExpertNetwork(Network):
         side: of the images that it is for, pixels.
     """
 
+    parallel = True
+
     def __init__(self, trunk: nn.Module, experts: Sequence[nn.Module], out_features: int, side: int) -> None:
         super().__init__()
         self.trunk, self.experts = trunk, nn.ModuleList(experts)
@@ -29,7 +31,7 @@ class ExpertNetwork(Network):
         return {"trunk": self.trunk, "experts": self.experts}
 
     def last_maps(self) -> dict[str, nn.Module]:
-        return {f"expert {number}": expert for number, expert in enumerate(self.experts, start=1)}
+        return {f"expert{number}": expert for number, expert in enumerate(self.experts, start=1)}
 
     def forward(self, images: Tensor) -> Tensor:
         shared = self.trunk(images)
@@ -45,6 +47,8 @@ class BilateralNetwork(Network):
         out_features: 2 D.
         side: of the images that it is for, pixels.
     """
+
+    parallel = True
 
     def __init__(
         self, trunk: nn.Module, uniform: nn.Module, reversed_: nn.Module, out_features: int, side: int

@@ -20,7 +20,8 @@ class CausalHead(nn.Module):
 
     In training ``z_c = s / K · Σ_k x_k/|x_k| · W_ck / (|W_ck| + γ)`` over K parts of the features, while a moving mean
     m of features goes along. It points where momentum drags all features to, which is where common classes are; so in
-    inference each part loses some of it: ``x_k/|x_k| - α cos(x_k, m_k) m_k/|m_k|``.
+    inference each part loses some of it: ``x_k/|x_k| - α cos(x_k, m_k) m_k/|m_k|``. A second stage on finished features
+    leaves the mean as it is. The published program moves it less as the rate falls, but for CIFAR.
 
     Source: Tang et al., Long-Tailed Classification by Keeping the Good and Removing the Bad Momentum Causal Effect,
     NeurIPS 2020, Section 4.
@@ -44,7 +45,7 @@ class CausalHead(nn.Module):
             raise ValueError(f"head: causal wants an even number of features, got {features}; choose another width")
         if not 0 < scale < math.inf:
             raise ValueError(f"scale: expected a number above 0, got {scale!r}")
-        if not 0 <= effect < math.inf:
+        if isinstance(effect, bool | str) or not 0 <= effect < math.inf:
             raise ValueError(f"effect: expected a number from 0, got {effect!r}")
         self.weight = nn.Parameter(torch.empty(num_classes, features))
         self.scale, self.effect = float(scale), float(effect)
@@ -62,9 +63,9 @@ class CausalHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             features = widened(features)
             parts = _unit_parts(features)
-            if self.training:
+            if self.training and features.requires_grad:  # features that are finished give no momentum to follow
                 self._follow(features)
-            else:
+            if not self.training:
                 common = _unit_parts(self.direction.to(features.dtype))
                 parts = parts - self.effect * (parts * common).sum(-1, keepdim=True) * common
             return F.linear(parts.flatten(-2), self.rows(), self.class_shift)
@@ -84,6 +85,10 @@ class CausalHead(nn.Module):
     def class_biases(self) -> Tensor:
         """(C,) what is added to the logits: zeros but for a fold."""
         return self.class_shift
+
+    def class_tensors(self) -> dict[str, Tensor]:
+        """What else has a part for each class, by name."""
+        return {"class_shift": self.class_shift}
 
     @torch.no_grad()
     def fold(self, adjust: LogitAdjustment) -> None:

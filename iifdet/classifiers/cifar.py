@@ -77,7 +77,11 @@ class CifarResNet(Network):
         self.layer2 = _stage(first, second, blocks, 2, reduction)
         self.layer3 = _stage(second, third, blocks, 2, reduction)
         self.out_features = third
+        self.attention: nn.Module = nn.Identity()
         initialize(self)
+
+    def attend(self, make: Callable[[int, int], nn.Module]) -> None:
+        self.attention = make(self.out_features, SIDE // 4)
 
     def stages(self) -> dict[str, nn.Module]:
         stem = nn.ModuleList([self.conv1, self.bn1])
@@ -85,7 +89,7 @@ class CifarResNet(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.bn1(self.conv1(images)).relu()
-        return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
+        return self.attention(self.layer3(self.layer2(self.layer1(x)))).mean(dim=(2, 3))
 
 
 def _channels(width: float) -> list[int]:

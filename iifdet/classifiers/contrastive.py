@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iifdet.classifiers.base import Classifier, Images
-from iifdet.classifiers.distillation import Distillation
 from iifdet.classifiers.network import Network
 from iifdet.longtail import widened
 from iifdet.types import ClassTargets, MixedLabels
@@ -105,6 +104,7 @@ class ContrastiveClassifier(Classifier):
         ValueError: an option is out of its range.
     """
 
+    shape = "contrast"
     share: Tensor
 
     def __init__(
@@ -118,7 +118,7 @@ class ContrastiveClassifier(Classifier):
     ) -> None:
         if contrast not in ("views", "prototypes"):
             raise ValueError(f"contrast: expected views or prototypes, got {contrast!r}")
-        if isinstance(contrast_temperature, bool) or not 1e-3 <= contrast_temperature <= 1e3:
+        if isinstance(contrast_temperature, bool | str) or not 1e-3 <= contrast_temperature <= 1e3:
             raise ValueError(f"contrast_temperature: expected a number from 0.001 to 1000, got {contrast_temperature}")
         if num_classes < 2:
             raise ValueError(f"contrast: expected at least two classes, got {num_classes}")
@@ -147,6 +147,3 @@ class ContrastiveClassifier(Classifier):
     def class_tensors(self) -> dict[str, Tensor]:
         rows = self.contrast.prototypes
         return super().class_tensors() | ({} if rows is None else {"contrast.prototypes": rows})
-
-    def learn_from(self, distillation: Distillation) -> None:
-        raise ValueError("teacher: teaches one classifier, got model_args.contrast; drop one")

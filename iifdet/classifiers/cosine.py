@@ -75,6 +75,10 @@ class CosineHead(nn.Module):
         """(C,) what is added to the logits: zeros but for a fold."""
         return self.class_shift
 
+    def class_tensors(self) -> dict[str, Tensor]:
+        """What else has a part for each class, by name."""
+        return {"class_scale": self.class_scale, "class_shift": self.class_shift}
+
     @torch.no_grad()
     def fold(self, adjust: LogitAdjustment) -> None:
         """Bake what ``adjust`` does in inference into the rows' directions, ``class_scale`` and ``class_shift``."""

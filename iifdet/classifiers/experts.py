@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from iifdet.classifiers.alignment import Alignment
 from iifdet.classifiers.base import Classifier, Images
 from iifdet.classifiers.branches import ExpertNetwork
-from iifdet.classifiers.cosine import CosineHead
-from iifdet.classifiers.distillation import Distillation
 from iifdet.classifiers.heads import Head, build_head
 from iifdet.longtail import ClassCounts, ClassifierRows, LogitAdjustment, class_temperatures
 from iifdet.types import ClassTargets
@@ -40,8 +38,8 @@ class ExpertClassifier(Classifier):
     mean of their logits counts.
 
     The reward is ``diversity · T̄² · KL(mean || expert)`` of softened scores, with a lower temperature for rare classes.
-    The published program softens classes unequally from its re-weighting epoch on alone. What routes easy images past
-    some of the experts is not part of this.
+    The published program softens classes unequally from its re-weighting epoch on alone, and for ImageNet-LT less so.
+    What routes easy images past some of the experts is not part of this.
 
     Source: Wang et al., Long-tailed Recognition by Routing Diverse Distribution-Aware Experts (RIDE), ICLR 2021,
     Section 3; its loss is LDAM with deferred Class-Balanced weights, which are keys of their own here.
@@ -56,13 +54,19 @@ class ExpertClassifier(Classifier):
         ValueError: an option is out of its range.
     """
 
+    shape = "experts"
     head: ExpertHeads
     temperature: Tensor
 
     def __init__(self, network: ExpertNetwork, num_classes: int, *, diversity: float = 0.2, **keywords: Any) -> None:
-        if isinstance(diversity, bool) or not 0 <= diversity <= 10:
+        if isinstance(diversity, bool | str) or not 0 <= diversity <= 10:
             raise ValueError(f"diversity: expected a number from 0 to 10, got {diversity!r}")
         super().__init__(network, num_classes, **keywords)
+        if diversity and self.class_activation != "softmax":
+            raise ValueError(
+                f"diversity: compares scores of a softmax, got class_loss={self.class_loss} without one; "
+                "give model_args.diversity=0"
+            )
         self.diversity = float(diversity)
         self.register_buffer("temperature", torch.ones(num_classes))
 
@@ -88,9 +92,6 @@ class ExpertClassifier(Classifier):
         if counts is not None:
             self.temperature.copy_(class_temperatures(counts))
 
-    def learn_from(self, distillation: Distillation) -> None:
-        raise ValueError("teacher: teaches one classifier, got model_args.experts; drop one")
-
     @property
     def feature_shape(self) -> tuple[int, ...]:
         """Of an image's features."""
@@ -108,7 +109,7 @@ class ExpertClassifier(Classifier):
 
     def class_tensors(self) -> dict[str, Tensor]:
         heads = enumerate(self.head.each)
-        return {f"head.{i}.class_scale": head.class_scale for i, head in heads if isinstance(head, CosineHead)}
+        return {f"head.{i}.{name}": value for i, head in heads for name, value in head.class_tensors().items()}
 
     def first_head(self) -> Head:
         return self.head.each[0]

@@ -26,6 +26,10 @@ class LinearHead(nn.Linear):
         """(C,) what is added to the logits."""
         return self.bias
 
+    def class_tensors(self) -> dict[str, Tensor]:
+        """What else has a part for each class, by name."""
+        return {}
+
     def fold(self, adjust: LogitAdjustment) -> None:
         """Bake what ``adjust`` does in inference into the rows."""
         adjust.fold_rows(self.weight, self.bias)

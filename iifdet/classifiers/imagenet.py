@@ -61,6 +61,10 @@ class ImageNetResNet(Network):
     def forward(self, images: Tensor) -> Tensor:
         return self.body(images)
 
+    def attend(self, make: Callable[[int, int], nn.Module]) -> None:
+        body: Any = self.body
+        body.avgpool = nn.Sequential(make(self.out_features, SIDE // 32), body.avgpool)
+
     def first_stages(self) -> list[nn.Module]:
         """The modules that an image passes up to the second stage."""
         body = self.body

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 
@@ -14,10 +16,16 @@ class Network(nn.Module):
 
     out_features: int
     side: int
+    #: Whether the last maps lie side by side, so that a score stands on all of them.
+    parallel = False
 
     def stages(self) -> dict[str, nn.Module]:
         """Parts in the order in which an image passes them."""
         raise NotImplementedError
+
+    def attend(self, make: Callable[[int, int], nn.Module]) -> None:
+        """Put a module of (channels, side) between the last maps and their pooling."""
+        raise ValueError(f"{type(self).__name__} has no place for attention")
 
     def last_maps(self) -> dict[str, nn.Module]:
         """The parts, by name, that give the maps which are pooled."""

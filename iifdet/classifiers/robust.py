@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from iifdet.classifiers.base import Classifier, Images
-from iifdet.classifiers.distillation import Distillation
 from iifdet.classifiers.network import Network
 from iifdet.longtail import ClassCounts, widened
 from iifdet.longtail.losses import one_hot
@@ -74,11 +73,16 @@ class RobustClassifier(Classifier):
         keywords: of :class:`Classifier`.
     """
 
+    shape = "robust"
+
     def __init__(self, network: Network, num_classes: int, **keywords: Any) -> None:
         super().__init__(network, num_classes, **keywords)
         self.robust = RobustFeatures(network.out_features, num_classes)
         for parameter in self.head.parameters():
             parameter.requires_grad_(False)
+
+    def wants_centroids(self, epoch: int) -> str | None:
+        return "robust.centroids" if self.trains_features else None
 
     @property
     def trains_features(self) -> bool:
@@ -108,6 +112,3 @@ class RobustClassifier(Classifier):
     def class_tensors(self) -> dict[str, Tensor]:
         own = {f"robust.{name}": getattr(self.robust, name) for name in ("margins", "centroids", "frequency")}
         return super().class_tensors() | own
-
-    def learn_from(self, distillation: Distillation) -> None:
-        raise ValueError("teacher: teaches one classifier, got model_args.robust; drop one")

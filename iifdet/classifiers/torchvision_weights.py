@@ -78,5 +78,6 @@ def _open(block: SEBottleneck) -> None:
 def _check(model: Classifier) -> None:
     if not isinstance(model.network, ImageNetResNet):
         raise InputError(
-            f"weights: torchvision has no weights for {model.spec.get('name', 'this model')}; leave it out"
+            f"weights: torchvision has none for {model.spec.get('name', 'this model')}, or not as model_args make it; "
+            "leave weights out"
         )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from iifdet.config.keys import Choice, Keys, Share
+from iifdet.config.keys import Choice, Keys
 
 
 class DistillKeys(Keys):
@@ -16,8 +16,8 @@ class DistillKeys(Keys):
     """learn from a finished classifier beside the labels: to make features like its own (cbd, class-balanced
     distillation), or scores like its softened ones (dive; with distill_power=1 plain knowledge distillation)"""
     teacher: str | None = None
-    """that classifier's checkpoint"""
-    distill_share: Share = 0.5
+    """that classifier's checkpoint; it has to stay there, as it is, until the run has ended"""
+    distill_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """what the teacher counts; the labels count the rest"""
     distill_scale: Annotated[float, Field(ge=0)] = 100.0
     """distill=cbd: factor of the distance of features"""

@@ -16,7 +16,7 @@ from iifdet.explaining.attribution import Map, attribute
 from iifdet.explaining.curves import Curves, areas, class_score, curves_of
 from iifdet.explaining.explanation import merged
 from iifdet.explaining.geometry import View
-from iifdet.explaining.layers import AUTO, find_layers, look
+from iifdet.explaining.layers import ALL, AUTO, find_layers, look
 
 #: Classes that are named beside the one that is explained.
 LISTED = 5
@@ -110,6 +110,8 @@ def explain_class(
     Raises:
         InputError: there is no such layer, or the score does not depend on it.
     """
+    if layer == AUTO and model.network.parallel:
+        layer = ALL
     logits, seen = look(model, image, find_layers(model, layer))
     with torch.no_grad():
         scores = model.scores(logits[None])[0].cpu()

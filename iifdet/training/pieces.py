@@ -14,10 +14,10 @@ def pieces_of(batch: Batch, most: int, together: int = 1) -> list[Batch]:
     """A batch in order, in pieces of nearly equal length with at most ``most`` images; 0 leaves it whole.
 
     Args:
-        together: images that are not parted, such as the two of a pair; more than ``most`` may then stay in a piece.
+        together: images that are not parted, such as the two of a pair; a piece has so many at least.
     """
     images, units = len(batch), len(batch) // together
-    number = 1 if most <= 0 else min(units, -(-images // most))
+    number = 1 if most <= 0 else -(-units // max(1, most // together))
     if number <= 1:
         return [batch]
     ends = [*(units * k // number * together for k in range(number)), images]

@@ -105,7 +105,8 @@ def _fitting(state: TrainState, group: Sequence[Batch], batches: int, options: F
         # beyond the clause the error no longer holds the tensors of the attempt
         state.optimizer.zero_grad(set_to_none=True)
         undo.all_back()
-        state.micro = _smaller(max(map(len, group)), state.micro, options)
+        together = getattr(state.model, "together", 1)
+        state.micro = _smaller(max(map(len, group)), state.micro, together, options)
         if options.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -120,14 +121,15 @@ def _refuse_to_shrink(group: Sequence[Batch], options: FitOptions, error: Runtim
         ) from error
 
 
-def _smaller(largest: int, micro: int, options: FitOptions) -> int:
+def _smaller(largest: int, micro: int, together: int, options: FitOptions) -> int:
     tried = min(largest, micro or largest)
-    if tried == 1:
+    if tried <= together:
+        images = "one image" if together == 1 else f"{together} images that belong together,"
         raise InputError(
-            f"batch: expected memory for one image of {options.imgsz} px, got none left on {options.device}; "
+            f"batch: expected memory for {images} of {options.imgsz} px, got none left on {options.device}; "
             "lower imgsz, use amp=bf16, or choose a smaller model"
         )
-    half = -(-tried // 2)
+    half = -(-tried // (2 * together)) * together
     log.warning("out of memory with %d images at once: %d from now on, the batch of a step stays", tried, half)
     return half
 

@@ -154,10 +154,25 @@ def test_a_run_with_a_teacher_resumes_to_the_bit_and_needs_none_afterwards(
         iifdet.train(resume=tmp_path / "left")
 
 
+def test_training_knows_nothing_of_an_adjustment_afterwards(
+    keys: dict[str, Any], teacher: Path, tmp_path: Path
+) -> None:
+    mine = {**keys, "distill": "dive", "teacher": str(teacher), "project": tmp_path, "epochs": 1}
+    later = iifdet.train(**{**mine, "adjust": "iif", "strategy": "post_process", "name": "later"}).folder
+    plain = iifdet.train(**{**mine, "name": "plain"}).folder
+    assert torch.equal(last_of(later)["weights"]["head.weight"], last_of(plain)["weights"]["head.weight"])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"teacher": "x.pt"}, "teacher: expected distill=cbd or distill=dive beside it, got none"),
+        ({"teacher": "x.pt"}, "teacher: belongs to distill=cbd or dive, got distill=none; drop it"),
+        ({"distill_share": 0.9}, "distill_share: belongs to distill=cbd or dive, got distill=none"),
+        ({"distill": "cbd", "teacher": "T", "distill_power": 0.3}, "distill_power: belongs to distill=dive, got .*cbd"),
+        ({"distill": "cbd", "teacher": "T", "distill_share": 1.0}, "distill_share: .* less than 1"),
+        ({"distill": "cbd", "teacher": "T", "strategy": "decoupled", "weights": "T"}, "cbd teaches features, which"),
+        ({"distill": "dive", "teacher": "T", "model_args": {"class_loss": "bce"}}, "dive compares scores of a softmax"),
+        ({"distill": "dive", "teacher": "x.onnx"}, "teacher: expected a checkpoint, got the exported file x.onnx"),
         ({"distill": "cbd"}, "distill: cbd learns from a finished classifier; give teacher="),
         ({"distill": "dive", "teacher": "nowhere.pt"}, "teacher: expected .*nowhere.pt"),
         (
@@ -165,15 +180,17 @@ def test_a_run_with_a_teacher_resumes_to_the_bit_and_needs_none_afterwards(
             "features of shape .* use distill=dive",
         ),
         ({"distill": "dive", "teacher": "T", "classes": [0, 1]}, "teacher: expected the 2 classes of the data"),
-        ({"distill": "dive", "teacher": "T", "model_args": {"experts": 2}}, "teaches one classifier, got .*experts"),
+        (
+            {"distill": "dive", "teacher": "T", "model_args": {"experts": 2}},
+            "teaches one classifier by itself, got",
+        ),
     ],
 )
 def test_what_cannot_teach_is_refused(
     change: dict[str, Any], message: str, keys: dict[str, Any], teacher: Path, tmp_path: Path
 ) -> None:
     given = {**keys, **change, "project": tmp_path}
-    if given.get("teacher") == "T":
-        given["teacher"] = str(teacher)
+    given |= {key: str(teacher) for key in ("teacher", "weights") if given.get(key) == "T"}
     with pytest.raises(InputError, match=message):
         iifdet.train(**given)
 

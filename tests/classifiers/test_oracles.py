@@ -148,7 +148,7 @@ def test_files_of_other_networks_are_refused_and_nothing_changes() -> None:
         with pytest.raises(InputError, match="choose the file of the same network"):
             load_torchvision(model, get_model(name).state_dict())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    with pytest.raises(InputError, match="torchvision has no weights for resnet20"):
+    with pytest.raises(InputError, match="torchvision has none for resnet20"):
         load_torchvision(ours("resnet20"), {})
     with pytest.raises(InputError, match="fit a linear head alone"):
         load_torchvision(ours("resnet50", head="cosine"), get_model("resnet50").state_dict(), classifier=True)

@@ -112,7 +112,7 @@ def test_a_second_stage_moves_the_rows_alone(keys: dict[str, Any], start: Path, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": None}, "model_args.robust: trains features under the class rows of a finished classifier"),
+        ({"weights": None}, "model_args.robust: begins with the features of a finished classifier"),
         ({"mixup": 0.2}, "mixup: expected 0 beside model_args.robust=true"),
         (
             {"model_args": {"robust": True, "experts": 2}},

@@ -108,6 +108,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
     },
     "places-lt": {
         "softmax": 31.1,
+        "oltr": 35.9,
         "crt": 36.7,
         "lws": 37.6,
         "bsce": 38.7,

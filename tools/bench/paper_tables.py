@@ -167,7 +167,7 @@ class Seed:
         """A whole training, or a second stage of its own."""
         name = f"classify/{self.args.table}-{recipe}"
         config = resolve(TrainConfig, {"model": name})
-        if config.strategy == "decoupled" or config.model_args.get("robust"):
+        if config.strategy == "decoupled" or {"robust", "memory"} & set(config.model_args):
             whole = whole_epochs(self.args.table, recipe)
             return self.second_stage({"model": name, "name": recipe, "epochs": whole}, STARTS.get(recipe, "softmax"))
         start = {}

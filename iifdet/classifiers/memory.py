@@ -1,0 +1,127 @@
+"""Features that are looked up in a memory of class centroids (OLTR)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iifdet.classifiers.attention import ModulatedAttention
+from iifdet.classifiers.base import Classifier, Images
+from iifdet.classifiers.cosine import CosineHead
+from iifdet.classifiers.network import Network
+from iifdet.longtail import widened
+from iifdet.types import ClassTargets, MixedLabels
+
+#: How far a feature reaches that is 1 away from its nearest centroid; distance at which centroids repel no longer.
+REACH, REPELLED = 10.0, 10.0
+#: What the loss on centroids counts, and what repulsion counts in it.
+MEMORY_SHARE, REPULSION_SHARE = 0.01, 0.01
+
+
+class MemoryHead(CosineHead):
+    """A cosine head on meta-embeddings: (B, D) -> (B, C), in float32 at least.
+
+    ``v = r (x + tanh(W_s x) · softmax(W_h x) M)``: features x get from the memory M, class centroids, what they are
+    thought to lack, and are longer the nearer a centroid is, ``r = 10 / min_c |x - M_c|``.
+
+    Source: Liu et al., Large-Scale Long-Tailed Recognition in an Open World (OLTR), CVPR 2019, Section 3.2.
+
+    Args:
+        features: D.
+        num_classes: C.
+        scale: of the cosine.
+    """
+
+    def __init__(self, features: int, num_classes: int, scale: float = 16.0) -> None:
+        super().__init__(features, num_classes, scale)
+        self.recall = nn.Linear(features, num_classes)
+        self.select = nn.Linear(features, features)
+        self.memory = nn.Parameter(torch.randn(num_classes, features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            features, memory = widened(features), widened(self.memory).detach()
+            nearest = torch.cdist(features, memory).min(dim=1, keepdim=True).values
+            recalled = self.recall(features).softmax(dim=-1) @ memory
+            whole = features + self.select(features).tanh() * recalled
+            return super().forward(REACH / nearest.clamp(min=1e-6) * whole)
+
+
+def centroid_losses(features: Tensor, labels: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """What features (B, D) are drawn to their centroids by, ``Σ |x - M_y|² / 2 B``, and how much nearer than REPELLED
+    the others of (C, D) are, ``max(0, 10 - Σ_{c ≠ y} |x - M_c|² / (B C))``; two scalars.
+
+    Source: Liu et al. (above), Section 3.3, and their program.
+    """
+    squares = torch.cdist(features, memory).square()
+    own = squares.gather(1, labels.unsqueeze(1))
+    attraction = own.sum() / (2 * len(features))
+    repulsion = (REPELLED - (squares.sum() - own.sum()) / squares.numel()).clamp(min=0)
+    return attraction, repulsion
+
+
+class MemoryClassifier(Classifier):
+    """A second stage: attention over the last maps, meta-embeddings, a memory that moves along with the features.
+
+    Centroids begin as the classes' mean features. Their own attraction is that of the published program: to the mean of
+    a batch's features of the class, whatever the loss on them counts.
+
+    Source: see :class:`MemoryHead`; open sets are not part of this.
+
+    Args:
+        network: makes features; its last maps get the attention.
+        num_classes: C.
+        keywords: of :class:`Classifier`; the head is a :class:`MemoryHead`.
+    """
+
+    shape = "memory"
+    head: MemoryHead
+
+    def __init__(self, network: Network, num_classes: int, **keywords: Any) -> None:
+        network.attend(ModulatedAttention)
+        super().__init__(network, num_classes, **keywords)
+
+    def make_head(self, name: str, **options: float | None) -> MemoryHead:
+        """The one that reads the memory, on cosines."""
+        if name != "cosine":
+            raise ValueError(f"head: expected cosine with a memory, got {name}; add model_args.head=cosine")
+        given = {key: value for key, value in options.items() if value is not None}
+        return MemoryHead(self.network.out_features, self.num_classes, **given)
+
+    def wants_centroids(self, epoch: int) -> str | None:
+        return "head.memory" if epoch == 0 else None
+
+    def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
+        """``{"cls": scalar, "memory": scalar}``.
+
+        Raises:
+            ValueError: mixed labels.
+        """
+        if isinstance(targets, MixedLabels):
+            raise ValueError("mixup: expected 0 beside a memory")
+        features = self.features(images)
+        cls = self.label_losses(self.logits_of(features), targets).mean()
+        return {"cls": cls, "memory": self.memory_loss(widened(features), targets)}
+
+    def memory_loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(B, D) features, (B,) labels -> scalar."""
+        memory = self.head.memory
+        attraction, _ = centroid_losses(features, labels, memory.detach())
+        _, repulsion = centroid_losses(features, labels, memory)
+        images = torch.zeros(self.num_classes, device=labels.device).index_add_(
+            0, labels, torch.ones_like(labels, dtype=torch.float32)
+        )
+        apart = (memory[labels] - features.detach()).square().sum(dim=1) / (1 + images[labels])
+        followed = apart.sum() / (2 * len(labels))
+        return MEMORY_SHARE * (attraction + REPULSION_SHARE * repulsion) + followed
+
+    def class_tensors(self) -> dict[str, Tensor]:
+        head = self.head
+        own = {
+            "head.memory": head.memory,
+            "head.recall.weight": head.recall.weight,
+            "head.recall.bias": head.recall.bias,
+        }
+        return super().class_tensors() | own
