@@ -79,6 +79,26 @@ class CumulativeShare(_Buffer):
         return torch.tensor(1 - (epoch / self.epochs) ** 2)
 
 
+class Generating(_Buffer):
+    """0 while a generator learns what classes look like, and 1 from then on, while it makes maps of rare ones.
+
+    Source: Wang et al., RSG: A Simple but Effective Module for Learning Imbalanced Datasets, CVPR 2021 (from the 160th
+    of 200 epochs on).
+
+    Args:
+        first: epoch in which it begins, counted from 0.
+    """
+
+    name = "generating"
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.first = first
+
+    def value(self, epoch: int) -> Tensor:
+        return torch.tensor(float(epoch >= self.first))
+
+
 class Centroids(Callback):
     """The mean features of each class, for a model that wants them before an epoch's first step.
 

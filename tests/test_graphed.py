@@ -93,6 +93,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "prototypes": {"contrast": "prototypes"},
     "causal": {"head": "causal"},
     "robust": {"robust": True},
+    "generator": {"generator": True},
     "taught": {},
 }
 

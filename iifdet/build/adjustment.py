@@ -121,7 +121,11 @@ def adjust_for_training(model: AdjustedModel, config: TrainConfig) -> None:
 
 def _refuse_mixed_labels(model: AdjustedModel, config: TrainConfig) -> None:
     """A detector's mixup shows the boxes of both images, each with its own label."""
-    if isinstance(model, Classifier) and model.class_loss in REFUSE_MIXED and config.mixup:
+    if not (isinstance(model, Classifier) and config.mixup):
+        return
+    if not model.takes_mixed_labels:
+        raise InputError(f"mixup: expected 0 beside model_args.{model.shape}, got {config.mixup}; add mixup=0")
+    if model.class_loss in REFUSE_MIXED:
         raise InputError(
             f"mixup: expected 0 beside class_loss={model.class_loss}, which sees a batch as a whole, "
             f"got {config.mixup}; add mixup=0"

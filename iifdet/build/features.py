@@ -24,16 +24,13 @@ MOST = 2**28
 
 
 def check_later_stage(config: TrainConfig, model: AdjustedModel) -> None:
-    """Refuse what begins with the features of a finished classifier without one, or with images of no class."""
+    """Refuse what begins with the features of a finished classifier without one."""
     if not (isinstance(model, Classifier) and model.wants_centroids(0)):
         return
-    option = model.shape
     if not config.weights:
         raise InputError(
-            f"model_args.{option}: begins with the features of a finished classifier; give weights=<its last.pt>"
+            f"model_args.{model.shape}: begins with the features of a finished classifier; give weights=<its last.pt>"
         )
-    if config.mixup:
-        raise InputError(f"mixup: expected 0 beside model_args.{option}=true, got {config.mixup}; add mixup=0")
 
 
 def check_synthesis(config: TrainConfig, model: AdjustedModel) -> None:

@@ -111,8 +111,6 @@ def check_sampling(config: TrainConfig, model: AdjustedModel) -> None:
             f"model_args.class_loss: {model.class_loss} sees a batch as a whole, and model_args.bilateral mixes the "
             "losses of two labels; use ce"
         )
-    if wanted and config.mixup:
-        raise InputError(f"mixup: expected 0 beside sampling={wanted}, got {config.mixup}; add mixup=0")
 
 
 def load_model(path: str | Path, trusted: bool = False, key: str = "weights") -> Any:

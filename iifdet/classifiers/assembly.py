@@ -12,6 +12,7 @@ from iifdet.classifiers.bilateral import BilateralClassifier
 from iifdet.classifiers.branches import BilateralNetwork, ExpertNetwork
 from iifdet.classifiers.contrastive import ContrastiveClassifier
 from iifdet.classifiers.experts import ExpertClassifier
+from iifdet.classifiers.generation import GeneratingClassifier
 from iifdet.classifiers.memory import MemoryClassifier
 from iifdet.classifiers.network import Network
 from iifdet.classifiers.robust import RobustClassifier
@@ -51,6 +52,7 @@ def assemble(
     contrast_temperature: float | None = None,
     robust: bool = False,
     memory: bool = False,
+    generator: bool = False,
 ) -> Classifier:
     """A classifier of the shape that is asked for.
 
@@ -61,17 +63,18 @@ def assemble(
         contrast, contrast_temperature: make a :class:`ContrastiveClassifier`.
         robust: make a :class:`RobustClassifier`.
         memory: make a :class:`MemoryClassifier`.
+        generator: make a :class:`GeneratingClassifier`.
 
     Raises:
         ValueError: an option is out of its range, or goes with another shape.
     """
     if type(experts) is not int or not 1 <= experts <= 16:
         raise ValueError(f"experts: expected a whole number from 1 to 16, got {experts!r}")
-    for name, value in (("bilateral", bilateral), ("robust", robust), ("memory", memory)):
+    switches = {"bilateral": bilateral, "robust": robust, "memory": memory, "generator": generator}
+    for name, value in switches.items():
         if type(value) is not bool:
             raise ValueError(f"{name}: expected true or false, got {value!r}")
-    asked = {"experts": experts > 1, "bilateral": bilateral, "contrast": contrast is not None, "robust": robust}
-    asked |= {"memory": memory}
+    asked = {"experts": experts > 1, "contrast": contrast is not None, **switches}
     shaped = [name for name, wanted in asked.items() if wanted]
     if len(shaped) > 1:
         raise ValueError(f"{shaped[0]}: expected one of {', '.join(asked)}, got {' and '.join(shaped)}; drop one")
@@ -88,11 +91,9 @@ def assemble(
     if asked["contrast"]:
         keywords |= _given(contrast=contrast, contrast_temperature=contrast_temperature)
         return ContrastiveClassifier(shapes.whole(), num_classes, **keywords)
-    if asked["robust"]:
-        return RobustClassifier(shapes.whole(), num_classes, **keywords)
-    if asked["memory"]:
-        return MemoryClassifier(shapes.whole(), num_classes, **keywords)
-    return Classifier(shapes.whole(), num_classes, **keywords)
+    plain = {"robust": RobustClassifier, "memory": MemoryClassifier, "generator": GeneratingClassifier}
+    made = next((plain[name] for name in plain if asked[name]), Classifier)
+    return made(shapes.whole(), num_classes, **keywords)
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class Classifier(AdjustedModel):
 
     #: The option in ``model_args`` that makes it more than a network and a head; None where none does.
     shape: str | None = None
+    #: Whether it learns from images that are blended.
+    takes_mixed_labels = True
     #: The key ``sampling`` without which training makes no sense; None where any does.
     sampling: str | None = None
     mean: Tensor
@@ -88,6 +90,8 @@ class Classifier(AdjustedModel):
         if self.training:
             if targets is None:
                 raise ValueError("targets: expected a label an image in train mode, got None; call eval() to classify")
+            if isinstance(targets, MixedLabels) and not self.takes_mixed_labels:
+                raise ValueError(f"targets: expected a label an image with model_args.{self.shape}, got mixed ones")
             return self.losses(images, targets)
         return self.adjusted(self.raw(images)).float()
 

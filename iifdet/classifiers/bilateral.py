@@ -30,6 +30,7 @@ class BilateralClassifier(Classifier):
     """
 
     shape = "bilateral"
+    takes_mixed_labels = False
     sampling = "bilateral"
     together = 2
     share: Tensor
@@ -42,10 +43,9 @@ class BilateralClassifier(Classifier):
         """``{"cls": scalar}`` of pairs, image by image; one that is left over at the end has no part.
 
         Raises:
-            ValueError: mixed labels, or a single image.
+            ValueError: a single image.
         """
-        if isinstance(targets, MixedLabels):
-            raise ValueError("mixup: expected 0 beside bilateral branches, which blend images themselves")
+        assert isinstance(targets, Tensor)
         batch, pairs = self.normalized(images), len(targets) // 2
         if not pairs:
             raise ValueError("batch: expected pairs of images for bilateral branches, got one image")

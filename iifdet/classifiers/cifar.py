@@ -70,7 +70,8 @@ class CifarResNet(Network):
     def __init__(self, depth: int, reduction: int, width: float = 1.0) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
-        first, second, third = _channels(width)
+        self.channels = _channels(width)
+        first, second, third = self.channels
         self.conv1 = nn.Conv2d(3, first, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(first)
         self.layer1 = _stage(first, first, blocks, 1, reduction)
@@ -88,8 +89,16 @@ class CifarResNet(Network):
         return {"stem": stem, "layer1": self.layer1, "layer2": self.layer2, "layer3": self.layer3}
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.bn1(self.conv1(images)).relu()
-        return self.attention(self.layer3(self.layer2(self.layer1(x)))).mean(dim=(2, 3))
+        return self.outer(self.inner(images))
+
+    def inner(self, images: Tensor) -> Tensor:
+        return self.layer2(self.layer1(self.bn1(self.conv1(images)).relu()))
+
+    def outer(self, maps: Tensor) -> Tensor:
+        return self.attention(self.layer3(maps)).mean(dim=(2, 3))
+
+    def inner_channels(self) -> int:
+        return self.channels[1]
 
 
 def _channels(width: float) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from iifdet.classifiers.base import Classifier, Images
 from iifdet.classifiers.network import Network
 from iifdet.longtail import widened
-from iifdet.types import ClassTargets, MixedLabels
+from iifdet.types import ClassTargets
 
 #: Numbers that features are projected to.
 PROJECTED = 128
@@ -105,6 +105,7 @@ class ContrastiveClassifier(Classifier):
     """
 
     shape = "contrast"
+    takes_mixed_labels = False
     share: Tensor
 
     def __init__(
@@ -132,10 +133,9 @@ class ContrastiveClassifier(Classifier):
         """``{"cls": scalar, "contrast": scalar}``; images that are left over at the end have no part.
 
         Raises:
-            ValueError: mixed labels, or too few images.
+            ValueError: too few images.
         """
-        if isinstance(targets, MixedLabels):
-            raise ValueError("mixup: expected 0 beside a contrast of images")
+        assert isinstance(targets, Tensor)
         number, each = len(targets) // self.together, self.together
         if not number:
             raise ValueError(f"batch: expected {each} images at least for a contrast, got {len(targets)}")

@@ -61,6 +61,18 @@ class ImageNetResNet(Network):
     def forward(self, images: Tensor) -> Tensor:
         return self.body(images)
 
+    def inner(self, images: Tensor) -> Tensor:
+        maps = images
+        for module in (*self.first_stages(), self.body.layer3):
+            maps = module(maps)
+        return maps
+
+    def outer(self, maps: Tensor) -> Tensor:
+        return self.body.avgpool(self.body.layer4(maps)).flatten(1)
+
+    def inner_channels(self) -> int:
+        return self.out_features // 2
+
     def attend(self, make: Callable[[int, int], nn.Module]) -> None:
         body: Any = self.body
         body.avgpool = nn.Sequential(make(self.out_features, SIDE // 32), body.avgpool)

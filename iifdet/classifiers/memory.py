@@ -12,7 +12,7 @@ from iifdet.classifiers.base import Classifier, Images
 from iifdet.classifiers.cosine import CosineHead
 from iifdet.classifiers.network import Network
 from iifdet.longtail import widened
-from iifdet.types import ClassTargets, MixedLabels
+from iifdet.types import ClassTargets
 
 #: How far a feature reaches that is 1 away from its nearest centroid; distance at which centroids repel no longer.
 REACH, REPELLED = 10.0, 10.0
@@ -77,6 +77,7 @@ class MemoryClassifier(Classifier):
     """
 
     shape = "memory"
+    takes_mixed_labels = False
     head: MemoryHead
 
     def __init__(self, network: Network, num_classes: int, **keywords: Any) -> None:
@@ -94,13 +95,8 @@ class MemoryClassifier(Classifier):
         return "head.memory" if epoch == 0 else None
 
     def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
-        """``{"cls": scalar, "memory": scalar}``.
-
-        Raises:
-            ValueError: mixed labels.
-        """
-        if isinstance(targets, MixedLabels):
-            raise ValueError("mixup: expected 0 beside a memory")
+        """``{"cls": scalar, "memory": scalar}``."""
+        assert isinstance(targets, Tensor)
         features = self.features(images)
         cls = self.label_losses(self.logits_of(features), targets).mean()
         return {"cls": cls, "memory": self.memory_loss(widened(features), targets)}

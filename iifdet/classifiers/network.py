@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class Network(nn.Module):
@@ -26,6 +26,18 @@ class Network(nn.Module):
     def attend(self, make: Callable[[int, int], nn.Module]) -> None:
         """Put a module of (channels, side) between the last maps and their pooling."""
         raise ValueError(f"{type(self).__name__} has no place for attention")
+
+    def inner(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> the maps in front of the last stage."""
+        raise ValueError(f"{type(self).__name__} has no single last stage")
+
+    def outer(self, maps: Tensor) -> Tensor:
+        """Maps in front of the last stage -> (B, D) features."""
+        raise ValueError(f"{type(self).__name__} has no single last stage")
+
+    def inner_channels(self) -> int:
+        """Of the maps in front of the last stage."""
+        raise ValueError(f"{type(self).__name__} has no single last stage")
 
     def last_maps(self) -> dict[str, nn.Module]:
         """The parts, by name, that give the maps which are pooled."""

@@ -11,7 +11,7 @@ from iifdet.classifiers.base import Classifier, Images
 from iifdet.classifiers.network import Network
 from iifdet.longtail import ClassCounts, widened
 from iifdet.longtail.losses import one_hot
-from iifdet.types import ClassTargets, MixedLabels
+from iifdet.types import ClassTargets
 
 
 def centroid_loss(features: Tensor, labels: Tensor, centroids: Tensor, margins: Tensor) -> Tensor:
@@ -74,6 +74,7 @@ class RobustClassifier(Classifier):
     """
 
     shape = "robust"
+    takes_mixed_labels = False
 
     def __init__(self, network: Network, num_classes: int, **keywords: Any) -> None:
         super().__init__(network, num_classes, **keywords)
@@ -90,13 +91,8 @@ class RobustClassifier(Classifier):
         return self.robust.margins.requires_grad
 
     def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
-        """``{"cls": scalar, "robust": scalar}``, or the first alone where the features are finished.
-
-        Raises:
-            ValueError: mixed labels.
-        """
-        if isinstance(targets, MixedLabels):
-            raise ValueError("mixup: expected 0 beside robust features")
+        """``{"cls": scalar, "robust": scalar}``, or the first alone where the features are finished."""
+        assert isinstance(targets, Tensor)
         features = self.features(images)
         losses = self.label_losses(self.logits_of(features), targets)
         if not self.trains_features:

@@ -8,7 +8,7 @@ from typing import Any
 
 from iifdet import build
 from iifdet.config import TrainConfig
-from iifdet.curriculum import CumulativeShare, DeferredWeights
+from iifdet.curriculum import CumulativeShare, DeferredWeights, Generating
 from iifdet.distributed import World
 from iifdet.errors import counted, some
 from iifdet.longtail import CLASS_STATISTICS, ClassCounts, spell_choice
@@ -19,6 +19,9 @@ from iifdet.rundir import RunDir
 from iifdet.training import Callback
 
 log = logging.getLogger("iifdet")
+
+#: Share of the epochs before a generator makes anything, where ``defer`` says nothing.
+GENERATING = 0.8
 
 
 def announce(cfg: TrainConfig, run: RunDir, index: Any, model: Any, task: str) -> None:
@@ -86,6 +89,11 @@ def draw_training_data(cfg: TrainConfig, run: RunDir, index: Any, counts: ClassC
     pictures.quietly(pictures.PICTURES[task].batch, first, index.names, run.path / "train_batch0.jpg")
 
 
+def _late(cfg: TrainConfig, share: float) -> int:
+    """The epoch that so much of the run lies before; the last one at the latest."""
+    return min(round(share * cfg.epochs), cfg.epochs - 1)
+
+
 def watchers(
     cfg: TrainConfig, run: RunDir, counts: ClassCounts, callbacks: Sequence[Callback], world: World
 ) -> list[Callback]:
@@ -98,7 +106,9 @@ def watchers(
         hooks.append(OnlineIIF(cfg.temperature))
     costs = build.loss_weights(cfg, counts)
     if cfg.defer and costs is not None:
-        hooks.append(DeferredWeights(costs, first=min(round(cfg.defer * cfg.epochs), cfg.epochs - 1)))
+        hooks.append(DeferredWeights(costs, first=_late(cfg, cfg.defer)))
+    if cfg.model_args.get("generator"):
+        hooks.append(Generating(_late(cfg, cfg.defer or GENERATING)))
     if build.images_together(cfg) > 1:
         hooks.append(CumulativeShare(cfg.epochs))
     if cfg.verbose and world.is_main:

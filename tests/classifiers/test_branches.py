@@ -333,7 +333,7 @@ def test_the_share_of_branches_falls_over_the_run(keys: dict[str, Any], tmp_path
         ({"sampling": "views", "batch": 9}, "or a classifier with model_args.contrast=views"),
         ({"model_args": {"bilateral": True}, "mixup": 0.0}, "model_args.bilateral: .* random; add sampling=bilateral"),
         ({"model_args": {"contrast": "views"}, "mixup": 0.0}, "model_args.contrast: .* random; add sampling=views"),
-        ({**RUNS["bilateral"], "mixup": 0.2}, "mixup: expected 0 beside sampling=bilateral"),
+        ({**RUNS["bilateral"], "mixup": 0.2}, "mixup: expected 0 beside model_args.bilateral"),
         ({**RUNS["bilateral"], "batch": 7}, "batch: expected a multiple of 2 with .* got 7; use batch=6"),
         ({**RUNS["views"], "batch": 8}, "batch: expected a multiple of 3 with .* got 8; use batch=6"),
         (

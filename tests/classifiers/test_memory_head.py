@@ -141,7 +141,7 @@ def test_a_second_stage_trains_head_and_attention_alone_and_resumes_to_the_bit(
     ("change", "message"),
     [
         ({"weights": None}, "model_args.memory: begins with the features of a finished classifier"),
-        ({"mixup": 0.2}, "mixup: expected 0 beside model_args.memory=true"),
+        ({"mixup": 0.2}, "mixup: expected 0 beside model_args.memory"),
         (
             {"model_args": {"memory": True}},
             "head: expected cosine with a memory, got linear",
