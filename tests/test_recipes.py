@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from classification_data import write_colours
 
 import iifdet
+from iifdet.config import TrainConfig, resolve
 from iifdet.resources import resource_names
 
 #: Three steps and a validation; half of the images.
@@ -36,3 +38,44 @@ def add_masks(file: Path) -> None:
         x, y, w, h = annotation["bbox"]
         annotation["segmentation"] = [[x, y, x + w, y, x, y + h]]
     file.write_text(json.dumps(document), encoding="utf-8")
+
+
+# -- classifiers -------------------------------------------------------------------------------------------------------
+
+RECIPES = [name for name in resource_names("cfg") if name.startswith("classify/")]
+#: One epoch of three steps.
+TINY: dict[str, Any] = {"epochs": 1, "batch": 6, "val_batch": 4, "warmup_epochs": 0, "select_on": "test"}
+TINY |= {"workers": 0, "device": "cpu", "plots": False, "verbose": False, "channels_last": False}
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_colours(tmp_path_factory.mktemp("colours"), (12, 6, 3))
+
+
+def trains_an_epoch(name: str, data: str, folder: Path, imgsz: int, **args: Any) -> None:
+    """A recipe that begins with a finished classifier, or learns from one, gets one of the same network and head."""
+    config = resolve(TrainConfig, {"model": name})
+    small = {"data": data, "imgsz": imgsz, "project": folder, **TINY}
+    own = {**config.model_args, **args}
+    key = "teacher" if config.distill != "none" else "weights"
+    later = config.strategy == "decoupled" or {"robust", "memory"} & set(own)
+    first = {}
+    if later or key == "teacher":
+        plain = {k: v for k, v in own.items() if k in ("head", "scale", "width")}
+        start = iifdet.train(model=config.model, model_args=plain, adjust="none", name="first", **small)
+        first = {key: str(start.folder / "weights" / "last.pt")}
+    over = {f"model_args.{k}": v for k, v in args.items()}
+    run = iifdet.train(model=name, name="run", **small, **over, **first)
+    assert 0 <= run.metrics["top1"] <= 1
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "/cifar" in name])
+def test_a_recipe_of_small_images_trains_an_epoch(name: str, colours: str, tmp_path: Path) -> None:
+    trains_an_epoch(name, colours, tmp_path, 32, width=0.25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in RECIPES if "/cifar" not in name])
+def test_a_recipe_of_photographs_trains_an_epoch(name: str, colours: str, tmp_path: Path) -> None:
+    trains_an_epoch(name, colours, tmp_path, 224 if name.endswith("oltr") else 96)
