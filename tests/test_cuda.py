@@ -169,10 +169,21 @@ def test_validation_gives_the_figures_of_the_cpu(tiny_keys: Keys, tmp_path: Path
     assert figures[0] == pytest.approx(figures[1], abs=0.02)
 
 
+#: Classifiers whose steps do more than forward, loss and backward.
+RECORDED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "experts": {"model_args": {"width": 0.25, "experts": 2}, "mixup": 0.0},
+    "bilateral": {"model_args": {"width": 0.25, "bilateral": True}, "sampling": "bilateral", "mixup": 0.0},
+    "views": {"model_args": {"width": 0.25, "contrast": "views"}, "sampling": "views", "batch": 12, "mixup": 0.0},
+    "causal": {"model_args": {"width": 0.5, "head": "causal"}, "mixup": 0.0},
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
 def test_steps_that_are_recorded_as_a_graph_end_as_those_that_are_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys = small_classifier(tmp_path, cache="device", device="cuda")
+    keys = small_classifier(tmp_path, cache="device", device="cuda", adjust="none", **RECORDED[name])
     plain, graphed = (iifdet.train(**keys, name=f"graph-{on}", graph=on).folder for on in (False, True))
     assert "no CUDA graph" not in caplog.text
     one, other = (last_of(run)["weights"] for run in (plain, graphed))

@@ -127,6 +127,7 @@ ADDING_UP: dict[str, dict[str, Any]] = {
     "bilateral": {"model_args": {"width": 0.25, "bilateral": True}, "sampling": "bilateral"},
     "views": {"model_args": {"width": 0.25, "contrast": "views"}, "sampling": "views", "batch": 12},
     "causal": {"model_args": {"width": 0.5, "head": "causal"}},
+    "generator": {"model_args": {"width": 0.25, "generator": True}, "defer": 0.5, "batch": 10, "epochs": 2},
 }
 
 
@@ -138,10 +139,10 @@ def test_classifiers_that_add_up_or_pair_images_are_the_same_in_all_processes(
     log, keys = tmp_path / "run.log", {**keys, **ADDING_UP[name], "project": str(tmp_path), "name": "run"}
     assert server.run_many(world=2, keys=keys, log=str(log)) == [0, 0], said(log)
     run = tmp_path / "run"
-    assert diary_of(run) == diary_of(of_rank(run, 1)) and len(diary_of(run)) > 4
+    assert diary_of(run) == diary_of(of_rank(run, 1)) and len(diary_of(run)) > 3
 
 
-@pytest.mark.parametrize("stage", ["robust", "drawn"])
+@pytest.mark.parametrize("stage", ["robust", "drawn", "memory"])
 def test_what_is_made_of_all_features_is_the_same_in_all_processes(
     stage: str, server: ForkServer, tmp_path: Path
 ) -> None:
@@ -150,6 +151,8 @@ def test_what_is_made_of_all_features_is_the_same_in_all_processes(
     mine: dict[str, Any] = {"synthesis": "tailcalib", "strategy": "decoupled"}
     if stage == "robust":
         mine = {"model_args": {"width": 0.25, "robust": True}}
+    if stage == "memory":
+        mine = {"model_args": {"width": 0.25, "memory": True, "head": "cosine"}}
     log, keys = tmp_path / "run.log", {**keys, **mine, "weights": str(start), "project": str(tmp_path), "name": "run"}
     assert server.run_many(world=2, keys=keys, log=str(log)) == [0, 0], said(log)
     run = tmp_path / "run"

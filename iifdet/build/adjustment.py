@@ -153,7 +153,7 @@ def _refuse_odd_pairs(config: TrainConfig) -> None:
             f"strategy: cost_sensitive weighs the loss by IIF or Class-Balanced weights; got adjust={config.adjust}, "
             "use iif or cb"
         )
-    if config.defer and config.strategy != "cost_sensitive":
+    if config.defer and config.strategy != "cost_sensitive" and not config.model_args.get("generator"):
         raise InputError(
             f"defer: puts off the weights of strategy=cost_sensitive, got strategy={config.strategy}; drop one"
         )

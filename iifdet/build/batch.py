@@ -28,9 +28,9 @@ def check_batch(config: TrainConfig, world: World) -> None:
     together = images_together(config)
     share = together * world.size
     if together > 1 and config.batch % share:
-        of_each = "" if world.size == 1 else f" times {world.size} processes"
+        of_each = "" if world.size == 1 else f" ({together} for each of {world.size} processes)"
         raise InputError(
-            f"batch: expected a multiple of {together}{of_each} with sampling={config.sampling}, got {config.batch}; "
+            f"batch: expected a multiple of {share}{of_each} with sampling={config.sampling}, got {config.batch}; "
             f"use batch={share * max(1, config.batch // share)}"
         )
     if config.batch % world.size:

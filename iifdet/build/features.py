@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iifdet.build.data import build_val_batches
-from iifdet.classifiers import Classifier, Moments, Synthesis
+from iifdet.classifiers import Classifier, Moments, RobustClassifier, Synthesis
 from iifdet.config import TrainConfig
 from iifdet.distributed import World
 from iifdet.errors import InputError, as_input_error
@@ -25,6 +25,10 @@ MOST = 2**28
 
 def check_later_stage(config: TrainConfig, model: AdjustedModel) -> None:
     """Refuse what begins with the features of a finished classifier without one."""
+    if isinstance(model, RobustClassifier) and not model.trains_features:
+        raise InputError(
+            "model_args.robust: trains features, got trainable_stages=0, which leaves them as they are; give 1 or more"
+        )
     if not (isinstance(model, Classifier) and model.wants_centroids(0)):
         return
     if not config.weights:
@@ -41,7 +45,8 @@ def check_synthesis(config: TrainConfig, model: AdjustedModel) -> None:
                 raise InputError(f"{key}: belongs to synthesis=tailcalib, got synthesis=none; drop it")
         return
     if not isinstance(model, Classifier) or model.shape:
-        raise InputError(f"synthesis: belongs to classifiers of one network, got model={config.model}; drop it")
+        got = f"model_args.{model.shape}" if isinstance(model, Classifier) else f"model={config.model}"
+        raise InputError(f"synthesis: belongs to plain classifiers, got {got}; drop one")
     wanted: dict[str, Any] = {"strategy": "decoupled", "frozen_bn": "eval", "sampling": "random", "mixup": 0}
     for key, value in (wanted | {"distill": "none"}).items():
         if getattr(config, key) != value:

@@ -103,13 +103,13 @@ def check_sampling(config: TrainConfig, model: AdjustedModel) -> None:
     if config.sampling in TOGETHER and not wanted:
         option = "bilateral=true" if config.sampling == "bilateral" else f"contrast={config.sampling}"
         raise InputError(
-            f"sampling: {config.sampling} draws images that are learned from together, got model={config.model}, which "
-            f"does not; use sampling=class_aware, or a classifier with model_args.{option}"
+            f"sampling: {config.sampling} draws images that are learned from together, got a model that does not; "
+            f"use sampling=class_aware, or a classifier with model_args.{option}"
         )
-    if wanted == "bilateral" and model.class_loss in REFUSE_MIXED:
+    if isinstance(model, Classifier) and model.counts_twice and model.class_loss in REFUSE_MIXED:
         raise InputError(
-            f"model_args.class_loss: {model.class_loss} sees a batch as a whole, and model_args.bilateral mixes the "
-            "losses of two labels; use ce"
+            f"model_args.class_loss: {model.class_loss} sees a batch as a whole, and model_args.{model.shape} asks for "
+            "each image twice; use ce"
         )
 
 

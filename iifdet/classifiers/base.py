@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from iifdet.classifiers.alignment import Alignment
+from iifdet.classifiers.causal import CausalHead
 from iifdet.classifiers.cosine import CosineHead, LearnedCosineHead
 from iifdet.classifiers.distillation import Distillation
 from iifdet.classifiers.heads import Head, LinearHead, build_head
@@ -43,6 +44,8 @@ class Classifier(AdjustedModel):
 
     #: The option in ``model_args`` that makes it more than a network and a head; None where none does.
     shape: str | None = None
+    #: Whether the class loss is asked for more than one loss an image.
+    counts_twice = False
     #: Whether it learns from images that are blended.
     takes_mixed_labels = True
     #: The key ``sampling`` without which training makes no sense; None where any does.
@@ -198,6 +201,13 @@ class Classifier(AdjustedModel):
         if self.align is None and f"{prefix}align.gain" in state_dict:
             self.learn_alignment()
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @property
+    def follows_nothing(self) -> bool:
+        """Whether a causal head has no direction, and none to come since the features are finished."""
+        head = self.first_head()
+        trained = any(parameter.requires_grad for parameter in self.network.parameters())
+        return isinstance(head, CausalHead) and not trained and not bool(head.direction.any())
 
     def first_head(self) -> Head:
         """The head, or one of several of its kind."""

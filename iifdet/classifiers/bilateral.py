@@ -31,6 +31,7 @@ class BilateralClassifier(Classifier):
 
     shape = "bilateral"
     takes_mixed_labels = False
+    counts_twice = True
     sampling = "bilateral"
     together = 2
     share: Tensor

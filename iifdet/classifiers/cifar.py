@@ -84,6 +84,9 @@ class CifarResNet(Network):
     def attend(self, make: Callable[[int, int], nn.Module]) -> None:
         self.attention = make(self.out_features, SIDE // 4)
 
+    def last_maps(self) -> dict[str, nn.Module]:
+        return super().last_maps() if isinstance(self.attention, nn.Identity) else {"attention": self.attention}
+
     def stages(self) -> dict[str, nn.Module]:
         stem = nn.ModuleList([self.conv1, self.bn1])
         return {"stem": stem, "layer1": self.layer1, "layer2": self.layer2, "layer3": self.layer3}

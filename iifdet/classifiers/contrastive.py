@@ -120,7 +120,7 @@ class ContrastiveClassifier(Classifier):
         if contrast not in ("views", "prototypes"):
             raise ValueError(f"contrast: expected views or prototypes, got {contrast!r}")
         if isinstance(contrast_temperature, bool | str) or not 1e-3 <= contrast_temperature <= 1e3:
-            raise ValueError(f"contrast_temperature: expected a number from 0.001 to 1000, got {contrast_temperature}")
+            raise ValueError(f"contrast_temperature: expected a number from 1e-3 to 1e3, got {contrast_temperature!r}")
         if num_classes < 2:
             raise ValueError(f"contrast: expected at least two classes, got {num_classes}")
         super().__init__(network, num_classes, **keywords)

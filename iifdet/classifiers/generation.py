@@ -37,9 +37,11 @@ class Generator(nn.Module):
     """Rare-class sample generator: centres of each class, and variations that are taken from one class to another.
 
     What a common image's map differs in from its centre is turned into a variation of rare ones. All of it sees maps
-    that no gradient leaves through, but for the rare map that a variation is added to.
+    that no gradient leaves through.
 
     Source: Wang et al., RSG: A Simple but Effective Module for Learning Imbalanced Datasets, CVPR 2021, Section 3.
+    Their program compares directions number by number and across the rows of its memory, here it is the cosine at each
+    place; and it makes maps of each rare image as often as common ones are more, here one for each common image.
 
     Args:
         channels: C of the maps.
@@ -76,8 +78,8 @@ class Generator(nn.Module):
     def comparison_loss(self, maps: Tensor, labels: Tensor) -> Tensor:
         """How well halves of a batch are told to be of one class or of two; scalar, 0 for a single image."""
         half = len(labels) // 2
-        if not half:
-            return maps.sum() * 0
+        if not half:  # but every parameter has a part in every batch
+            return torch.stack([p.sum() for p in self.compare.parameters()]).sum() * 0
         logits = self.compare(maps[:half], maps[half : 2 * half])
         return F.cross_entropy(logits, (labels[:half] == labels[half : 2 * half]).long())
 
@@ -102,7 +104,7 @@ class Generator(nn.Module):
         valid = is_common & (rare[-1] > 0)
         variation = seen - self.nearest_centre(seen, labels).detach()
         turned = self.turn(variation)
-        new = torch.where(valid[:, None, None, None], maps[partner] + turned, maps)
+        new = torch.where(valid[:, None, None, None], seen[partner] + turned, maps)
         loss = self._variation_loss(seen, seen[partner], labels[partner], variation, turned)
         loss = (loss * valid).sum() / valid.sum().clamp(min=1)
         return new, torch.where(valid, labels[partner], labels), valid.to(maps.dtype), loss
@@ -111,14 +113,14 @@ class Generator(nn.Module):
         self, common: Tensor, rare: Tensor, rare_labels: Tensor, variation: Tensor, turned: Tensor
     ) -> Tensor:
         """(B,): a turned variation shall not look like the class that it is from, keep its length at each place, and
-        point to where the rare map differs from its own centre."""
+        point to where the rare map differs from its own centre; summed over places."""
         frozen = {name: value.detach() for name, value in self.compare.named_parameters()}
         logits = torch.func.functional_call(self.compare, frozen, (common, turned))
         apart = -logits.log_softmax(dim=1)[:, 0]
         lengths = [torch.linalg.vector_norm(v, dim=1) for v in (turned, variation)]
         own = rare - self.nearest_centre(rare, rare_labels).detach()
         cosines = F.cosine_similarity(own, turned, dim=1)
-        return apart + ((lengths[0] - lengths[1]).abs() + (cosines - 1).abs()).mean(dim=(1, 2))
+        return apart + ((lengths[0] - lengths[1]).abs() + (cosines - 1).abs()).sum(dim=(1, 2))
 
 
 class GeneratingClassifier(Classifier):
@@ -137,6 +139,7 @@ class GeneratingClassifier(Classifier):
 
     shape = "generator"
     takes_mixed_labels = False
+    counts_twice = True
     generating: Tensor
 
     def __init__(self, network: Network, num_classes: int, **keywords: Any) -> None:

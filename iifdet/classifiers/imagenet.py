@@ -77,6 +77,10 @@ class ImageNetResNet(Network):
         body: Any = self.body
         body.avgpool = nn.Sequential(make(self.out_features, SIDE // 32), body.avgpool)
 
+    def last_maps(self) -> dict[str, nn.Module]:
+        pool: Any = self.body.avgpool
+        return {"attention": pool[0]} if isinstance(pool, nn.Sequential) else super().last_maps()
+
     def first_stages(self) -> list[nn.Module]:
         """The modules that an image passes up to the second stage."""
         body = self.body

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from iifdet.classifiers.attention import ModulatedAttention
 from iifdet.classifiers.base import Classifier, Images
-from iifdet.classifiers.cosine import CosineHead
 from iifdet.classifiers.network import Network
 from iifdet.longtail import widened
 from iifdet.types import ClassTargets
@@ -20,8 +19,8 @@ REACH, REPELLED = 10.0, 10.0
 MEMORY_SHARE, REPULSION_SHARE = 0.01, 0.01
 
 
-class MemoryHead(CosineHead):
-    """A cosine head on meta-embeddings: (B, D) -> (B, C), in float32 at least.
+class Memory(nn.Module):
+    """Features to meta-embeddings: (B, D) -> (B, D), in float32 at least.
 
     ``v = r (x + tanh(W_s x) · softmax(W_h x) M)``: features x get from the memory M, class centroids, what they are
     thought to lack, and are longer the nearer a centroid is, ``r = 10 / min_c |x - M_c|``.
@@ -31,22 +30,24 @@ class MemoryHead(CosineHead):
     Args:
         features: D.
         num_classes: C.
-        scale: of the cosine.
+
+    Attributes:
+        centroids: (C, D) M, zeros until the classes' mean features come.
     """
 
-    def __init__(self, features: int, num_classes: int, scale: float = 16.0) -> None:
-        super().__init__(features, num_classes, scale)
+    def __init__(self, features: int, num_classes: int) -> None:
+        super().__init__()
         self.recall = nn.Linear(features, num_classes)
         self.select = nn.Linear(features, features)
-        self.memory = nn.Parameter(torch.randn(num_classes, features))
+        self.centroids = nn.Parameter(torch.zeros(num_classes, features))
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            features, memory = widened(features), widened(self.memory).detach()
-            nearest = torch.cdist(features, memory).min(dim=1, keepdim=True).values
-            recalled = self.recall(features).softmax(dim=-1) @ memory
+            features, centroids = widened(features), widened(self.centroids).detach()
+            nearest = torch.cdist(features, centroids).min(dim=1, keepdim=True).values
+            recalled = self.recall(features).softmax(dim=-1) @ centroids
             whole = features + self.select(features).tanh() * recalled
-            return super().forward(REACH / nearest.clamp(min=1e-6) * whole)
+            return REACH / nearest.clamp(min=1e-6) * whole
 
 
 def centroid_losses(features: Tensor, labels: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,58 +67,55 @@ class MemoryClassifier(Classifier):
     """A second stage: attention over the last maps, meta-embeddings, a memory that moves along with the features.
 
     Centroids begin as the classes' mean features. Their own attraction is that of the published program: to the mean of
-    a batch's features of the class, whatever the loss on them counts.
+    a batch's features of the class, whatever the loss on features counts.
 
-    Source: see :class:`MemoryHead`; open sets are not part of this.
+    Source: see :class:`Memory`; open sets are not part of this.
 
     Args:
         network: makes features; its last maps get the attention.
         num_classes: C.
-        keywords: of :class:`Classifier`; the head is a :class:`MemoryHead`.
+        keywords: of :class:`Classifier`; the head is on cosines.
     """
 
     shape = "memory"
     takes_mixed_labels = False
-    head: MemoryHead
 
-    def __init__(self, network: Network, num_classes: int, **keywords: Any) -> None:
+    def __init__(self, network: Network, num_classes: int, *, head: str = "linear", **keywords: Any) -> None:
+        if head != "cosine":
+            raise ValueError(f"head: expected cosine with a memory, got {head}; add model_args.head=cosine")
         network.attend(ModulatedAttention)
-        super().__init__(network, num_classes, **keywords)
+        super().__init__(network, num_classes, head=head, **keywords)
+        self.memory = Memory(network.out_features, num_classes)
 
-    def make_head(self, name: str, **options: float | None) -> MemoryHead:
-        """The one that reads the memory, on cosines."""
-        if name != "cosine":
-            raise ValueError(f"head: expected cosine with a memory, got {name}; add model_args.head=cosine")
-        given = {key: value for key, value in options.items() if value is not None}
-        return MemoryHead(self.network.out_features, self.num_classes, **given)
+    def logits_of(self, features: Tensor) -> Tensor:
+        """(B, D) features -> (B, C) logits of their meta-embeddings."""
+        return super().logits_of(self.memory(features))
 
     def wants_centroids(self, epoch: int) -> str | None:
-        return "head.memory" if epoch == 0 else None
+        return None if bool(self.memory.centroids.any()) else "memory.centroids"
 
     def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
-        """``{"cls": scalar, "memory": scalar}``."""
+        """``{"cls": scalar, "memory": scalar, "centroids": scalar}``; the last moves the centroids alone."""
         assert isinstance(targets, Tensor)
         features = self.features(images)
         cls = self.label_losses(self.logits_of(features), targets).mean()
-        return {"cls": cls, "memory": self.memory_loss(widened(features), targets)}
+        return {"cls": cls, **self.memory_losses(widened(features), targets)}
 
-    def memory_loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, D) features, (B,) labels -> scalar."""
-        memory = self.head.memory
-        attraction, _ = centroid_losses(features, labels, memory.detach())
-        _, repulsion = centroid_losses(features, labels, memory)
+    def memory_losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """(B, D) features, (B,) labels -> two scalars."""
+        centroids = self.memory.centroids
+        attraction, _ = centroid_losses(features, labels, centroids.detach())
+        _, repulsion = centroid_losses(features, labels, centroids)
         images = torch.zeros(self.num_classes, device=labels.device).index_add_(
             0, labels, torch.ones_like(labels, dtype=torch.float32)
         )
-        apart = (memory[labels] - features.detach()).square().sum(dim=1) / (1 + images[labels])
-        followed = apart.sum() / (2 * len(labels))
-        return MEMORY_SHARE * (attraction + REPULSION_SHARE * repulsion) + followed
+        apart = (centroids[labels] - features.detach()).square().sum(dim=1) / (1 + images[labels])
+        return {
+            "memory": MEMORY_SHARE * (attraction + REPULSION_SHARE * repulsion),
+            "centroids": apart.sum() / (2 * len(labels)),
+        }
 
     def class_tensors(self) -> dict[str, Tensor]:
-        head = self.head
-        own = {
-            "head.memory": head.memory,
-            "head.recall.weight": head.recall.weight,
-            "head.recall.bias": head.recall.bias,
-        }
-        return super().class_tensors() | own
+        memory = self.memory
+        rows = {"centroids": memory.centroids, "recall.weight": memory.recall.weight, "recall.bias": memory.recall.bias}
+        return super().class_tensors() | {f"memory.{name}": value for name, value in rows.items()}

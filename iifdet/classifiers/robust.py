@@ -19,7 +19,8 @@ def centroid_loss(features: Tensor, labels: Tensor, centroids: Tensor, margins: 
     are there; scalar.
 
     For a class c, each of its features shall be nearer to the centroid than the other images of the batch are, though
-    it counts as further away by ε_c: ``-log softmax_j(-|μ_c - z_j| - ε_c [y_j = c])``.
+    it counts as further away by ε_c: ``-log softmax_j(-|μ_c - z_j| - ε_c [y_j = c])``, at a temperature of 1, as their
+    command for CIFAR100-LT has it.
 
     Source: Samuel and Chechik, Distributional Robustness Loss for Long-tail Learning (DRO-LT), ICCV 2021, Section 4.
 
@@ -62,7 +63,7 @@ class RobustFeatures(nn.Module):
 class RobustClassifier(Classifier):
     """Trains features around centroids under class rows that stay as they are; a second stage trains the rows.
 
-    The loss on labels stands beside, each image weighed by its class's frequency: batches have all classes alike, and
+    The loss on labels stands beside, a mean weighed by the frequencies of classes: batches have all classes alike, and
     it shall see them as they come.
 
     Source: see :func:`centroid_loss`.
@@ -88,7 +89,7 @@ class RobustClassifier(Classifier):
     @property
     def trains_features(self) -> bool:
         """Whether the features move, and their centroids with them."""
-        return self.robust.margins.requires_grad
+        return any(parameter.requires_grad for parameter in self.network.parameters())
 
     def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
         """``{"cls": scalar, "robust": scalar}``, or the first alone where the features are finished."""
@@ -97,7 +98,9 @@ class RobustClassifier(Classifier):
         losses = self.label_losses(self.logits_of(features), targets)
         if not self.trains_features:
             return {"cls": losses.mean()}
-        return {"cls": (self.robust.frequency[targets] * losses).mean(), "robust": self.robust(features, targets)}
+        frequency = self.robust.frequency[targets]
+        labels = (frequency * losses).sum() / frequency.sum()
+        return {"cls": labels, "robust": self.robust(features, targets)}
 
     def set_class_statistic(self, counts: ClassCounts | None) -> None:
         """As for every model; counts are also the classes' frequencies."""

@@ -11,6 +11,8 @@ from torch import Tensor
 
 #: Variance that every number of a drawn direction has at least.
 FLOOR = 1e-4
+#: Numbers of the roots that are looked up at a time.
+AT_ONCE = 2**26
 
 
 @dataclass(frozen=True)
@@ -92,23 +94,32 @@ class Synthesis:
 
     def __call__(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, D) features and (B,) labels, and those that were drawn after them: B times ``per_image``."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self._with_drawn(features.float(), labels)
+
+    def _with_drawn(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         number = round(self.per_image * len(labels))
         ends = self.wanted[labels].cumsum(0)
         places = torch.rand(number, device=features.device) * ends[-1]
         rows = torch.searchsorted(ends, places).clamp(max=len(labels) - 1)
-        sources = features.float()[rows]
+        sources = features[rows]
         drawn = F.normalize(self.draw(F.normalize(sources, dim=-1)), dim=-1)
         drawn = drawn * torch.linalg.vector_norm(sources, dim=-1, keepdim=True)
-        return torch.cat([features.float(), drawn]), torch.cat([labels, labels[rows]])
+        return torch.cat([features, drawn]), torch.cat([labels, labels[rows]])
 
     def draw(self, directions: Tensor) -> Tensor:
         """(N, D) of length 1 -> (N, D) drawn around them, of any length."""
         nearest = self.nearest(directions)
         mean = (self.means[nearest].sum(dim=1) + directions) / (self.neighbors + 1)
         noise = torch.randn(*nearest.shape, directions.shape[1], 1, device=directions.device)
-        lent = (self.roots[nearest] @ noise).squeeze(-1).sum(dim=1) / self.neighbors**0.5
+        parts = zip(nearest.split(self._at_once()), noise.split(self._at_once()), strict=True)
+        lent = torch.cat([(self.roots[near] @ part).squeeze(-1).sum(dim=1) for near, part in parts])
         common = self.spread**0.5 * torch.randn(len(directions), 1, device=directions.device)
-        return mean + lent + common + FLOOR**0.5 * torch.randn_like(directions)
+        return mean + lent / self.neighbors**0.5 + common + FLOOR**0.5 * torch.randn_like(directions)
+
+    def _at_once(self) -> int:
+        """Features whose neighbours' roots fit into AT_ONCE numbers."""
+        return max(1, AT_ONCE // (self.neighbors * self.roots[0].numel()))
 
     def nearest(self, directions: Tensor) -> Tensor:
         """(N, k) classes, the nearest first; one's own may be among them, or not."""

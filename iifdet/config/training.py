@@ -49,7 +49,8 @@ class TrainConfig(
     rho: Annotated[float, Field(ge=0)] = 1.2
     """adjust=disalign: its loss weighs classes by their counts to the power of -rho"""
     defer: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """strategy=cost_sensitive: share of the epochs before the loss is weighed (deferred re-weighting)"""
+    """strategy=cost_sensitive: share of the epochs before the loss is weighed (deferred re-weighting); with
+    model_args.generator=true, where 0 is 0.8, also before maps are made"""
     source: Literal["dataset", "batch"] = "dataset"
     """batch: training steps weigh by their own images (online IIF)"""
     reinit: bool = False

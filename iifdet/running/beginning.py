@@ -70,6 +70,11 @@ def _warn_of_rivals(cfg: TrainConfig, model: Any) -> None:
             GUMBEL_RANGE[0],
             cfg.adjust,
         )
+    if getattr(model, "follows_nothing", False):
+        log.warning(
+            "model_args.head: causal follows features while they are trained, and these are finished: inference will "
+            "take nothing away; train the network with it"
+        )
     wanted = model.class_loss_options.get("classes", FEDERATED_CLASSES)
     if model.class_loss == "federated" and model.num_classes <= wanted:
         log.warning(

@@ -329,7 +329,10 @@ def test_the_share_of_branches_falls_over_the_run(keys: dict[str, Any], tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sampling": "bilateral"}, "sampling: bilateral draws images that are learned from together, got model=se_"),
+        (
+            {"sampling": "bilateral"},
+            "sampling: bilateral draws images that are learned from together, got a model",
+        ),
         ({"sampling": "views", "batch": 9}, "or a classifier with model_args.contrast=views"),
         ({"model_args": {"bilateral": True}, "mixup": 0.0}, "model_args.bilateral: .* random; add sampling=bilateral"),
         ({"model_args": {"contrast": "views"}, "mixup": 0.0}, "model_args.contrast: .* random; add sampling=views"),
@@ -338,7 +341,7 @@ def test_the_share_of_branches_falls_over_the_run(keys: dict[str, Any], tmp_path
         ({**RUNS["views"], "batch": 8}, "batch: expected a multiple of 3 with .* got 8; use batch=6"),
         (
             {**RUNS["bilateral"], "model_args": {"width": 0.25, "bilateral": True, "class_loss": "eqlv2"}},
-            "model_args.class_loss: eqlv2 sees a batch as a whole, and model_args.bilateral mixes",
+            "model_args.class_loss: eqlv2 sees a batch as a whole, and model_args.bilateral asks",
         ),
         (
             {"model_args": {"experts": 2, "class_loss": "bce"}},
@@ -386,3 +389,16 @@ def test_more_experts_than_the_checkpoint_has_say_so() -> None:
     plain = create_model("se_resnet20", 3, width=0.25)
     with pytest.raises(InputError, match="layers of se_resnet20 with experts=2, got a checkpoint of se_resnet20 and"):
         transfer_weights(small, plain)
+
+
+def test_a_causal_head_on_finished_features_says_that_it_follows_nothing(
+    keys: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = {**keys, "model_args": {"width": 0.5}, "project": tmp_path, "epochs": 1}
+    start = iifdet.train(**{**mine, "name": "first"}).folder / "weights" / "last.pt"
+    for number, change in enumerate(({"strategy": "decoupled"}, {"model_args": {"trainable_stages": 0}})):
+        args = {"width": 0.5, "head": "causal", **change.get("model_args", {})}  # type: ignore[dict-item]
+        run = iifdet.train(**{**mine, "weights": start, "name": f"later{number}", **change, "model_args": args})
+        assert "inference will take nothing away" in caplog.text
+        assert not last_of(run.folder)["weights"]["head.direction"].any()
+        caplog.clear()

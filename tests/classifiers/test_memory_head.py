@@ -13,7 +13,8 @@ from runs import Interrupt, last_of, same_run
 import iifdet
 from iifdet.classifiers import CLASSIFIERS
 from iifdet.classifiers.attention import ModulatedAttention
-from iifdet.classifiers.memory import REPULSION_SHARE, MemoryHead, centroid_losses
+from iifdet.classifiers.cosine import CosineHead
+from iifdet.classifiers.memory import REPULSION_SHARE, Memory, centroid_losses
 from iifdet.errors import InputError
 
 
@@ -25,21 +26,21 @@ def wave(rows: int, columns: int, shift: int = 0, kind: Any = torch.sin) -> torc
 FEATURES, MEMORY = wave(3, 4), wave(5, 4, kind=torch.cos)
 
 
-def head() -> MemoryHead:
-    made = MemoryHead(4, 5)
+def logits(features: torch.Tensor) -> torch.Tensor:
+    memory, head = Memory(4, 5), CosineHead(4, 5)
     with torch.no_grad():
-        made.memory.copy_(MEMORY)
-        made.recall.weight.copy_(wave(5, 4, 1))
-        made.select.weight.copy_(wave(4, 4, 1, torch.cos))
-        made.weight.copy_(wave(5, 4, 2))
-        made.recall.bias.zero_()
-        made.select.bias.zero_()
-    return made
+        memory.centroids.copy_(MEMORY)
+        memory.recall.weight.copy_(wave(5, 4, 1))
+        memory.select.weight.copy_(wave(4, 4, 1, torch.cos))
+        head.weight.copy_(wave(5, 4, 2))
+        memory.recall.bias.zero_()
+        memory.select.bias.zero_()
+    return head(memory(features))
 
 
 def test_meta_embeddings_are_the_published_program_s() -> None:
     expected = torch.tensor([-6.691812, 13.737339, -9.716945, -0.538734, 9.605876])
-    torch.testing.assert_close(head()(FEATURES)[0], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(FEATURES)[0], expected, atol=1e-5, rtol=0)
 
 
 def test_the_losses_on_centroids_are_the_published_program_s() -> None:
@@ -50,9 +51,9 @@ def test_the_losses_on_centroids_are_the_published_program_s() -> None:
 
 def test_a_feature_on_a_centroid_is_finite() -> None:
     z = MEMORY[:2].clone().requires_grad_()
-    logits = head()(z)
-    logits.sum().backward()
-    assert logits.isfinite().all() and z.grad is not None and z.grad.isfinite().all()
+    found = logits(z)
+    found.sum().backward()
+    assert found.isfinite().all() and z.grad is not None and z.grad.isfinite().all()
 
 
 def test_attention_begins_as_the_identity_and_is_the_published_formula() -> None:
@@ -77,15 +78,16 @@ def test_centroids_go_to_the_mean_of_a_batch_s_features_and_drag_nothing_along()
     torch.manual_seed(0)
     model: Any = CLASSIFIERS["se_resnet20"](3, width=0.25, head="cosine", memory=True)
     features, labels = torch.randn(4, 16, requires_grad=True), torch.tensor([0, 0, 2, 2])
-    model.memory_loss(features, labels).backward()
+    torch.nn.init.normal_(model.memory.centroids)
+    sum(model.memory_losses(features, labels).values()).backward()
     with torch.no_grad():
-        memory = model.head.memory.detach()
+        memory = model.memory.centroids.detach()
         attracted = torch.zeros_like(memory)
         for c in (0, 2):
             attracted[c] = (memory[c] - features[labels == c]).sum(dim=0) / 3 / 4  # 1 + two images; four in all
-    repelled = centroid_losses(features.detach(), labels, model.head.memory)[1]
-    (push,) = torch.autograd.grad(repelled, model.head.memory)
-    torch.testing.assert_close(model.head.memory.grad, attracted + 1e-4 * push)
+    repelled = centroid_losses(features.detach(), labels, model.memory.centroids)[1]
+    (push,) = torch.autograd.grad(repelled, model.memory.centroids)
+    torch.testing.assert_close(model.memory.centroids.grad, attracted + 1e-4 * push)
     towards = 0.01 * (features.detach() - memory[labels]) / 4
     (push,) = torch.autograd.grad(centroid_losses(features, labels, memory)[1], features)
     torch.testing.assert_close(features.grad, towards + 1e-4 * push)
@@ -133,8 +135,13 @@ def test_a_second_stage_trains_head_and_attention_alone_and_resumes_to_the_bit(
     moved = {key for key in before if key in after and not torch.equal(before[key], after[key])}
     assert moved == {"head.weight"}, "the network stays"
     assert after["network.attention.mask.weight"].any()
-    assert (after["head.memory"] > 0).float().mean() > 0.9, "means of features, which are not negative"
-    iifdet.val(weights=whole / "weights" / "last.pt", adjust="iif", project=tmp_path, plots=False)
+    assert (after["memory.centroids"] > 0).float().mean() > 0.9, "means of features, which are not negative"
+    last = whole / "weights" / "last.pt"
+    iifdet.val(weights=last, adjust="iif", project=tmp_path, plots=False)
+    for adjust, learned in (("none", "head.weight"), ("lws", "adjust.scale")):
+        later = {**mine, "weights": last, "strategy": "decoupled", "adjust": adjust, "name": adjust}
+        third, held = last_of(iifdet.train(**later).folder)["weights"], iifdet.load(last).state_dict()  # type: ignore[union-attr]
+        assert {key for key in held if not torch.equal(held[key], third[key])} == {learned}
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,10 @@ def test_a_second_stage_moves_the_rows_alone(keys: dict[str, Any], start: Path, 
     ("change", "message"),
     [
         ({"weights": None}, "model_args.robust: begins with the features of a finished classifier"),
+        (
+            {"model_args": {"width": 0.25, "robust": True, "trainable_stages": 0}},
+            "model_args.robust: trains features, got trainable_stages=0",
+        ),
         ({"mixup": 0.2}, "mixup: expected 0 beside model_args.robust"),
         (
             {"model_args": {"robust": True, "experts": 2}},

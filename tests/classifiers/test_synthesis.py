@@ -130,7 +130,7 @@ def test_a_second_stage_moves_class_rows_alone_and_resumes_to_the_bit(
         ({"frozen_bn": "train"}, "frozen_bn: expected eval beside synthesis=tailcalib"),
         ({"sampling": "class_aware"}, "sampling: expected random beside .* got class_aware; add sampling=random"),
         ({"mixup": 0.2}, "mixup: expected 0 beside"),
-        ({"model_args": {"experts": 2}}, "synthesis: belongs to classifiers of one network"),
+        ({"model_args": {"experts": 2}}, "synthesis: belongs to plain classifiers, got model_args.experts; drop one"),
     ],
 )
 def test_where_features_move_nothing_is_drawn(
