@@ -114,7 +114,7 @@ class Centroids(Callback):
 
     def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:
         model: Any = state.model
-        name = None if state.batch else model.wants_centroids(state.epoch)
+        name = None if state.batch else model.wants_centroids
         if name is None:
             return
         modes = {module: module.training for module in model.modules()}

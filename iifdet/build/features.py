@@ -29,7 +29,7 @@ def check_later_stage(config: TrainConfig, model: AdjustedModel) -> None:
         raise InputError(
             "model_args.robust: trains features, got trainable_stages=0, which leaves them as they are; give 1 or more"
         )
-    if not (isinstance(model, Classifier) and model.wants_centroids(0)):
+    if not (isinstance(model, Classifier) and model.wants_centroids):
         return
     if not config.weights:
         raise InputError(
@@ -47,8 +47,8 @@ def check_synthesis(config: TrainConfig, model: AdjustedModel) -> None:
     if not isinstance(model, Classifier) or model.shape:
         got = f"model_args.{model.shape}" if isinstance(model, Classifier) else f"model={config.model}"
         raise InputError(f"synthesis: belongs to plain classifiers, got {got}; drop one")
-    wanted: dict[str, Any] = {"strategy": "decoupled", "frozen_bn": "eval", "sampling": "random", "mixup": 0}
-    for key, value in (wanted | {"distill": "none"}).items():
+    wanted: dict[str, Any] = {"strategy": "decoupled", "frozen_bn": "eval", "sampling": "random", "distill": "none"}
+    for key, value in (wanted | {"mixup": 0}).items():
         if getattr(config, key) != value:
             raise InputError(
                 f"{key}: expected {value} beside synthesis={config.synthesis}, which draws features of a finished "
@@ -83,7 +83,7 @@ def prepare_synthesis(
 
 def centroid_batches(config: TrainConfig, model: AdjustedModel, index: Any, device: torch.device, world: World) -> Any:
     """The training images in order, as they are, where a model wants their centroids; None elsewhere."""
-    if not (isinstance(model, Classifier) and model.wants_centroids(0)):
+    if not (isinstance(model, Classifier) and model.wants_centroids):
         return None
     return build_val_batches(config, config, index, "classify", config.cache, world, device)
 

@@ -10,7 +10,7 @@ from iifdet.classifiers.cifar import cifar_resnet
 from iifdet.classifiers.distillation import Distillation
 from iifdet.classifiers.heads import HEADS
 from iifdet.classifiers.imagenet import imagenet_resnet
-from iifdet.classifiers.robust import RobustClassifier
+from iifdet.classifiers.rivals import RobustClassifier
 from iifdet.classifiers.synthesis import Moments, Synthesis
 
 #: name -> factory(num_classes, **keywords); random weights, no network. ``se_`` names squeeze-and-excitation, with a

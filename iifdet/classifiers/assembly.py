@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from iifdet.classifiers.base import Classifier
-from iifdet.classifiers.bilateral import BilateralClassifier
 from iifdet.classifiers.branches import BilateralNetwork, ExpertNetwork
-from iifdet.classifiers.contrastive import ContrastiveClassifier
-from iifdet.classifiers.experts import ExpertClassifier
-from iifdet.classifiers.generation import GeneratingClassifier
-from iifdet.classifiers.memory import MemoryClassifier
 from iifdet.classifiers.network import Network
-from iifdet.classifiers.robust import RobustClassifier
+from iifdet.classifiers.rivals import (
+    BilateralClassifier,
+    ContrastiveClassifier,
+    ExpertClassifier,
+    GeneratingClassifier,
+    MemoryClassifier,
+    RobustClassifier,
+)
 from iifdet.longtail import ClassLossChoice
 
 

@@ -153,8 +153,9 @@ class Classifier(AdjustedModel):
         ours, theirs = (self.label_losses(logits, labels) for labels in (targets.labels, targets.others))
         return targets.share * ours + (1 - targets.share) * theirs
 
-    def wants_centroids(self, epoch: int) -> str | None:
-        """Name of the (C, D) tensor that the classes' mean features go to before this epoch; None for most models."""
+    @property
+    def wants_centroids(self) -> str | None:
+        """Name of the (C, D) tensor that classes' mean features go to before the next epoch; None for most models."""
         return None
 
     def learn_from(self, distillation: Distillation) -> None:

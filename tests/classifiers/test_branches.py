@@ -14,9 +14,9 @@ from torch import Tensor
 
 import iifdet
 from iifdet.classifiers import CLASSIFIERS
-from iifdet.classifiers.bilateral import BilateralClassifier
-from iifdet.classifiers.contrastive import prototype_contrast, view_contrast
-from iifdet.classifiers.experts import ExpertClassifier
+from iifdet.classifiers.rivals.bilateral import BilateralClassifier
+from iifdet.classifiers.rivals.contrastive import prototype_contrast, view_contrast
+from iifdet.classifiers.rivals.experts import ExpertClassifier
 from iifdet.curriculum import CumulativeShare
 from iifdet.distributed import running_statistics
 from iifdet.errors import InputError

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import iifdet
 from iifdet.classifiers import CLASSIFIERS
-from iifdet.classifiers.generation import CENTRES, Generator
+from iifdet.classifiers.rivals.generation import CENTRES, Generator
 from iifdet.errors import InputError
 from iifdet.longtail import ClassCounts
 from iifdet.training import Callback, TrainState

@@ -12,9 +12,9 @@ from runs import Interrupt, last_of, same_run
 
 import iifdet
 from iifdet.classifiers import CLASSIFIERS
-from iifdet.classifiers.attention import ModulatedAttention
 from iifdet.classifiers.cosine import CosineHead
-from iifdet.classifiers.memory import REPULSION_SHARE, Memory, centroid_losses
+from iifdet.classifiers.rivals.attention import ModulatedAttention
+from iifdet.classifiers.rivals.memory import REPULSION_SHARE, Memory, centroid_losses
 from iifdet.errors import InputError
 
 

@@ -12,7 +12,7 @@ from runs import Interrupt, last_of, same_run
 
 import iifdet
 from iifdet import build
-from iifdet.classifiers.robust import centroid_loss
+from iifdet.classifiers.rivals.robust import centroid_loss
 from iifdet.config import TrainConfig, resolve
 from iifdet.errors import InputError
 from iifdet.training import Callback, TrainState

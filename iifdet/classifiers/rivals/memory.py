@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iifdet.classifiers.attention import ModulatedAttention
 from iifdet.classifiers.base import Classifier, Images
 from iifdet.classifiers.network import Network
+from iifdet.classifiers.rivals.attention import ModulatedAttention
 from iifdet.longtail import widened
 from iifdet.types import ClassTargets
 
@@ -91,7 +91,8 @@ class MemoryClassifier(Classifier):
         """(B, D) features -> (B, C) logits of their meta-embeddings."""
         return super().logits_of(self.memory(features))
 
-    def wants_centroids(self, epoch: int) -> str | None:
+    @property
+    def wants_centroids(self) -> str | None:
         return None if bool(self.memory.centroids.any()) else "memory.centroids"
 
     def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:

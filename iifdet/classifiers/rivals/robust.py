@@ -83,7 +83,8 @@ class RobustClassifier(Classifier):
         for parameter in self.head.parameters():
             parameter.requires_grad_(False)
 
-    def wants_centroids(self, epoch: int) -> str | None:
+    @property
+    def wants_centroids(self) -> str | None:
         return "robust.centroids" if self.trains_features else None
 
     @property
