@@ -5,7 +5,7 @@ What acts follows from the epoch alone, so that a resumed run, or one that went 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -99,6 +99,14 @@ class Generating(_Buffer):
         return torch.tensor(float(epoch >= self.first))
 
 
+def features_of(model: Any, batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """(B, D) features and (B,) labels of each batch, by a classifier as it is."""
+    for batch in batches:
+        moved = to_device(batch, device)
+        assert isinstance(moved.targets, Tensor)
+        yield model.features(moved.images), moved.targets
+
+
 class Centroids(Callback):
     """The mean features of each class, for a model that wants them before an epoch's first step.
 
@@ -122,9 +130,7 @@ class Centroids(Callback):
         found = self._means(model)
         for module, training in modes.items():
             module.training = training
-        held = model.get_buffer(name) if name in dict(model.named_buffers()) else model.get_parameter(name)
-        with torch.no_grad():
-            held.copy_(found)
+        model.state_dict()[name].copy_(found)
         if state.average is not None:
             state.average.weights[name].copy_(found)
 
@@ -133,10 +139,8 @@ class Centroids(Callback):
         """(C, D) of what the model makes of the images now."""
         images = torch.zeros(model.num_classes, 1, device=self.device)
         sums = torch.zeros(model.num_classes, *model.feature_shape, device=self.device)
-        for batch in self.batches:
-            moved = to_device(batch, self.device)
-            assert isinstance(moved.targets, Tensor)
-            images.index_add_(0, moved.targets, images.new_ones(len(moved.targets), 1))
-            sums.index_add_(0, moved.targets, model.features(moved.images).float())
+        for features, labels in features_of(model, self.batches, self.device):
+            images.index_add_(0, labels, images.new_ones(len(labels), 1))
+            sums.index_add_(0, labels, features.float())
         self.world.average_((images, sums))
         return sums / images.clamp(min=torch.finfo(images.dtype).tiny)

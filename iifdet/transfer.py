@@ -63,7 +63,7 @@ def _called(model: AdjustedModel, other: AdjustedModel) -> str:
     """A model's name, and those of its options that another one has otherwise."""
     mine, theirs = ({k: v for k, v in m.spec.get("args", {}).items() if k != "num_classes"} for m in (model, other))
     apart = [f"{key}={value}" for key, value in mine.items() if theirs.get(key) != value]
-    return f"{model.spec.get('name')}{f' with {chr(44).join(apart)}' if apart else ''}"
+    return " with ".join([str(model.spec.get("name")), *([", ".join(apart)] if apart else [])])
 
 
 def _learned(model: AdjustedModel) -> set[str]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from iifdet.build.data import build_val_batches
 from iifdet.classifiers import Classifier, Moments, RobustClassifier, Synthesis
 from iifdet.config import TrainConfig
+from iifdet.curriculum import features_of
 from iifdet.distributed import World
 from iifdet.errors import InputError, as_input_error
 from iifdet.longtail import AdjustedModel
-from iifdet.training import to_device
 
 log = logging.getLogger("iifdet")
 
@@ -40,9 +38,6 @@ def check_later_stage(config: TrainConfig, model: AdjustedModel) -> None:
 def check_synthesis(config: TrainConfig, model: AdjustedModel) -> None:
     """Refuse ``synthesis`` where features move, or come otherwise than in the proportions of the training set."""
     if config.synthesis == "none":
-        for key in ("synthesis_neighbors", "synthesis_spread"):
-            if getattr(config, key) != TrainConfig.model_fields[key].default:
-                raise InputError(f"{key}: belongs to synthesis=tailcalib, got synthesis=none; drop it")
         return
     if not isinstance(model, Classifier) or model.shape:
         got = f"model_args.{model.shape}" if isinstance(model, Classifier) else f"model={config.model}"
@@ -72,7 +67,7 @@ def prepare_synthesis(
     log.info("synthesis: one pass over the training images, for the features of each class")
     model.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad():  # a resumed run draws on where it stopped
-        moments = Moments.of(_features(model, batches, device), model.num_classes)
+        moments = Moments.of(features_of(model, batches.epoch(0), device), model.num_classes)
     sums = (moments.images, moments.first, moments.second)
     world.average_(sums)
     for each in sums:
@@ -86,10 +81,3 @@ def centroid_batches(config: TrainConfig, model: AdjustedModel, index: Any, devi
     if not (isinstance(model, Classifier) and model.wants_centroids):
         return None
     return build_val_batches(config, config, index, "classify", config.cache, world, device)
-
-
-def _features(model: Classifier, batches: Any, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    for batch in batches.epoch(0):
-        moved = to_device(batch, device)
-        assert isinstance(moved.targets, Tensor)
-        yield model.features(moved.images), moved.targets

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from iifdet.build.adjustment import LEARNED, adjust_for_training
 from iifdet.build.anchors import fit_anchors_to
 from iifdet.build.features import check_later_stage, check_synthesis
+from iifdet.build.idle import refuse_idle_keys
 from iifdet.build.teaching import teach
 from iifdet.checkpoint import read_checkpoint, restore_model
 from iifdet.classifiers import Classifier, RobustClassifier, torchvision_weights
@@ -46,6 +47,7 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True, cou
     ``fill=False`` leaves the weights random: a resumed run brings its own and needs ``weights`` no more. ``counts`` are
     those of the index, if none are given.
     """
+    refuse_idle_keys(config)
     torch.manual_seed(config.seed)
     model = create_model(config.model, len(index.names), **config.model_args)
     check_multi_scale(config, model)

@@ -10,15 +10,6 @@ from iifdet.config import TrainConfig
 from iifdet.errors import InputError, as_input_error
 from iifdet.longtail import AdjustedModel
 
-#: Keys beside ``distill``, and its values that read them.
-READ_BY = {
-    "teacher": ("cbd", "dive"),
-    "distill_share": ("cbd", "dive"),
-    "distill_scale": ("cbd",),
-    "distill_temperature": ("dive",),
-    "distill_power": ("dive",),
-}
-
 
 def teach(model: AdjustedModel, config: TrainConfig, load: Callable[[str], Any]) -> None:
     """Give a classifier the teacher that the keys name.
@@ -27,9 +18,8 @@ def teach(model: AdjustedModel, config: TrainConfig, load: Callable[[str], Any])
         load: the model of a checkpoint.
 
     Raises:
-        InputError: keys that do nothing, or a teacher that does not fit.
+        InputError: no teacher, or one that does not fit.
     """
-    _refuse_idle(config)
     if config.distill == "none":
         return
     if config.teacher is None:
@@ -51,10 +41,3 @@ def teach(model: AdjustedModel, config: TrainConfig, load: Callable[[str], Any])
     options |= {"temperature": config.distill_temperature, "power": config.distill_power}
     with as_input_error():
         model.learn_from(Distillation(teacher, config.distill, **options))
-
-
-def _refuse_idle(config: TrainConfig) -> None:
-    """Refuse keys that the chosen way of distilling does not read."""
-    for key, kinds in READ_BY.items():
-        if config.distill not in kinds and getattr(config, key) != TrainConfig.model_fields[key].default:
-            raise InputError(f"{key}: belongs to distill={' or '.join(kinds)}, got distill={config.distill}; drop it")

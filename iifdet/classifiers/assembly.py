@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from iifdet.classifiers.rivals import (
     MemoryClassifier,
     RobustClassifier,
 )
-from iifdet.longtail import ClassLossChoice
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,6 @@ def assemble(
     shapes: Shapes,
     num_classes: int,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    head: str = "linear",
-    scale: float | None = None,
-    effect: float | None = None,
-    trainable_stages: int | None = None,
-    class_loss: ClassLossChoice = "ce",
     experts: int = 1,
     diversity: float | None = None,
     bilateral: bool = False,
@@ -55,17 +47,18 @@ def assemble(
     robust: bool = False,
     memory: bool = False,
     generator: bool = False,
+    **keywords: Any,
 ) -> Classifier:
     """A classifier of the shape that is asked for.
 
     Args:
-        mean, std, head, scale, effect, trainable_stages, class_loss: see :class:`Classifier`.
         experts, diversity: more than one make an :class:`ExpertClassifier`.
         bilateral: make a :class:`BilateralClassifier`.
         contrast, contrast_temperature: make a :class:`ContrastiveClassifier`.
         robust: make a :class:`RobustClassifier`.
         memory: make a :class:`MemoryClassifier`.
         generator: make a :class:`GeneratingClassifier`.
+        keywords: of :class:`Classifier`.
 
     Raises:
         ValueError: an option is out of its range, or goes with another shape.
@@ -84,8 +77,6 @@ def assemble(
         raise ValueError(f"diversity: expected none with one expert, got {diversity}; give experts=2 or more")
     if contrast_temperature is not None and not asked["contrast"]:
         raise ValueError(f"contrast_temperature: expected none without contrast, got {contrast_temperature}; drop it")
-    keywords: dict[str, Any] = {"mean": mean, "std": std, "head": head, "scale": scale, "effect": effect}
-    keywords |= {"trainable_stages": trainable_stages, "class_loss": class_loss}
     if asked["experts"]:
         return ExpertClassifier(shapes.experts(experts), num_classes, **keywords, **_given(diversity=diversity))
     if asked["bilateral"]:
@@ -102,5 +93,9 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _keywords(function: Callable[..., Any]) -> set[str]:
+    return {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
 #: Options that all classifiers take.
-OPTIONS = frozenset(p.name for p in inspect.signature(assemble).parameters.values() if p.kind is p.KEYWORD_ONLY)
+OPTIONS = frozenset(_keywords(assemble) | _keywords(Classifier.__init__))

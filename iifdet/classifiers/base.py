@@ -207,8 +207,12 @@ class Classifier(AdjustedModel):
     def follows_nothing(self) -> bool:
         """Whether a causal head has no direction, and none to come since the features are finished."""
         head = self.first_head()
-        trained = any(parameter.requires_grad for parameter in self.network.parameters())
-        return isinstance(head, CausalHead) and not trained and not bool(head.direction.any())
+        return isinstance(head, CausalHead) and not self.trains_features and not bool(head.direction.any())
+
+    @property
+    def trains_features(self) -> bool:
+        """Whether something of the network is trained."""
+        return any(parameter.requires_grad for parameter in self.network.parameters())
 
     def first_head(self) -> Head:
         """The head, or one of several of its kind."""

@@ -14,7 +14,7 @@ import iifdet
 from iifdet.classifiers import CLASSIFIERS
 from iifdet.classifiers.cosine import CosineHead
 from iifdet.classifiers.rivals.attention import ModulatedAttention
-from iifdet.classifiers.rivals.memory import REPULSION_SHARE, Memory, centroid_losses
+from iifdet.classifiers.rivals.memory import REPULSION_SHARE, Memory, attraction, repulsion
 from iifdet.errors import InputError
 
 
@@ -44,9 +44,10 @@ def test_meta_embeddings_are_the_published_program_s() -> None:
 
 
 def test_the_losses_on_centroids_are_the_published_program_s() -> None:
-    attraction, repulsion = centroid_losses(FEATURES, torch.tensor([0, 2, 4]), MEMORY)
-    assert attraction.item() == pytest.approx(2.485086, abs=1e-5)
-    assert (attraction + REPULSION_SHARE * repulsion).item() == pytest.approx(2.554249, abs=1e-5)
+    given = FEATURES, torch.tensor([0, 2, 4]), MEMORY
+    attracted, repelled = attraction(*given), repulsion(*given)
+    assert attracted.item() == pytest.approx(2.485086, abs=1e-5)
+    assert (attracted + REPULSION_SHARE * repelled).item() == pytest.approx(2.554249, abs=1e-5)
 
 
 def test_a_feature_on_a_centroid_is_finite() -> None:
@@ -85,11 +86,11 @@ def test_centroids_go_to_the_mean_of_a_batch_s_features_and_drag_nothing_along()
         attracted = torch.zeros_like(memory)
         for c in (0, 2):
             attracted[c] = (memory[c] - features[labels == c]).sum(dim=0) / 3 / 4  # 1 + two images; four in all
-    repelled = centroid_losses(features.detach(), labels, model.memory.centroids)[1]
+    repelled = repulsion(features.detach(), labels, model.memory.centroids)
     (push,) = torch.autograd.grad(repelled, model.memory.centroids)
     torch.testing.assert_close(model.memory.centroids.grad, attracted + 1e-4 * push)
     towards = 0.01 * (features.detach() - memory[labels]) / 4
-    (push,) = torch.autograd.grad(centroid_losses(features, labels, memory)[1], features)
+    (push,) = torch.autograd.grad(repulsion(features, labels, memory), features)
     torch.testing.assert_close(features.grad, towards + 1e-4 * push)
 
 

@@ -50,17 +50,23 @@ class Memory(nn.Module):
             return REACH / nearest.clamp(min=1e-6) * whole
 
 
-def centroid_losses(features: Tensor, labels: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """What features (B, D) are drawn to their centroids by, ``Σ |x - M_y|² / 2 B``, and how much nearer than REPELLED
-    the others of (C, D) are, ``max(0, 10 - Σ_{c ≠ y} |x - M_c|² / (B C))``; two scalars.
+def attraction(features: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
+    """What features (B, D) are drawn to their centroids (C, D) by, ``Σ |x - M_y|² / 2 B``; scalar.
+
+    Source: Liu et al. (above), Section 3.3.
+    """
+    return (features - centroids[labels]).square().sum() / (2 * len(features))
+
+
+def repulsion(features: Tensor, labels: Tensor, centroids: Tensor) -> Tensor:
+    """How much nearer than REPELLED features are to other centroids, ``max(0, 10 - Σ_{c ≠ y} |x - M_c|² / (B C))``;
+    scalar.
 
     Source: Liu et al. (above), Section 3.3, and their program.
     """
-    squares = torch.cdist(features, memory).square()
-    own = squares.gather(1, labels.unsqueeze(1))
-    attraction = own.sum() / (2 * len(features))
-    repulsion = (REPELLED - (squares.sum() - own.sum()) / squares.numel()).clamp(min=0)
-    return attraction, repulsion
+    squares = torch.cdist(features, centroids).square()
+    others = squares.sum() - squares.gather(1, labels.unsqueeze(1)).sum()
+    return (REPELLED - others / squares.numel()).clamp(min=0)
 
 
 class MemoryClassifier(Classifier):
@@ -105,14 +111,14 @@ class MemoryClassifier(Classifier):
     def memory_losses(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """(B, D) features, (B,) labels -> two scalars."""
         centroids = self.memory.centroids
-        attraction, _ = centroid_losses(features, labels, centroids.detach())
-        _, repulsion = centroid_losses(features, labels, centroids)
+        attracted = attraction(features, labels, centroids.detach())
+        repelled = repulsion(features, labels, centroids)
         images = torch.zeros(self.num_classes, device=labels.device).index_add_(
             0, labels, torch.ones_like(labels, dtype=torch.float32)
         )
         apart = (centroids[labels] - features.detach()).square().sum(dim=1) / (1 + images[labels])
         return {
-            "memory": MEMORY_SHARE * (attraction + REPULSION_SHARE * repulsion),
+            "memory": MEMORY_SHARE * (attracted + REPULSION_SHARE * repelled),
             "centroids": apart.sum() / (2 * len(labels)),
         }
 

@@ -87,11 +87,6 @@ class RobustClassifier(Classifier):
     def wants_centroids(self) -> str | None:
         return "robust.centroids" if self.trains_features else None
 
-    @property
-    def trains_features(self) -> bool:
-        """Whether the features move, and their centroids with them."""
-        return any(parameter.requires_grad for parameter in self.network.parameters())
-
     def losses(self, images: Images, targets: ClassTargets) -> dict[str, Tensor]:
         """``{"cls": scalar, "robust": scalar}``, or the first alone where the features are finished."""
         assert isinstance(targets, Tensor)
