@@ -1,4 +1,5 @@
-"""What training does otherwise from epoch to epoch: weights of the loss that act later, a share that falls, centroids.
+"""What training does otherwise from epoch to epoch: weights of the loss that act later, a share that falls, and what it
+looks at before an epoch.
 
 What acts follows from the epoch alone, so that a resumed run, or one that went back to a checkpoint, has the same.
 """
@@ -6,11 +7,13 @@ What acts follows from the epoch alone, so that a resumed run, or one that went 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from iifdet.detectors.augmentation import like_classes
 from iifdet.distributed import World
 from iifdet.training import Callback, TrainState, to_device
 from iifdet.types import Batch
@@ -80,10 +83,10 @@ class CumulativeShare(_Buffer):
 
 
 class Generating(_Buffer):
-    """0 while a generator learns what classes look like, and 1 from then on, while it makes maps of rare ones.
+    """0 while a model learns what classes look like, and 1 from then on, while it makes maps or features of rare ones.
 
     Source: Wang et al., RSG: A Simple but Effective Module for Learning Imbalanced Datasets, CVPR 2021 (from the 160th
-    of 200 epochs on).
+    of 200 epochs on); Zang et al., FASA, ICCV 2021 (from the second on).
 
     Args:
         first: epoch in which it begins, counted from 0.
@@ -107,6 +110,18 @@ def features_of(model: Any, batches: Iterable[Batch], device: torch.device) -> I
         yield model.features(moved.images), moved.targets
 
 
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Every module has the mode again that it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 class Centroids(Callback):
     """The mean features of each class, for a model that wants them before an epoch's first step.
 
@@ -125,11 +140,8 @@ class Centroids(Callback):
         name = None if state.batch else model.wants_centroids
         if name is None:
             return
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        found = self._means(model)
-        for module, training in modes.items():
-            module.training = training
+        with _in_eval_mode(model):
+            found = self._means(model)
         model.state_dict()[name].copy_(found)
         if state.average is not None:
             state.average.weights[name].copy_(found)
@@ -144,3 +156,39 @@ class Centroids(Callback):
             sums.index_add_(0, labels, features.float())
         self.world.average_((images, sums))
         return sums / images.clamp(min=torch.finfo(images.dtype).tiny)
+
+
+class AdaptedChances(Callback):
+    """Before each epoch but the first, classes whose losses on held-out images fall are drawn more often.
+
+    Source: Zang et al., FASA, ICCV 2021, Section 3.3.
+
+    Args:
+        batches: images that are not trained on, of which each process has a part.
+        world: the processes.
+    """
+
+    def __init__(self, batches: Any, device: torch.device, world: World) -> None:
+        self.batches, self.device, self.world = batches, device, world
+
+    @torch.no_grad()
+    def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:
+        if state.batch or not state.epoch:
+            return
+        model: Any = state.model
+        with _in_eval_mode(model):
+            losses, number = self._losses(model)
+        augmentation = model.augmentation
+        augmentation.adapt(losses / number.sum().clamp(min=1), like_classes(augmentation.means()))
+        if state.average is not None:
+            for name in ("chance", "before"):
+                state.average.weights[f"augmentation.{name}"].copy_(getattr(augmentation, name))
+
+    def _losses(self, model: Any) -> tuple[Tensor, Tensor]:
+        """(C,) sums of losses and (C,) numbers of proposals, both divided by the number of processes."""
+        sums = torch.zeros(2, model.num_classes, device=self.device)
+        for batch in self.batches:
+            moved = to_device(batch, self.device)
+            sums += torch.stack(model.losses_by_class(moved.images, moved.targets))
+        self.world.average_((sums,))
+        return sums[0], sums[1]

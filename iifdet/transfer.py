@@ -51,7 +51,7 @@ def transfer_weights(model: AdjustedModel, source: AdjustedModel) -> list[str]:
         notes = []
     if not source.adjust.is_identity and source.adjust.acts_in("train"):
         notes.append(f"the adjustment that its class rows were trained under is not taken: {source.adjust}")
-    if source.is_aligned:
+    if source.align is not None:
         notes.append("the alignment that a second stage has learned is not taken")
     notes += _copy_class_rows(model, source)
     if missed:

@@ -65,6 +65,7 @@ BEHIND = {
     "hotcoco": "evaluation",
     "matplotlib": "plots",
     "pytorch_grad_cam": "explaining",
+    "sklearn": "detectors",
 }
 
 

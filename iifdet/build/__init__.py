@@ -19,7 +19,7 @@ from iifdet.build.data import (
 from iifdet.build.detection import build_mixing
 from iifdet.build.explainer import build_cam
 from iifdet.build.exporter import build_export
-from iifdet.build.features import centroid_batches, prepare_synthesis
+from iifdet.build.features import look_before_epochs, prepare_synthesis
 from iifdet.build.finished import check_exported, load_finished, read_about
 from iifdet.build.loop import (
     build_schedule,
@@ -65,7 +65,6 @@ __all__ = [
     "build_step",
     "build_train_batches",
     "build_val_batches",
-    "centroid_batches",
     "check_bare_annotations",
     "check_batch",
     "check_exported",
@@ -83,6 +82,7 @@ __all__ = [
     "load_foreign_model",
     "load_model",
     "load_weights",
+    "look_before_epochs",
     "loss_weights",
     "pick_device",
     "placed",

@@ -168,15 +168,16 @@ def detection_val_batches(
     cache: str | bool = False,
     world: World = ALONE,
     device: torch.device | None = None,
+    masks: bool = False,
 ) -> Any:
     """Every image of a split once: in order, or with ``rect`` from wide to tall.
 
     Each process has whole batches of it, as large as those of one alone: in another batch size, convolutions round
-    otherwise.
+    otherwise. With ``masks`` each box brings its mask.
     """
     check_rect(inference.rect, config.resize)
     transform = EvalTransform(config.imgsz, config.resize)
-    dataset = DetectionDataset(index, transform, config.seed, cache=cache, max_bad=config.max_bad)
+    dataset = DetectionDataset(index, transform, config.seed, cache=cache, max_bad=config.max_bad, masks=masks)
     batch = getattr(inference, "val_batch", None) or inference.batch  # in training a key of its own may say
     shares: dict[str, Any] = {"rank": world.rank, "world_size": world.size}
     return make_loader(dataset, batch, inference.workers, rect=inference.rect, **shares)

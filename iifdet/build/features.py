@@ -1,4 +1,4 @@
-"""Keys to passes over the training images' features: for features that are drawn, and for centroids."""
+"""Keys to passes over images beside training: for features that are drawn, for centroids, for chances."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 import torch
 
 from iifdet.build.data import build_val_batches
+from iifdet.build.detection import detection_val_batches
+from iifdet.build.splits import Splits
 from iifdet.classifiers import Classifier, Moments, RobustClassifier, Synthesis
 from iifdet.config import TrainConfig
-from iifdet.curriculum import features_of
+from iifdet.curriculum import AdaptedChances, Centroids, features_of
+from iifdet.detectors.rcnn import FasterRCNN
 from iifdet.distributed import World
 from iifdet.errors import InputError, as_input_error
 from iifdet.longtail import AdjustedModel
@@ -76,8 +79,17 @@ def prepare_synthesis(
         model.synthesis = Synthesis.of(moments, config.synthesis_neighbors, config.synthesis_spread)
 
 
-def centroid_batches(config: TrainConfig, model: AdjustedModel, index: Any, device: torch.device, world: World) -> Any:
-    """The training images in order, as they are, where a model wants their centroids; None elsewhere."""
-    if not (isinstance(model, Classifier) and model.wants_centroids):
-        return None
-    return build_val_batches(config, config, index, "classify", config.cache, world, device)
+def look_before_epochs(
+    config: TrainConfig, model: AdjustedModel, splits: Splits, device: torch.device, world: World
+) -> Centroids | AdaptedChances | None:
+    """What a model wants to know of images before an epoch begins, as a hook; None for most models.
+
+    Centroids are of the training images, in order, as they are; chances follow images that ``holdout`` keeps apart.
+    """
+    if isinstance(model, Classifier) and model.wants_centroids:
+        batches = build_val_batches(config, config, splits.train, "classify", config.cache, world, device)
+        return Centroids(batches, device, world)
+    if isinstance(model, FasterRCNN) and model.augmentation is not None and config.holdout:
+        batches = detection_val_batches(config, config, splits.val, config.cache, world, device, model.wants_masks)
+        return AdaptedChances(batches, device, world)
+    return None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from iifdet.classifiers import Classifier
 from iifdet.classifiers.causal import CausalHead
 from iifdet.classifiers.cosine import CosineHead
+from iifdet.detectors.cosine import CosineLinear
 from iifdet.errors import InputError, as_input_error
 from iifdet.longtail import AdjustedModel
 
@@ -16,7 +16,7 @@ def freeze_all_but_class_rows(model: AdjustedModel, reinit: bool = False) -> Non
     model.requires_grad_(False)
     for layer in model.classifier_layers():
         layer.requires_grad_(True)
-        if reinit and isinstance(layer, CosineHead | CausalHead):
+        if reinit and isinstance(layer, CosineHead | CausalHead | CosineLinear):
             layer.reset_parameters()
         elif reinit and isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.normal_(layer.weight, std=0.01)
@@ -34,8 +34,6 @@ def freeze_all_but_scale(model: AdjustedModel) -> None:
 
 def freeze_all_but_alignment(model: AdjustedModel) -> None:
     """The second stage of distribution alignment: class rows and features stay as they are."""
-    if not isinstance(model, Classifier):
-        raise InputError(f"adjust: disalign is for classifiers here, got {type(model).__name__}; use adjust=lws")
     model.requires_grad_(False)
     with as_input_error():
         model.learn_alignment()

@@ -24,7 +24,7 @@ from iifdet.datasets import TOGETHER, DatasetIndex
 from iifdet.detectors import Detector, PostprocessOptions
 from iifdet.detectors.backbone_weights import fetch_default, load_backbone
 from iifdet.detectors.darknet_weights import load_darknet
-from iifdet.detectors.torchvision_weights import from_torchvision, is_detection
+from iifdet.detectors.torchvision_weights import OWN_OPTIONS, from_torchvision, is_detection
 from iifdet.detectors.yolov3 import YOLOv3
 from iifdet.errors import InputError, as_input_error, some
 from iifdet.exporting import is_exported, load_exported
@@ -165,6 +165,8 @@ def load_foreign_model(name: str, weights: str, names: list[str], options: dict[
                 f"weights: expected a full file for {len(names)} classes, got one that is not: {report.notes[0]}"
             )
         return model.eval()
+    if own := OWN_OPTIONS & set(options):
+        raise InputError(f"model_args: expected none that torchvision's models have not, got {', '.join(sorted(own))}")
     donor = _torchvision_donor(model, weights, read_state(weights))
     absent = [known for known in names if known not in donor.names]
     if absent:
@@ -222,7 +224,7 @@ def _torchvision_donor(model: Detector, path: str, state: dict[str, Tensor]) -> 
     """The same architecture with the weights of a file, and the names of the file's columns."""
     if not is_detection(state):
         raise InputError(f"weights: expected one of torchvision's detectors, got something else: {path}")
-    args = {k: v for k, v in model.spec["args"].items() if k != "num_classes"}
+    args = {k: v for k, v in model.spec["args"].items() if k not in {"num_classes", *OWN_OPTIONS}}
     name, first = model.spec["name"], args.get("backbone", "resnet50_fpn") == "resnet50_fpn"
     donor = from_torchvision(state, lambda n: create_model(name, n, **args), model.names, published_eps=first)
     donor.set_class_loss(model.class_loss_choice)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iifdet.classifiers.alignment import Alignment
 from iifdet.classifiers.causal import CausalHead
 from iifdet.classifiers.cosine import CosineHead, LearnedCosineHead
 from iifdet.classifiers.distillation import Distillation
@@ -69,7 +68,6 @@ class Classifier(AdjustedModel):
         super().__init__(num_classes, class_loss=class_loss)
         self.network = network
         self.head = self.make_head(head, scale=scale, effect=effect)
-        self.align: Alignment | None = None
         self.distillation: Distillation | None = None
         #: Draws features for rare classes in training, where a second stage has it.
         self.synthesis: Synthesis | None = None
@@ -188,20 +186,9 @@ class Classifier(AdjustedModel):
             self.distillation.teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
-    def learn_alignment(self) -> Alignment:
-        """Put an alignment that changes nothing yet between head and adjustment."""
-        self.align = Alignment(self.network.out_features, self.num_classes).to(self.device)
-        return self.align
-
     @property
-    def is_aligned(self) -> bool:
-        return self.align is not None
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Also an alignment that this model does not have yet."""
-        if self.align is None and f"{prefix}align.gain" in state_dict:
-            self.learn_alignment()
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def alignment_width(self) -> int | None:
+        return self.network.out_features
 
     @property
     def follows_nothing(self) -> bool:
@@ -241,16 +228,9 @@ class Classifier(AdjustedModel):
     def cam_layers(self) -> dict[str, nn.Module]:
         return self.network.last_maps()
 
-    def fold(self) -> None:
-        """Bake what inference applies into the head: the same logits at no cost. No training after.
-
-        Raises:
-            ValueError: there is an alignment, which depends on the image.
-        """
-        if self.align is not None:
-            raise ValueError("fold: an alignment (adjust=disalign) depends on the image and cannot be folded")
+    def fold_layers(self) -> None:
+        """Each head as it can carry an adjustment."""
         self.head.fold(self.adjust)
-        self.adjust.mark_folded()
 
     def _freeze_all_but(self, trainable: int | None) -> None:
         stages = list(self.network.stages().values())

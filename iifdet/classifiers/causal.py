@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iifdet.classifiers.cosine import unit_rows
-from iifdet.longtail import LogitAdjustment, widened
+from iifdet.longtail import LogitAdjustment, directions, widened
 
 #: Parts that features and rows are normalised in, what is kept of the moving mean a batch, what lengths of rows gain.
 PARTS, MOMENTUM, GAMMA = 2, 0.9, 1 / 32
@@ -101,4 +100,4 @@ class CausalHead(nn.Module):
 
 def _unit_parts(features: Tensor) -> Tensor:
     """(..., D) -> (..., K, D / K), each part of length 1; a part of zeros stays one."""
-    return unit_rows(features.unflatten(-1, (PARTS, -1)))
+    return directions(features.unflatten(-1, (PARTS, -1)))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iifdet.longtail import LogitAdjustment, widened
+from iifdet.longtail import LogitAdjustment, directions, widened
 
 
 def squash(features: Tensor) -> Tensor:
@@ -19,12 +19,6 @@ def squash(features: Tensor) -> Tensor:
         [[0.75, 0.0], [0.0, 0.0]]
     """
     return features / (1 + torch.linalg.vector_norm(features, dim=-1, keepdim=True))
-
-
-def unit_rows(weight: Tensor) -> Tensor:
-    """Rows of length 1, (C, D); a row of zeros stays one, and its gradient finite."""
-    length = torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
-    return weight / torch.where(length > 0, length, 1.0)
 
 
 class CosineHead(nn.Module):
@@ -65,7 +59,7 @@ class CosineHead(nn.Module):
 
     def rows(self) -> Tensor:
         """(C, D) what squashed features are multiplied by."""
-        return unit_rows(widened(self.weight)) * (self.class_scale * self.scale()).unsqueeze(-1)
+        return directions(widened(self.weight)) * (self.class_scale * self.scale()).unsqueeze(-1)
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from iifdet.detectors.base import Detector
 from iifdet.detectors.postprocess import PostprocessOptions
-from iifdet.detectors.rcnn import fasterrcnn, maskrcnn
+from iifdet.detectors.rcnn_networks import fasterrcnn, maskrcnn
 from iifdet.detectors.retinanet import retinanet
 from iifdet.detectors.ssd import ssd300, ssd512
 from iifdet.detectors.yolov3 import yolov3, yolov3_nano, yolov3_tiny

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -21,6 +21,21 @@ def check_number(name: str, value: Any, high: float = math.inf) -> None:
     if not good:
         limits = "in [0, 1]" if high == 1 else ">= 0"
         raise ValueError(f"{name}: expected a number {limits}, got {value!r}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """A finite number above 0; None, which stands for a default, passes."""
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf
+    ):
+        raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+
+
+def check_switches(options: Mapping[str, Any]) -> None:
+    """Booleans, and nothing that is only taken for one."""
+    for name, value in options.items():
+        if type(value) is not bool:
+            raise ValueError(f"{name}: expected true or false, got {value!r}")
 
 
 def check_sizes(min_size: Any, max_size: Any) -> None:

@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection as tv
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import resize_boxes
 
-from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
+from iifdet.detectors.augmentation import FeatureAugmentation
 from iifdet.detectors.base import Detector
 from iifdet.detectors.batching import Images
+from iifdet.detectors.cosine import CosineLinear
 from iifdet.detectors.layout import Layout
-from iifdet.detectors.options import check_sizes, check_whole
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels
-from iifdet.detectors.roi_heads import PhasedRoIHeads
+from iifdet.detectors.roi_heads import PhasedRoIHeads, Said, Sample, box_loss, mean_loss
 from iifdet.detectors.targets import check_targets, on_device
-from iifdet.longtail import ClassifierRows, ClassLossChoice, widened
+from iifdet.longtail import REFUSE_MIXED, ClassCounts, ClassifierRows, ClassLossChoice, widened
 from iifdet.types import Detection, NetworkBoxes, RawPredictions, Target
 
 #: torchvision's defaults. Its cap before NMS is none; 19 classes at most can pass 0.05 on each of 1000 proposals.
@@ -59,12 +58,23 @@ class FasterRCNN(Detector):
         num_classes: C, background excluded.
         net: torchvision's model for C + 1 classes; its RoI heads are put under :class:`PhasedRoIHeads`.
         class_loss: name in CLASS_LOSSES; with softmax scores background is a class, with other scores none.
+        augment_features: also train class rows on features that are drawn (:class:`FeatureAugmentation`), from the
+            second epoch on.
     """
 
     has_background = sees_background = True
     size_key = "model_args.min_size=[480, 640, 800]"
 
-    def __init__(self, num_classes: int, net: tv.FasterRCNN, *, class_loss: ClassLossChoice = "ce") -> None:
+    generating: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        net: tv.FasterRCNN,
+        *,
+        class_loss: ClassLossChoice = "ce",
+        augment_features: bool = False,
+    ) -> None:
         super().__init__(num_classes, class_loss=class_loss, postprocess=OPTIONS)
         columns = net.roi_heads.box_predictor.cls_score.out_features
         if columns != num_classes + 1:
@@ -73,7 +83,26 @@ class FasterRCNN(Detector):
         net.rpn.head.register_forward_hook(in_float)
         net.rpn.anchor_generator.register_forward_pre_hook(with_float_maps)
         self.net = net
+        self.augmentation: FeatureAugmentation | None = None
+        if augment_features:
+            self._augment_features()
         self.init_class_biases()
+
+    def _augment_features(self) -> None:
+        if self.class_loss in REFUSE_MIXED:
+            raise ValueError(
+                f"class_loss: {self.class_loss} sees a batch as a whole, and augment_features adds to it what nobody "
+                "has seen; use ce"
+            )
+        assert self.alignment_width is not None
+        self.augmentation = FeatureAugmentation(self.alignment_width, self.num_classes)
+        self.register_buffer("generating", torch.zeros(()))
+
+    def set_class_statistic(self, counts: ClassCounts | None) -> None:
+        """As for every model; counts also say how often features of a class are drawn."""
+        super().set_class_statistic(counts)
+        if counts is not None and self.augmentation is not None:
+            self.augmentation.set_counts(counts)
 
     def raw(self, images: Images) -> list[RawPredictions]:
         """N proposals an image: boxes (N, C, 4), class logits (N, C), background (N,)."""
@@ -83,15 +112,45 @@ class FasterRCNN(Detector):
         """``cls``, ``box`` of the second stage, ``rpn_cls``, ``rpn_box`` of the first; with masks ``mask``."""
         self.adjust.acts_in("train")  # a folded model refuses before anything is computed
         scene = self._encode(images, targets)
-        assert scene.targets is not None
-        named = self.net.roi_heads.losses(
-            scene.features, scene.proposals, scene.sizes, scene.targets, self.class_losses
-        )
+        # 1. sample
+        heads, sample = self.net.roi_heads, self._sample(scene)
+        # 2. predict
+        said = heads.predict(scene.features, sample.proposals, scene.sizes)
+        # 3. supervise
+        named = {"cls": mean_loss(self._class_losses(said, sample.labels)), "box": box_loss(said.offsets, sample)}
+        if heads.has_mask():
+            named["mask"] = heads.mask_loss(scene.features, sample, scene.sizes, scene.targets)
+        if self.augmentation is not None:
+            named["drawn"] = self._drawn_loss(self.augmentation, said, sample.labels)
         return {
             **named,
             "rpn_cls": scene.losses["loss_objectness"],
             "rpn_box": scene.losses["loss_rpn_box_reg"],
         }
+
+    def _sample(self, scene: Scene) -> Sample:
+        assert scene.targets is not None
+        return self.net.roi_heads.sample(scene.proposals, scene.targets)
+
+    def _drawn_loss(self, augmentation: FeatureAugmentation, said: Said, labels: Tensor) -> Tensor:
+        """Of features that nobody has seen, from the second epoch on (``generating``)."""
+        if torch.is_grad_enabled():
+            augmentation.observe(said.seen, labels)
+        predictor = self.net.roi_heads.box_predictor
+        return self.generating * augmentation.loss(
+            lambda seen, classes: self._class_losses(Said(predictor.cls_score(seen), seen.new_empty(0), seen), classes)
+        )
+
+    @torch.no_grad()
+    def losses_by_class(self, images: Images, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
+        """(C,) class losses of proposals, summed for each class, and (C,) their numbers; nothing learns from them."""
+        scene = self._encode(images, targets)
+        sample = self._sample(scene)
+        said = self.net.roi_heads.predict(scene.features, sample.proposals, scene.sizes)
+        losses, row = self._class_losses(said, sample.labels), sample.labels + 1
+        sums = losses.new_zeros(2, self.num_classes + 1)
+        sums = sums.index_add(1, row, torch.stack((losses, torch.ones_like(losses))))
+        return sums[0, 1:], sums[1, 1:]
 
     def _encode(self, images: Images, targets: Sequence[Target] | None = None) -> Scene:
         own = [(int(im.shape[-2]), int(im.shape[-1])) for im in images]
@@ -118,8 +177,20 @@ class FasterRCNN(Detector):
     def _second_stage(self, scene: Scene) -> tuple[Tensor, Tensor]:
         """(R, C, 4) boxes in network pixels and (R, 1 + C) logits, background first, of all proposals of the batch."""
         heads = self.net.roi_heads
-        logits, offsets = heads.predict(scene.features, scene.proposals, scene.sizes)
-        return heads.box_coder.decode(widened(offsets), scene.proposals)[:, 1:], logits  # background has no box
+        said = heads.predict(scene.features, scene.proposals, scene.sizes)
+        boxes = heads.box_coder.decode(widened(said.offsets), scene.proposals)[:, 1:]  # background has no box
+        return boxes, self._logits(said)
+
+    def _logits(self, said: Said) -> Tensor:
+        """(R, 1 + C) before any adjustment; an alignment acts on classes alone."""
+        if self.align is None:
+            return said.logits
+        return torch.cat((widened(said.logits[:, :1]), self.align(said.logits[:, 1:], said.seen)), dim=1)
+
+    def _class_losses(self, said: Said, labels: Tensor) -> Tensor:
+        """(R,) losses of (R,) labels, -1 for background."""
+        logits = self._logits(said)
+        return self.class_losses(logits[:, 1:], labels, logits[:, 0])
 
     def single(self, image: Tensor) -> tuple[RawPredictions, Scene]:
         """:meth:`raw` of one image (1, 3, H, W), and what it comes from, without a loop: what an exporter can trace."""
@@ -134,12 +205,32 @@ class FasterRCNN(Detector):
         yield ClassifierRows(layer.weight[1:], layer.bias[1:], (layer.weight[0], layer.bias[0]))
 
     def class_tensors(self) -> dict[str, Tensor]:
-        prefix, columns = "net.roi_heads.box_predictor.bbox_pred", self.num_classes + 1
-        layer = self.net.roi_heads.box_predictor.bbox_pred
+        prefix, columns = "net.roi_heads.box_predictor", self.num_classes + 1
+        scores, boxes = self.net.roi_heads.box_predictor.cls_score, self.net.roi_heads.box_predictor.bbox_pred
+        lengths = {f"{prefix}.cls_score.class_scale": scores.class_scale[1:]} if self._is_cosine else {}
         return {
-            f"{prefix}.weight": layer.weight.view(columns, 4, -1)[1:],
-            f"{prefix}.bias": layer.bias.view(columns, 4)[1:],
+            **lengths,
+            f"{prefix}.bbox_pred.weight": boxes.weight.view(columns, 4, -1)[1:],
+            f"{prefix}.bbox_pred.bias": boxes.bias.view(columns, 4)[1:],
         }
+
+    @property
+    def _is_cosine(self) -> bool:
+        return isinstance(self.net.roi_heads.box_predictor.cls_score, CosineLinear)
+
+    @property
+    def rows_have_norms(self) -> bool:
+        return not self._is_cosine
+
+    @property
+    def alignment_width(self) -> int | None:
+        return int(self.net.roi_heads.box_predictor.cls_score.in_features)
+
+    def fold_layers(self) -> None:
+        if self._is_cosine:
+            self.net.roi_heads.box_predictor.cls_score.fold(self.adjust)
+        else:
+            super().fold_layers()
 
     def cam_layers(self) -> dict[str, nn.Module]:
         """What every proposal sees: the last map of the backbone, and the same inside the pyramid.
@@ -224,70 +315,3 @@ def told(training: bool, *modules: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, before, strict=True):
             module.training = mode
-
-
-# -- factories ---------------------------------------------------------------------------------------------------------
-
-
-def fasterrcnn(
-    num_classes: int,
-    *,
-    backbone: str = "resnet50_fpn",
-    trainable_backbone_layers: int | None = None,
-    frozen_bn: bool = False,
-    min_size: int | Sequence[int] | None = None,
-    max_size: int | None = None,
-    box_batch_size_per_image: int = 512,
-    rpn_post_nms_top_n_test: int | None = None,
-    class_loss: ClassLossChoice = "ce",
-) -> FasterRCNN:
-    """Faster R-CNN with a feature pyramid, random weights.
-
-    Args:
-        backbone: a name in BACKBONES; ``resnet50_fpn_v2`` also has torchvision's larger heads.
-        trainable_backbone_layers: stages of the backbone that learn, from the deepest; None is all.
-        frozen_bn: batch norm of the backbone as fixed numbers. torchvision has it so for pretrained backbones
-            (with 3 trainable stages) and trains it otherwise; with small batches give true to pretrained ones.
-        min_size: the shorter side inside the network, or several of which training draws one an image; torchvision's
-            800 (320 for the 320 backbone) by default.
-        max_size: limit of the longer side, 1333 (640) by default.
-        box_batch_size_per_image: proposals sampled for the second stage's loss.
-        rpn_post_nms_top_n_test: proposals an image in inference, 1000 (150) by default.
-    """
-    return FasterRCNN(
-        num_classes, _network(tv.FasterRCNN, tv.fasterrcnn_resnet50_fpn_v2, locals()), class_loss=class_loss
-    )
-
-
-def maskrcnn(
-    num_classes: int,
-    *,
-    backbone: str = "resnet50_fpn",
-    trainable_backbone_layers: int | None = None,
-    frozen_bn: bool = False,
-    min_size: int | Sequence[int] | None = None,
-    max_size: int | None = None,
-    box_batch_size_per_image: int = 512,
-    rpn_post_nms_top_n_test: int | None = None,
-    class_loss: ClassLossChoice = "ce",
-) -> MaskRCNN:
-    """Mask R-CNN with a feature pyramid, random weights; arguments as :func:`fasterrcnn`."""
-    return MaskRCNN(num_classes, _network(tv.MaskRCNN, tv.maskrcnn_resnet50_fpn_v2, locals()), class_loss=class_loss)
-
-
-def _network(kind: Any, second: Any, keys: dict[str, Any]) -> Any:
-    """torchvision's ``kind`` on the wanted backbone; ``second`` builds its v2."""
-    name, trainable, columns = keys["backbone"], keys["trainable_backbone_layers"], keys["num_classes"] + 1
-    plan = check_backbone(name, trainable, keys["frozen_bn"])
-    check_sizes(keys["min_size"], keys["max_size"])
-    check_whole("box_batch_size_per_image", keys["box_batch_size_per_image"])
-    check_whole("rpn_post_nms_top_n_test", keys["rpn_post_nms_top_n_test"])
-    passed = ("min_size", "max_size", "box_batch_size_per_image", "rpn_post_nms_top_n_test")
-    options = {**(plan.rcnn or {}), **{k: keys[k] for k in passed if keys[k] is not None}}
-    if name.endswith("_v2"):
-        net = second(weights=None, weights_backbone=None, num_classes=columns, **options)
-        freeze_stages(net.backbone, plan.stages if trainable is None else trainable)
-        return net
-    if plan.family == "mobilenet":
-        options["rpn_anchor_generator"] = AnchorGenerator(((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3)
-    return kind(build_backbone(name, trainable=trainable, frozen_bn=keys["frozen_bn"]), columns, **options)

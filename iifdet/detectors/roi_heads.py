@@ -1,8 +1,9 @@
-"""torchvision's RoI heads with the classification loss handed in, and told what to do instead of asking its mode."""
+"""torchvision's RoI heads step by step, told what to do instead of asking their mode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,14 +13,45 @@ from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference,
 
 Features = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
-#: (R, C) class logits, (R,) labels with -1 for background, (R,) background logits -> (R,) losses
-ClassLosses = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the second stage says of R proposals.
+
+    Attributes:
+        logits: (R, 1 + C), background first.
+        offsets: (R, 4·(1 + C)) of boxes.
+        seen: (R, D) the features that both come from.
+    """
+
+    logits: Tensor
+    offsets: Tensor
+    seen: Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Proposals that are trained on, R in all.
+
+    Attributes:
+        proposals: (R_i, 4) xyxy of each image, in network pixels.
+        matched: (R_i,) rows of each image's ground truth.
+        labels: (R,), -1 for background.
+        wanted: (R, 4) offsets of the ground truth.
+    """
+
+    proposals: list[Tensor]
+    matched: list[Tensor]
+    labels: Tensor
+    wanted: Tensor
 
 
 class PhasedRoIHeads(RoIHeads):
-    """RoIHeads whose caller says what it wants: :meth:`losses` to train, :meth:`predict` and :meth:`masks` to infer.
+    """RoIHeads whose caller says what it wants: :meth:`sample` to train, :meth:`predict`, and :meth:`masks` to infer.
 
-    Sampling, box head, box loss and mask branch are torchvision's own. Labels here are torchvision's: 0 is background.
+    Sampling, box head, box loss and mask branch are torchvision's own. Labels that come in, with targets and to
+    :meth:`masks`, are torchvision's: 0 is background.
     """
 
     @classmethod
@@ -42,48 +74,22 @@ class PhasedRoIHeads(RoIHeads):
             heads.mask_predictor,
         )
 
-    def predict(self, features: Features, proposals: list[Tensor], sizes: Sizes) -> tuple[Tensor, Tensor]:
-        """Logits (R, 1 + C), background first, and box offsets (R, 4·(1 + C)) of all proposals of the batch."""
-        pooled = self.box_roi_pool(features, proposals, sizes)
-        logits, offsets = self.box_predictor(self.box_head(pooled))
-        return logits, offsets
+    def predict(self, features: Features, proposals: list[Tensor], sizes: Sizes) -> Said:
+        """Of all proposals of the batch."""
+        seen = self.box_head(self.box_roi_pool(features, proposals, sizes))
+        logits, offsets = self.box_predictor(seen)
+        return Said(logits, offsets, seen)
 
-    def losses(
-        self,
-        features: Features,
-        proposals: list[Tensor],
-        sizes: Sizes,
-        targets: Sequence[dict[str, Any]],
-        class_losses: ClassLosses,
-    ) -> dict[str, Tensor]:
-        """``cls``, ``box`` and, with a mask branch, ``mask``.
-
-        ``cls`` is the mean over the sampled proposals; the one-vs-rest losses are sums over classes before it.
-        """
-        # 1. sample
+    def sample(self, proposals: list[Tensor], targets: Sequence[dict[str, Any]]) -> Sample:
+        """Draw the proposals that are trained on; ground truth is among them."""
         proposals, matched, labels, wanted = self.select_training_samples(proposals, targets)
-        # 2. predict
-        logits, offsets = self.predict(features, proposals, sizes)
-        # 3. supervise
-        joined = torch.cat(labels)
-        cls = _mean(class_losses(logits[:, 1:], joined - 1, logits[:, 0]))
-        named = {"cls": cls, "box": _box_loss(offsets, joined, torch.cat(wanted))}
-        if self.has_mask():
-            named["mask"] = self._mask_loss(features, proposals, sizes, targets, matched, labels)
-        return named
+        return Sample(proposals, matched, torch.cat(labels) - 1, torch.cat(wanted))
 
-    def _mask_loss(
-        self,
-        features: Features,
-        proposals: list[Tensor],
-        sizes: Sizes,
-        targets: Sequence[dict[str, Any]],
-        matched: list[Tensor],
-        labels: list[Tensor],
-    ) -> Tensor:
-        positive = [label > 0 for label in labels]
-        boxes = [p[keep] for p, keep in zip(proposals, positive, strict=True)]
-        rows = [m[keep] for m, keep in zip(matched, positive, strict=True)]
+    def mask_loss(self, features: Features, sample: Sample, sizes: Sizes, targets: Sequence[dict[str, Any]]) -> Tensor:
+        """A scalar, of the masks of proposals that stand for an object."""
+        positive = (sample.labels >= 0).split([len(p) for p in sample.proposals])
+        boxes = [p[keep] for p, keep in zip(sample.proposals, positive, strict=True)]
+        rows = [m[keep] for m, keep in zip(sample.matched, positive, strict=True)]
         logits = self._mask_logits(features, boxes, sizes)
         return maskrcnn_loss(logits, boxes, [t["masks"] for t in targets], [t["labels"] for t in targets], rows)
 
@@ -96,13 +102,13 @@ class PhasedRoIHeads(RoIHeads):
         return self.mask_predictor(self.mask_head(pooled))
 
 
-def _box_loss(offsets: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
-    """The half of torchvision's ``fastrcnn_loss`` that is about boxes: (R, 4·(1 + C)) offsets, (R, 4) wanted ones."""
-    rows = (labels > 0).nonzero().flatten()
-    chosen = offsets.view(len(labels), -1, 4)[rows, labels[rows]]
-    return F.smooth_l1_loss(chosen, wanted[rows], beta=1 / 9, reduction="sum") / labels.numel()
+def box_loss(offsets: Tensor, sample: Sample) -> Tensor:
+    """The half of torchvision's ``fastrcnn_loss`` that is about boxes, a scalar, of (R, 4·(1 + C)) offsets."""
+    rows = (sample.labels >= 0).nonzero().flatten()
+    chosen = offsets.view(len(offsets), -1, 4)[rows, sample.labels[rows] + 1]
+    return F.smooth_l1_loss(chosen, sample.wanted[rows], beta=1 / 9, reduction="sum") / sample.labels.numel()
 
 
-def _mean(losses: Tensor) -> Tensor:
+def mean_loss(losses: Tensor) -> Tensor:
     """Mean of (R,) losses, added up in the order of ``F.cross_entropy``: so the identity is torchvision to the bit."""
     return F.nll_loss(-losses[:, None], torch.zeros_like(losses, dtype=torch.int64))

@@ -20,6 +20,9 @@ CLASS_BIASES = {
     "head.classification_head.module_list.0.bias": ("SSD", 4, 1),
 }
 
+#: Options of our R-CNNs that torchvision's have not.
+OWN_OPTIONS = frozenset({"head", "scale", "normalized_mask", "augment_features"})
+
 
 def is_detection(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict is that of torchvision's Faster R-CNN, Mask R-CNN, RetinaNet or SSD."""

@@ -15,7 +15,7 @@ from iifdet.longtail.costs import class_balanced_weights, generalized_weights
 from iifdet.longtail.counts import ClassCounts, count_classes
 from iifdet.longtail.losses import iif_cross_entropy
 from iifdet.longtail.model import AdjustedModel, ClassifierRows
-from iifdet.longtail.norms import tau_norm_scale
+from iifdet.longtail.norms import directions, tau_norm_scale
 from iifdet.longtail.online import batch_counts, online_weights
 from iifdet.longtail.priors import balanced_softmax_shift, log_prior, logit_adjustment_shift, norcal_shift
 from iifdet.longtail.spread import box_dimensions, fractal_shift
@@ -51,6 +51,7 @@ __all__ = [
     "class_scores",
     "class_temperatures",
     "count_classes",
+    "directions",
     "effective_imbalance",
     "fractal_shift",
     "generalized_weights",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from iifdet.longtail.activations import LOGITS
 from iifdet.longtail.adjust import LogitAdjustment
+from iifdet.longtail.alignment import Alignment
 from iifdet.longtail.class_losses import (
     ACTIVATIONS,
     CLASS_LOSSES,
@@ -75,9 +76,9 @@ class AdjustedModel(nn.Module):
         return None
 
     @property
-    def is_aligned(self) -> bool:
-        """Whether logits depend on more than class rows and adjustment, which a second stage has learned."""
-        return False
+    def alignment_width(self) -> int | None:
+        """D of the features that a distribution alignment looks at; None where it has no place."""
+        return None
 
     @property
     def rows_have_norms(self) -> bool:
@@ -90,6 +91,8 @@ class AdjustedModel(nn.Module):
             raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
         self.num_classes = num_classes
         self.adjust = LogitAdjustment(num_classes)
+        #: Between class rows and adjustment, where a second stage has learned it.
+        self.align: Alignment | None = None
         self.class_weight: Tensor | None
         self.register_buffer("class_weight", None)
         self.class_statistic: Tensor | None
@@ -260,8 +263,23 @@ class AdjustedModel(nn.Module):
                 raise ValueError(f"class_loss: {self.class_loss}: {error}" if options else str(error)) from error
             self.class_statistic = self._one_a_class("class_statistic", statistic, rows=True)
 
+    def learn_alignment(self) -> None:
+        """Put an alignment that changes nothing yet between class rows and adjustment.
+
+        Raises:
+            ValueError: it has no place here.
+        """
+        if self.alignment_width is None:
+            raise ValueError(
+                f"adjust: disalign aligns one classifier that looks at features of its own, got {type(self).__name__}; "
+                "use adjust=lws"
+            )
+        self.align = Alignment(self.alignment_width, self.num_classes).to(self.device)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Also into a model without class weights or a statistic, which then has those of the state dict."""
+        """Also into a model without class weights, statistic or alignment, which then has those of the state dict."""
+        if self.align is None and f"{prefix}align.gain" in state_dict:
+            self.learn_alignment()
         for name in ("class_weight", "class_statistic"):
             values = state_dict.get(f"{prefix}{name}")
             if values is not None and getattr(self, name) is None:
@@ -312,7 +330,17 @@ class AdjustedModel(nn.Module):
         return ""
 
     def fold(self) -> None:
-        """Bake what inference applies into the classifier's rows: the same output at no cost. No training after."""
+        """Bake what inference applies into the classifier's rows: the same output at no cost. No training after.
+
+        Raises:
+            ValueError: there is an alignment, which depends on the image.
+        """
+        if self.align is not None:
+            raise ValueError("fold: an alignment (adjust=disalign) depends on the image and cannot be folded")
+        self.fold_layers()
+        self.adjust.mark_folded()
+
+    def fold_layers(self) -> None:
+        """Bake the adjustment into the class rows, where these are linear."""
         for rows in self.classifier_rows():
             self.adjust.fold_rows(rows.weight, rows.bias, rows.background)
-        self.adjust.mark_folded()

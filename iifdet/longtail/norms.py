@@ -1,8 +1,20 @@
-"""Adjustments that the class rows themselves tell: no counts are needed."""
+"""How long rows are: their directions alone, and an adjustment that lengths themselves tell."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+
+def directions(values: Tensor, dim: int = -1) -> Tensor:
+    """Vectors along ``dim`` at a length of 1, same shape; one of zeros stays so, and its gradient finite.
+
+    Example:
+        >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    length = torch.linalg.vector_norm(values, dim=dim, keepdim=True)
+    return values / torch.where(length > 0, length, 1.0)
 
 
 def tau_norm_scale(norms: Tensor, tau: float = 1.0) -> Tensor:
@@ -22,7 +34,6 @@ def tau_norm_scale(norms: Tensor, tau: float = 1.0) -> Tensor:
         ValueError: a row of length 0, or a τ that is too large.
 
     Example:
-        >>> import torch
         >>> tau_norm_scale(torch.tensor([3.0, 1.0])).tolist()
         [0.5, 1.5]
     """

@@ -75,6 +75,11 @@ def _warn_of_rivals(cfg: TrainConfig, model: Any) -> None:
             "model_args.head: causal follows features while they are trained, and these are finished: inference will "
             "take nothing away; train the network with it"
         )
+    if cfg.model_args.get("augment_features") and not cfg.holdout:
+        log.info(
+            "model_args.augment_features: chances of being drawn stay as they begin; with holdout=0.02 they follow the "
+            "losses of images that are held out"
+        )
     wanted = model.class_loss_options.get("classes", FEDERATED_CLASSES)
     if model.class_loss == "federated" and model.num_classes <= wanted:
         log.warning(
@@ -114,6 +119,8 @@ def watchers(
         hooks.append(DeferredWeights(costs, first=_late(cfg, cfg.defer)))
     if cfg.model_args.get("generator"):
         hooks.append(Generating(_late(cfg, cfg.defer or GENERATING)))
+    if cfg.model_args.get("augment_features"):
+        hooks.append(Generating(1))
     if build.images_together(cfg) > 1:
         hooks.append(CumulativeShare(cfg.epochs))
     if cfg.verbose and world.is_main:

@@ -14,7 +14,7 @@ from iifdet import build, distributed
 from iifdet.build.splits import Splits
 from iifdet.checkpoint import read_checkpoint, restore_loss
 from iifdet.config import TrainConfig, validate
-from iifdet.curriculum import Centroids
+from iifdet.curriculum import AdaptedChances, Centroids
 from iifdet.distributed import World
 from iifdet.errors import InputError, counted, some
 from iifdet.evaluation import EVALUATORS
@@ -43,7 +43,7 @@ class _Training:
         model, state: on the device.
         batches: of the training split.
         seen: batches and evaluator of each split that is validated: the one that chooses, and the one at the end.
-        looks: the training images for centroids, where the model wants them.
+        look: what the model wants to know of images before an epoch.
     """
 
     cfg: TrainConfig
@@ -54,7 +54,7 @@ class _Training:
     state: TrainState
     batches: Any
     seen: list[tuple[Any, Any]]
-    looks: Any = None
+    look: Centroids | AdaptedChances | None = None
 
 
 def run_training(
@@ -79,7 +79,7 @@ def run_training(
     with build.deterministic(cfg):
         made = _prepare(cfg, device, world, content)
         run, lock = open_run(world, lambda: run or RunDir.create("train", cfg.project, cfg.name, cfg.exist_ok))
-        loaders = (made.batches, made.looks, *(loader for loader, _ in made.seen))
+        loaders = (made.batches, made.look and made.look.batches, *(loader for loader, _ in made.seen))
         with lock, build.ending_workers(*loaders), build.fastest_algorithms(made.cfg, made.model):
             _begin(made, run, world, fresh=content is None, from_previous=from_previous)
             return _carry_out(made, run, device, world, callbacks)
@@ -92,8 +92,8 @@ def _carry_out(
     cfg, splits = made.cfg, made.splits
     watcher, *finally_ = (Validation(cfg, run, made.model, made.task, *each, device, world) for each in made.seen)
     hooks = watchers(cfg, run, made.model.counts, callbacks, world)
-    if made.looks is not None:
-        hooks.insert(0, Centroids(made.looks, device, world))
+    if made.look is not None:
+        hooks.insert(0, made.look)
     _fit(made, run, watcher, hooks, device, world)
     # The figures left behind are those of the last epoch, which last.pt holds.
     reporter = finally_[0] if finally_ else watcher
@@ -153,8 +153,8 @@ def _prepare(cfg: TrainConfig, device: torch.device, world: World, content: dict
         for part in (splits.val, splits.final)
         if part is not None
     ]
-    looks = build.centroid_batches(cfg, model, splits.train, device, world)
-    return _Training(cfg, cfg.model_dump(mode="json"), task, splits, model, state, batches, seen, looks)
+    look = build.look_before_epochs(cfg, model, splits, device, world)
+    return _Training(cfg, cfg.model_dump(mode="json"), task, splits, model, state, batches, seen, look)
 
 
 def _check_data(cfg: TrainConfig, splits: Splits, content: dict[str, Any] | None, world: World) -> None:

@@ -12,9 +12,9 @@ from classification_data import small_classifier
 from runs import Interrupt, last_of, same_run
 
 import iifdet
-from iifdet.classifiers.alignment import Alignment
 from iifdet.errors import InputError
 from iifdet.longtail import generalized_weights
+from iifdet.longtail.alignment import Alignment
 from iifdet.training import Callback, TrainState
 
 
@@ -104,9 +104,9 @@ def test_what_makes_no_sense_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
-def test_detectors_have_none(tiny_keys: Any, tmp_path: Path) -> None:
+def test_models_whose_classes_look_at_no_features_of_their_own_have_none(tiny_keys: Any, tmp_path: Path) -> None:
     start = iifdet.train(**tiny_keys(tmp_path, epochs=1, adjust="none", name="start")).folder / "weights" / "last.pt"
-    with pytest.raises(InputError, match="disalign is for classifiers here, got YOLOv3; use adjust=lws"):
+    with pytest.raises(InputError, match=r"disalign aligns one classifier .* got YOLOv3; use adjust=lws"):
         iifdet.train(**tiny_keys(tmp_path, strategy="decoupled", adjust="disalign", weights=start))
 
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from iifdet.classifiers.causal import CausalHead
-from iifdet.classifiers.cosine import CosineHead, LearnedCosineHead, squash, unit_rows
+from iifdet.classifiers.cosine import CosineHead, LearnedCosineHead, squash
 from iifdet.classifiers.heads import HEADS, build_head
-from iifdet.longtail import LogitAdjustment
+from iifdet.longtail import LogitAdjustment, directions
 
 D, C = 6, 5
 
@@ -65,7 +65,7 @@ def test_zero_features_and_zero_rows_give_finite_logits_and_gradients(name: str)
 def test_squashed_features_and_unit_rows_are_never_longer_than_one(values: list[float]) -> None:
     x = torch.tensor([values])
     assert squash(x).norm() <= 1 + 1e-5
-    length = unit_rows(x).norm().item()
+    length = directions(x).norm().item()
     assert length == pytest.approx(0 if not x.any() else 1, abs=1e-3) or x.norm() < 1e-18
 
 

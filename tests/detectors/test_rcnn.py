@@ -163,7 +163,7 @@ def test_the_mean_loss_is_added_up_as_cross_entropy_adds_it_up() -> None:
         generator = torch.Generator().manual_seed(seed)
         logits, labels = torch.randn(1024, C, generator=generator), torch.arange(1024) % C
         each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        assert torch.equal(roi_heads._mean(each), torch.nn.functional.cross_entropy(logits, labels))
+        assert torch.equal(roi_heads.mean_loss(each), torch.nn.functional.cross_entropy(logits, labels))
 
 
 def test_detections_are_torchvision_s(pair: tuple[Any, Any]) -> None:

@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from iifdet.classifiers.alignment import Alignment
 from iifdet.classifiers.base import Classifier, Images
 from iifdet.classifiers.branches import ExpertNetwork
 from iifdet.classifiers.heads import Head, build_head
@@ -97,8 +96,10 @@ class ExpertClassifier(Classifier):
         """Of an image's features."""
         return (len(self.head), self.network.out_features)
 
-    def learn_alignment(self) -> Alignment:
-        raise ValueError("adjust: disalign aligns one classifier, got several experts; use adjust=lws")
+    @property
+    def alignment_width(self) -> int | None:
+        """None: there are several classifiers to align."""
+        return None
 
     def classifier_layers(self) -> list[nn.Module]:
         return list(self.head.each)

@@ -1,15 +1,17 @@
-"""Distribution alignment: what a second stage learns on top of a finished classifier."""
+"""Distribution alignment: what a second stage learns on top of finished class rows."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from iifdet.longtail import widened
+from iifdet.longtail.adjust import widened
 
 
 class Alignment(nn.Module):
     """``σ (α z + β) + (1 - σ) z``, ``σ = sigmoid(v · x + c)``: logits (B, C) and features (B, D) -> (B, C), in float32.
+
+    B images, or in an R-CNN proposals, whose background logit passes it by.
 
     What is learned of each class is ``gain``, α - 1, and ``shift``, β; both begin at 0, which changes nothing, and
     weight decay leads back there. The authors' program begins at a gain of 1. The gate σ depends on the image, so that
