@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from classification_data import write_colours
 
 import iifdet
 from iifdet.config import TrainConfig, resolve
+from iifdet.models import create_model
 from iifdet.resources import resource_names
 
 #: Three steps and a validation; half of the images.
@@ -79,3 +81,36 @@ def test_a_recipe_of_small_images_trains_an_epoch(name: str, colours: str, tmp_p
 @pytest.mark.parametrize("name", ["imagenet-lt-ride", "imagenet-lt-dro-lt", "imagenet-lt-x50-tde", "places-lt-bsce"])
 def test_a_recipe_of_photographs_trains_an_epoch(name: str, colours: str, tmp_path: Path) -> None:
     trains_an_epoch(f"classify/{name}", colours, tmp_path, 96)
+
+
+# -- LVIS --------------------------------------------------------------------------------------------------------------
+
+LVIS = [name for name in resource_names("cfg") if name.startswith("lvis/")]
+
+
+@pytest.mark.parametrize("name", LVIS)
+def test_a_recipe_of_lvis_makes_its_model(name: str) -> None:
+    config = resolve(TrainConfig, {"model": name, "weights": "x.pt"})
+    assert (config.data, config.batch, config.conf, config.max_det) == ("lvis", 16, 0.0001, 300)
+    with torch.device("meta"):
+        model = create_model(config.model, 1203, **config.model_args)
+    assert model.wants_masks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lvis/iif-enhanced", "lvis/disalign", "lvis/droploss"])
+def test_a_recipe_of_lvis_trains_an_epoch(name: str, tiny_copy: Path, tmp_path: Path) -> None:
+    """The one with all that there is, a second stage, and a loss that draws lots."""
+    for split in ("train", "val"):
+        add_masks(tiny_copy / f"{split}.json")
+    common = {"data": str(tiny_copy / "data.yaml"), "project": tmp_path, **SMALL}
+    args = {f"model_args.{key}": value for key, value in TWO_STAGES.items()}
+    second = resolve(TrainConfig, {"model": name, "weights": "x.pt"}).strategy == "decoupled"
+    start = {}
+    if second:
+        first = iifdet.train(
+            model="maskrcnn", adjust="none", name="first", **common, **args, **{"model_args.head": "cosine"}
+        )
+        start = {"weights": str(first.folder / "weights" / "last.pt")}
+    run = iifdet.train(model=name, name="run", **common, **args, **start)
+    assert run.metrics["AP"] is not None and run.metrics["segm"]["AP"] is not None
