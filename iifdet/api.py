@@ -35,6 +35,7 @@ from iifdet.running import RunResult, keys_of_recipe, resume_run, run_scoring, r
 from iifdet.training import Callback
 
 if TYPE_CHECKING:
+    from iifdet.classifiers import Classifier
     from iifdet.detectors import Detector
     from iifdet.tuning import StudyResult
 
@@ -100,7 +101,7 @@ def val(*, model: Any = None, **keys: Any) -> RunResult:
         return _score({**keys, **({} if model is None else {"model": model})})
     build.refuse_imported_keys(keys)
     if isinstance(model, AdjustedModel):
-        return _val(model.recipe, model.spec.get("name"), keys, deepcopy(model))
+        return _val(model.recipe, build.task_of_model(model.spec.get("name")), keys, deepcopy(model))
     keys = keys if model is None else {**keys, "model": model}
     if not keys.get("weights") and str(keys.get("model", "")).endswith(".pt"):
         keys = {**keys, "weights": keys["model"], "model": None}
@@ -122,9 +123,9 @@ def _score(keys: dict[str, Any]) -> RunResult:
     return run_scoring(cfg)
 
 
-def _val(recipe: dict[str, Any], architecture: str | None, keys: dict[str, Any], model: Any = None) -> RunResult:
+def _val(recipe: dict[str, Any], task: str | None, keys: dict[str, Any], model: Any = None) -> RunResult:
     cfg = resolve(ValConfig, {**keys_of_recipe(recipe), **keys})
-    task = build.task_of_model(architecture or cfg.model)
+    task = task or build.task_of_model(cfg.model)
     build.refuse_keys_in_val(keys, task)
     build.refuse_idle_weight_keys(keys)
     device = build.pick_device(cfg.device, distributed.launched())
@@ -195,11 +196,11 @@ def cam(**keys: Any) -> CamResult:
 # -- export ------------------------------------------------------------------------------------------------------------
 
 
-def export(model: Detector | str | None = None, **keys: Any) -> ExportResult:
+def export(model: Detector | Classifier | str | None = None, **keys: Any) -> ExportResult:
     """A graph that runs without this package: ONNX, or a program of torch.export; :func:`predict` runs it as well.
 
     Args:
-        model: a loaded detector, which stays as it is, instead of ``weights``; or the architecture beside foreign ones.
+        model: a loaded model, which stays as it is, instead of ``weights``; or the architecture beside foreign ones.
         **keys: those of ``iifdet export``.
 
     Raises:

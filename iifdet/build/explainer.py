@@ -53,9 +53,11 @@ def build_cam(keys: dict[str, Any]) -> tuple[CamConfig, CamJob]:
     _check_choice(config)
     if not config.weights:
         raise InputError("weights: expected a checkpoint, got none; give weights=runs/train/<name>/weights/last.pt")
+    for weights in filter(is_exported, config.weights):
+        raise InputError(f"weights: expected a checkpoint, got {weights}; an exported graph has no layers to look at")
     device = pick_device(config.device)
-    recipes, architectures = zip(*map(read_about, config.weights), strict=True)
-    if task_of_model(architectures[0] or config.model) == "classify":
+    recipes, tasks = zip(*map(read_about, config.weights), strict=True)
+    if (tasks[0] or task_of_model(config.model)) == "classify":
         return config, _classification(config, keys, recipes[0], device)
     index = _index(config, recipes[0])
     columns = [_column(config, keys, w, r, device) for w, r in zip(config.weights, recipes, strict=True)]
@@ -125,8 +127,6 @@ def _index(config: CamConfig, recipe: dict[str, Any]) -> DatasetIndex | None:
 def _column(
     config: CamConfig, keys: dict[str, Any], weights: str, recipe: dict[str, Any], device: torch.device
 ) -> CamColumn:
-    if is_exported(weights):
-        raise InputError(f"weights: expected a checkpoint, got {weights}; an exported graph has no layers to look at")
     model = load_finished(weights, config)
     if not isinstance(model, Detector):
         raise InputError(f"weights: expected models of one task, got {weights} of a classifier beside detectors")

@@ -7,44 +7,57 @@ from pathlib import Path
 from typing import Any
 
 from iifdet.build.adjustment import refuse_idle_weight_keys
+from iifdet.build.class_predictor import class_habits, refuse_box_keys
+from iifdet.build.classification import class_view
 from iifdet.build.finished import adjust_finished, borrow, habits, load_finished
 from iifdet.build.model import postprocess_options
 from iifdet.config import resolve
 from iifdet.config.exporting import ExportConfig
 from iifdet.detectors import Detector
 from iifdet.errors import InputError
-from iifdet.exporting import FORMATS, ExportedDetector, ExportJob, Preprocessing
+from iifdet.exporting import FORMATS, ExportedClassifier, ExportedDetector, ExportJob, Preprocessing
+
+#: Keys of ``export`` that are about how boxes are chosen.
+ABOUT_CHOICE = ("resize", "nms_inside", "conf", "iou", "max_det", "nms", "multi_label")
 
 
-def build_export(keys: dict[str, Any], model: Detector | None = None) -> ExportJob:
+def build_export(keys: dict[str, Any], model: Any = None) -> ExportJob:
     """Check everything that can be checked before the graph is captured.
 
     Args:
         keys: of ExportConfig.
-        model: a detector that is loaded already, instead of ``weights``; it is not changed.
+        model: a detector or classifier that is loaded already, instead of ``weights``; it is not changed.
 
     Raises:
         InputError: bad keys or weights, a file that is there already, a package that is not.
     """
     refuse_idle_weight_keys(keys)
-    keys = {"conf": ExportConfig.model_fields["conf"].default, "adjust": None, **keys}
-    config = resolve(ExportConfig, keys)
+    defaults = {"conf": ExportConfig.model_fields["conf"].default, "adjust": None}
+    config = resolve(ExportConfig, {**defaults, **keys})
     model = load_finished(config.weights, config) if model is None else borrow(model, None)
-    if not isinstance(model, Detector):
-        raise InputError(
-            f"weights: expected a detector, got {config.weights}, which is a classifier; export has none yet"
-        )
-    if isinstance(model, ExportedDetector):
+    if isinstance(model, ExportedDetector | ExportedClassifier):
         raise InputError(f"weights: expected a checkpoint, got {config.weights}, which is exported already")
-    known = {k: v for k, v in habits(model, config.weights).items() if k in ExportConfig.model_fields}
-    config = resolve(ExportConfig, {**known, **keys})
-    model.options = postprocess_options(config, model.options)
+    if isinstance(model, Detector):
+        known = habits(model, config.weights)
+    else:
+        refuse_box_keys(keys, ABOUT_CHOICE)
+        known = class_habits(model, keys)
+    config = resolve(ExportConfig, {**_mine(known), **defaults, **keys})
     if config.adjust is not None:
         adjust_finished(model, config)
-    look = Preprocessing((config.imgsz, config.imgsz), config.resize)
+    if isinstance(model, Detector):
+        model.options = postprocess_options(config, model.options)
+        look = Preprocessing((config.imgsz, config.imgsz), config.resize)
+    else:
+        look = Preprocessing((config.imgsz, config.imgsz), "square" if class_view(config.imgsz).whole else "middle")
     job = ExportJob(model, look, _file(config), config.format, config.nms_inside)
     job.check()
     return job
+
+
+def _mine(known: dict[str, Any]) -> dict[str, Any]:
+    """Those of a model's habits that ``export`` has keys for."""
+    return {key: value for key, value in known.items() if key in ExportConfig.model_fields}
 
 
 def _file(config: ExportConfig) -> Path:

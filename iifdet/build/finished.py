@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from iifdet.build.adjustment import set_adjustment
-from iifdet.build.model import is_foreign, load_foreign_model, load_model
+from iifdet.build.model import is_foreign, load_foreign_model, load_model, task_of_model
 from iifdet.checkpoint import read_checkpoint
 from iifdet.config import WeightKeys
 from iifdet.datasets import described_names, find_description, load_index
@@ -18,7 +18,7 @@ from iifdet.datasets.classification import load_class_index
 from iifdet.datasets.description import task_of
 from iifdet.detectors import Detector
 from iifdet.errors import InputError
-from iifdet.exporting import ExportedDetector, is_exported, read_card
+from iifdet.exporting import CLASSIFY, ExportedClassifier, ExportedDetector, is_exported, read_card
 from iifdet.longtail import AdjustedModel, ClassCounts
 from iifdet.models import MODELS
 
@@ -90,18 +90,20 @@ def borrow(model: Any, device: torch.device | None) -> Any:
 
 
 def read_about(weights: str | Path) -> tuple[dict[str, Any], str | None]:
-    """The keys that a file was trained with, or exported, and its model's name.
+    """The keys that a file was trained with, or exported, and its model's task.
 
-    Another program's file says neither, and an exported one no name.
+    Another program's file says neither.
     """
     if is_foreign(weights):
         return {}, None
     if not is_exported(weights):
         content = read_checkpoint(weights)
-        return dict(content["recipe"] or {}), content["model"]["name"]
+        return dict(content["recipe"] or {}), task_of_model(content["model"]["name"])
     card = read_card(weights)
+    if card.task == CLASSIFY:
+        return card.habits(), card.task
     chosen = {key: card.postprocessing[key] for key in (*FROM_OPTIONS, *(("conf",) if card.nms else ()))}
-    return {**card.habits(), **chosen}, None
+    return {**card.habits(), **chosen}, card.task
 
 
 def habits(model: Detector, weights: str | None) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def settled(model: Detector) -> dict[str, Any]:
     return {"conf": model.card.options.conf} if isinstance(model, ExportedDetector) and model.card.nms else {}
 
 
-def check_exported(model: Detector, config: Any) -> None:
+def check_exported(model: AdjustedModel, config: Any) -> None:
     """Refuse keys that an exported file has settled otherwise; other models take them all.
 
     Raises:
@@ -125,6 +127,8 @@ def check_exported(model: Detector, config: Any) -> None:
     """
     if isinstance(model, ExportedDetector):
         model.check(model.options, config.imgsz, config.rect)
+    if isinstance(model, ExportedClassifier):
+        model.check_size((config.imgsz, config.imgsz))
 
 
 def adjust_finished(model: AdjustedModel, config: Any) -> None:

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 from iifdet.build.adjustment import refuse_idle_weight_keys
-from iifdet.build.class_predictor import image_side, refuse_box_keys
+from iifdet.build.class_predictor import class_habits, refuse_box_keys
 from iifdet.build.classification import class_view
 from iifdet.build.detection import check_rect
 from iifdet.build.finished import adjust_finished, borrow, check_exported, habits, load_finished, settled
 from iifdet.build.loop import pick_device
 from iifdet.build.model import postprocess_options
 from iifdet.classifiers import Classifier
-from iifdet.config import WeightKeys, resolve
+from iifdet.config import resolve
 from iifdet.config.prediction import PredictConfig
 from iifdet.datasets import EvalTransform
 from iifdet.detectors.fusing import fuse
 from iifdet.errors import InputError, suggest
-from iifdet.exporting import ExportedDetector
+from iifdet.exporting import ExportedClassifier, ExportedDetector
 from iifdet.prediction import (
     ClassPredictor,
     ClassWriter,
@@ -59,7 +59,7 @@ def build_prediction(keys: dict[str, Any], source: Any, model: Any = None) -> Pr
     device = None if model is not None and config.device is None else pick_device(config.device)
     borrowed = model is not None
     model = borrow(model, device) if borrowed else load_finished(config.weights, config, config.trusted)
-    if isinstance(model, Classifier):
+    if isinstance(model, Classifier | ExportedClassifier):
         return _classification({**keys, "source": source}, entries, model, device)
     if "top" in keys:
         raise InputError("top: belongs to classifiers, got it with a detector; drop it, or see max_det")
@@ -93,18 +93,20 @@ def build_prediction(keys: dict[str, Any], source: Any, model: Any = None) -> Pr
     return _job(entries, predictor, config)
 
 
-def _classification(keys: dict[str, Any], entries: Any, model: Classifier, device: Any) -> PredictionJob:
+def _classification(
+    keys: dict[str, Any], entries: Any, model: Classifier | ExportedClassifier, device: Any
+) -> PredictionJob:
     """The same of a classifier."""
     refuse_box_keys(keys)
-    looks = {k: model.recipe[k] for k in WeightKeys.model_fields if k in model.recipe}
-    side = image_side(model, keys)
-    config = resolve(PredictConfig, {"adjust": None, **looks, **keys, "imgsz": side, "source": _plain(keys["source"])})
+    looks = class_habits(model, keys)
+    config = resolve(PredictConfig, {"adjust": None, **looks, **keys, "source": _plain(keys["source"])})
     model = model if device is None else model.to(device)
+    check_exported(model, config)
     if config.adjust is not None:
         adjust_finished(model, config)
     predictor = ClassPredictor(
         model,
-        class_view(side),
+        class_view(config.imgsz),
         model.device,
         AMP_TYPES[config.amp],
         batch=config.batch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,10 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from iifdet.detectors.base import Detector
 from iifdet.detectors.packing import pack_convolutions
+from iifdet.longtail import AdjustedModel
 
+#: A model with ``raw``.
+M = TypeVar("M", bound=AdjustedModel)
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
 
@@ -30,11 +33,11 @@ def fuse(model: Detector, size: tuple[int, int]) -> Detector:
 
 
 @torch.no_grad()
-def fuse_batch_norms(model: Detector, images: Tensor) -> Detector:
+def fuse_batch_norms(model: M, images: Tensor) -> M:
     """Fuse every batch norm that stands directly behind a convolution, in place. The model cannot train afterwards.
 
     Args:
-        model: in eval mode.
+        model: a detector or classifier in eval mode.
         images: (B, 3, H, W) that ``raw`` is run on once, to see what stands behind what.
 
     Raises:
@@ -51,7 +54,7 @@ def fuse_batch_norms(model: Detector, images: Tensor) -> Detector:
     return model
 
 
-def _behind_convolutions(model: Detector, images: Tensor) -> list[tuple[str, Any, Any]]:
+def _behind_convolutions(model: Any, images: Tensor) -> list[tuple[str, Any, Any]]:
     """(name, norm, convolution) of norms whose only input is what one convolution gave, to them alone among norms."""
     given: dict[int, tuple[Tensor, nn.Module]] = {}  # the tensors are kept, or their ids would come again
     met: set[tuple[str, nn.Module | None]] = set()

@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
+from iifdet.classifiers import Classifier
 from iifdet.detectors import Detector, PostprocessOptions
 from iifdet.detectors.batching import PAD
 from iifdet.longtail import ClassCounts
 
-#: A graph of one image, or with masks, is of the second format, which earlier readers do not know.
-FORMAT, SINGLE = "iifdet-export-1", "iifdet-export-2"
+#: A graph of one image, or with masks, is of the second format, a classifier of the third: earlier readers know none.
+FORMAT, SINGLE, CLASSES = FORMATS = ("iifdet-export-1", "iifdet-export-2", "iifdet-export-3")
+#: What graphs do.
+DETECT, CLASSIFY = "detect", "classify"
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Preprocessing:
 
     Attributes:
         size: (height, width) of the input.
-        resize: ``letterbox`` keeps the aspect and pads evenly, ``square`` stretches.
+        resize: ``letterbox`` keeps the aspect and pads evenly, ``square`` stretches, ``middle`` is for classifiers: the
+            shorter side becomes 8/7 of the input's, and the middle is looked at.
         pad: value of the padding, in [0, 1].
         layout, colour, range: float32 (batch, 3, height, width), RGB in [0, 1].
     """
@@ -54,6 +58,7 @@ class Card:
         format: version of all this.
         batch: how many images the graph takes; None is any number.
         masks: whether there are masks beside the boxes.
+        task: ``detect`` or ``classify``.
     """
 
     names: list[str]
@@ -69,19 +74,20 @@ class Card:
     format: str = FORMAT
     batch: int | None = None
     masks: bool = False
+    task: str = DETECT
 
     @classmethod
     def of(
         cls,
-        model: Detector,
+        model: Detector | Classifier,
         preprocessing: Preprocessing,
         *,
         nms: bool,
         levels: tuple[int, ...] = (),
         batch: int | None = None,
     ) -> Card:
-        """What there is to say about a detector before it is folded."""
-        counts = model.counts
+        """What there is to say about a model before it is folded."""
+        counts, detects = model.counts, isinstance(model, Detector)
         return cls(
             list(model.names),
             None
@@ -93,15 +99,16 @@ class Card:
             },
             {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in model.adjust.to_dict().items()},
             preprocessing,
-            asdict(model.options),
+            asdict(model.options) if isinstance(model, Detector) else {},
             nms,
             levels,
             model.class_activation,
             model.spec,
             {k: v for k, v in model.recipe.items() if k in ("data", "classes", "single_cls", "group_limits")},
-            FORMAT if batch is None else SINGLE,
+            SINGLE if batch is not None else FORMAT if detects else CLASSES,
             batch,
             model.wants_masks,
+            DETECT if detects else CLASSIFY,
         )
 
     @property
@@ -121,7 +128,8 @@ class Card:
     def habits(self) -> dict[str, Any]:
         """Keys that say how the file is used to seeing images, as a recipe has them."""
         look = self.preprocessing
-        return {**self.recipe, "imgsz": look.size[0], "resize": look.resize, "rect": False}
+        fitted = {"resize": look.resize, "rect": False} if self.task == DETECT else {}
+        return {**self.recipe, "imgsz": look.size[0], **fitted}
 
     def to_metadata(self) -> dict[str, str]:
         """Key -> JSON."""
@@ -136,7 +144,7 @@ class Card:
         """
         try:
             told = {key: json.loads(metadata[key]) for key in cls.__dataclass_fields__ if key in metadata}
-            if told["format"] not in (FORMAT, SINGLE):
+            if told["format"] not in FORMATS:
                 raise ValueError(f"format {told['format']}")
             if told.get("batch") not in (None, 1):
                 raise ValueError(f"batch {told['batch']}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from iifdet.detectors import Detector
 from iifdet.exporting.card import Card, Preprocessing
-from iifdet.exporting.graph import TOLERANCE, Built, capture, prepare, quiet
+from iifdet.exporting.graph import TOLERANCE, Built, capture, operators, prepare, torch_bytes
 from iifdet.exporting.onnx_file import DENSE, INNER, append_nms, describe, to_onnx
 from iifdet.exporting.reading import run_onnx
 
@@ -36,7 +35,7 @@ def build_dense(model: Detector, look: Preprocessing, format: str, nms_inside: b
             append_nms(proto.graph, card, (int(dense[1].shape[1]), int(dense[1].shape[2])))
         return describe(proto, card), Counter(node.op_type for node in proto.graph.node), difference
     difference = _try_out(program.module(), model, look)
-    return _torch_bytes(program, card), Counter(_operators(program)), difference
+    return torch_bytes(program, card), Counter(operators(program)), difference
 
 
 @torch.no_grad()
@@ -53,17 +52,3 @@ def _try_out(run: Callable[[Tensor], Sequence[Tensor]], model: Detector, look: P
     if not max(apart, shifted) <= TOLERANCE:
         raise RuntimeError(f"the graph's scores lie up to {apart:.1e} from the model's, its boxes {shifted:.1e}")
     return apart
-
-
-def _torch_bytes(program: torch.export.ExportedProgram, card: Card) -> bytes:
-    file = io.BytesIO()
-    program.example_inputs = None  # a batch of images would be larger than many a model
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names the files of this machine
-    with quiet():
-        torch.export.save(program, file, extra_files=card.to_metadata())
-    return file.getvalue()
-
-
-def _operators(program: torch.export.ExportedProgram) -> list[str]:
-    return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,12 @@ from torch.export import Dim, ExportedProgram
 from iifdet.detectors import Detector
 from iifdet.detectors.fusing import fuse_batch_norms
 from iifdet.errors import InputError
+from iifdet.exporting.card import Card
+from iifdet.longtail import AdjustedModel
 
 #: How far scores, and boxes as a share of their largest coordinate, may lie from the model's.
 TOLERANCE = 1e-3
+Foldable = TypeVar("Foldable", bound=AdjustedModel)
 #: Content of a file, and ``nodes`` and ``difference`` of the ExportResult.
 Built = tuple[bytes, Counter[str], float]
 
@@ -55,7 +59,7 @@ def prepare(model: Detector, images: Tensor) -> DenseGraph:
 
 
 @torch.no_grad()
-def fold_and_fuse(model: Detector, images: Tensor) -> Detector:
+def fold_and_fuse(model: Foldable, images: Tensor) -> Foldable:
     """A copy of ``model`` on the CPU that has no adjustment and as few batch norms as can be.
 
     Raises:
@@ -72,7 +76,7 @@ def fold_and_fuse(model: Detector, images: Tensor) -> Detector:
     return twin
 
 
-def capture(graph: DenseGraph, images: Tensor) -> ExportedProgram:
+def capture(graph: nn.Module, images: Tensor) -> ExportedProgram:
     """The graph as torch.export sees it, for any number of images of one size; ``images`` are at least two."""
     graph.requires_grad_(False)
     with quiet():
@@ -93,3 +97,19 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def torch_bytes(program: ExportedProgram, card: Card) -> bytes:
+    """The file of a captured graph, with what it says about itself."""
+    file = io.BytesIO()
+    program.example_inputs = None  # a batch of images would be larger than many a model
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names the files of this machine
+    with quiet():
+        torch.export.save(program, file, extra_files=card.to_metadata())
+    return file.getvalue()
+
+
+def operators(program: ExportedProgram) -> list[str]:
+    """What the graph calls, in order."""
+    return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]

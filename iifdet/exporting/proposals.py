@@ -23,10 +23,11 @@ from iifdet.detectors.postprocess import in_own_pixels
 from iifdet.detectors.rcnn import FasterRCNN, resized
 from iifdet.errors import InputError
 from iifdet.exporting.card import Card, Preprocessing
+from iifdet.exporting.exported import ExportedDetector, Run
 from iifdet.exporting.graph import Built, fold_and_fuse, quiet
 from iifdet.exporting.onnx_file import DENSE, describe, forget_where_it_was_made
 from iifdet.exporting.onnx_nms import OUTPUTS
-from iifdet.exporting.reading import ExportedDetector, Run, run_onnx
+from iifdet.exporting.reading import run_onnx
 from iifdet.types import Detection
 
 #: What the graph gives with masks.

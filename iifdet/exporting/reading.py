@@ -1,118 +1,23 @@
-"""An exported file as a detector: it detects as the model did, and can do nothing else."""
+"""An exported file, read: what it says about itself, and what it runs on."""
 
 from __future__ import annotations
 
 import importlib.util
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from iifdet.detectors import Detector, PostprocessOptions
-from iifdet.detectors.batching import image_size
-from iifdet.detectors.postprocess import select
 from iifdet.errors import InputError
-from iifdet.exporting.card import Card
+from iifdet.exporting.card import CLASSIFY, Card
+from iifdet.exporting.exported import ExportedClassifier, ExportedDetector, Run
 from iifdet.exporting.graph import quiet
-from iifdet.longtail import ClassifierRows
-from iifdet.types import Detection, Target
 
 ONNX, TORCH = ".onnx", ".pt2"
 SUFFIXES = (ONNX, TORCH)
-#: Images to what the graph gives, on the CPU.
-Run = Callable[[Tensor], Sequence[Tensor]]
-
-
-class ExportedDetector(Detector):
-    """The graph of an exported file under the detector's contract, as far as it goes: ``forward`` in eval mode.
-
-    Images are (B, 3, H, W) of the exported size, which a graph of one image sees one after the other. ``raw`` is not in
-    the file, and the adjustment is in its rows, so neither explanations nor other adjustments are to be had.
-
-    Args:
-        card: what the file says about itself.
-        run: images to boxes and scores, or with NMS inside to boxes, scores and labels, and masks where there are some.
-    """
-
-    def __init__(self, card: Card, run: Run) -> None:
-        super().__init__(len(card.names), postprocess=card.options)
-        self.card, self.names, self.counts = card, card.names, card.counts
-        self.class_activation = card.class_activation
-        self.wants_masks = card.masks
-        self.recipe = card.habits()
-        self.adjust.mark_folded()
-        self._run = _Shared(run)
-        self.eval()
-
-    def forward(self, images: Any, targets: Sequence[Target] | None = None) -> list[Detection]:
-        size = self.card.preprocessing.size
-        if not isinstance(images, Tensor) or images.ndim != 4 or image_size(images) != size:
-            got = tuple(images.shape) if isinstance(images, Tensor) else "a list"
-            raise InputError(f"imgsz: expected (B, 3, {size[0]}, {size[1]}), the size of the export, got {got}")
-        found: list[Detection] = []
-        batch = images.detach().float().cpu()
-        step = self.card.batch or max(len(batch), 1)
-        for start in range(0, len(batch), step):
-            given = [value.to(images.device) for value in self._run(batch[start : start + step])]
-            if self.card.nms:
-                found += [self._chosen(size, *values) for values in zip(*given, strict=True)]
-            else:
-                found += [select(b, s, size, self.options, self.card.levels)[0] for b, s in zip(*given, strict=True)]
-        return found
-
-    def _chosen(
-        self, size: tuple[int, int], boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor | None = None
-    ) -> Detection:
-        rows = (scores > self.options.conf).nonzero().flatten()[: self.options.max_det]
-        found = Detection(boxes=boxes[rows], labels=labels[rows], scores=scores[rows])
-        if masks is None:
-            return found
-        return Detection(**found, masks=paste_masks_in_image(masks[rows, None], found["boxes"], size)[:, 0])
-
-    def classifier_rows(self) -> Iterator[ClassifierRows]:
-        """None that could be looked at."""
-        return iter(())
-
-    def check(self, options: PostprocessOptions, imgsz: int, rect: bool) -> None:
-        """Refuse what the file has settled.
-
-        Raises:
-            InputError: another size, or with NMS inside a choice of detections that it has not made.
-        """
-        size, own = self.card.preprocessing.size, self.card.options
-        if (imgsz, imgsz) != size or rect:
-            got = "rect=true" if rect else imgsz
-            raise InputError(f"imgsz: expected {size[0]}, the size of the export, got {got}; export anew for another")
-        if not self.card.nms:
-            return
-        for key in ("iou", "nms", "multi_label"):
-            if getattr(options, key) != getattr(own, key):
-                raise InputError(
-                    f"{key}: expected {getattr(own, key)}, as NMS inside the file has it, got {getattr(options, key)}; "
-                    "export with nms_inside=false to choose"
-                )
-        if options.conf < own.conf or options.max_det > own.max_det:
-            raise InputError(
-                f"conf, max_det: expected at least {own.conf} and at most {own.max_det}, as NMS inside the file has "
-                f"them, got {options.conf} and {options.max_det}; export anew with those"
-            )
-
-
-class _Shared:
-    """A session, which copies of the detector share."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def __call__(self, images: Tensor) -> Sequence[Tensor]:
-        return self.run(images)
-
-    def __deepcopy__(self, memo: Any) -> _Shared:
-        return self
 
 
 def is_exported(path: str | Path) -> bool:
@@ -138,8 +43,8 @@ def read_card(path: str | Path) -> Card:
         raise InputError(f"weights: expected a file that iifdet exported, got {path}: {reason}") from error
 
 
-def load_exported(path: str | Path, trusted: bool = False) -> ExportedDetector:
-    """An exported file as a detector, on the CPU.
+def load_exported(path: str | Path, trusted: bool = False) -> ExportedDetector | ExportedClassifier:
+    """An exported file as the detector or classifier it was made of, on the CPU.
 
     Args:
         trusted: the file is known to come from a good place. PyTorch rebuilds a .pt2 with pickle and eval, so a crafted
@@ -156,7 +61,8 @@ def load_exported(path: str | Path, trusted: bool = False) -> ExportedDetector:
             "from, or export with format=onnx"
         )
     try:
-        return ExportedDetector(card, run_onnx(str(path)) if path.suffix.lower() == ONNX else _run_torch(path))
+        run = run_onnx(str(path)) if path.suffix.lower() == ONNX else _run_torch(path)
+        return ExportedClassifier(card, run) if card.task == CLASSIFY else ExportedDetector(card, run)
     except InputError:
         raise
     except Exception as error:

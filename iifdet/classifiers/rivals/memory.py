@@ -44,7 +44,8 @@ class Memory(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             features, centroids = widened(features), widened(self.centroids).detach()
-            nearest = torch.cdist(features, centroids).min(dim=1, keepdim=True).values
+            row = (centroids.square().sum(dim=1) - 2 * features @ centroids.T).argmin(dim=1)
+            nearest = torch.linalg.vector_norm(features - centroids[row], dim=1, keepdim=True)
             recalled = self.recall(features).softmax(dim=-1) @ centroids
             whole = features + self.select(features).tanh() * recalled
             return REACH / nearest.clamp(min=1e-6) * whole
