@@ -177,18 +177,20 @@ class AdaptedChances(Callback):
             return
         model: Any = state.model
         with _in_eval_mode(model):
-            losses, number = self._losses(model)
+            losses = self._losses(model)
         augmentation = model.augmentation
-        augmentation.adapt(losses / number.sum().clamp(min=1), like_classes(augmentation.means()))
+        augmentation.adapt(losses, like_classes(augmentation.means()))
         if state.average is not None:
             for name in ("chance", "before"):
                 state.average.weights[f"augmentation.{name}"].copy_(getattr(augmentation, name))
 
-    def _losses(self, model: Any) -> tuple[Tensor, Tensor]:
-        """(C,) sums of losses and (C,) numbers of proposals, both divided by the number of processes."""
-        sums = torch.zeros(2, model.num_classes, device=self.device)
+    def _losses(self, model: Any) -> Tensor:
+        """(C,) sums over the proposals of each class, divided by the number of all."""
+        sums, number = torch.zeros(model.num_classes, device=self.device), torch.zeros((), device=self.device)
         for batch in self.batches:
             moved = to_device(batch, self.device)
-            sums += torch.stack(model.losses_by_class(moved.images, moved.targets))
-        self.world.average_((sums,))
-        return sums[0], sums[1]
+            of_batch, proposals = model.losses_by_class(moved.images, moved.targets)
+            sums += of_batch
+            number += proposals
+        self.world.average_((sums, number))
+        return sums / number.clamp(min=1)

@@ -33,15 +33,16 @@ def transfer_weights(model: AdjustedModel, source: AdjustedModel) -> list[str]:
             value.copy_(theirs[name])
             copied += 1
             matrices += value.ndim > 1
-        else:
+        elif not name.endswith(".num_batches_tracked"):  # frozen batch norm counts none
             missed.append(name)
     if not matrices:  # counters and short vectors fit anything
         raise InputError(
             f"weights: expected layers of {_called(model, source)}, got a checkpoint of {_called(source, model)} "
             "and nothing in it fits; choose the same model and model_args"
         )
+    alike = {name for name in model.class_tensors() if _same_kind(model, source, name)}
     if list(model.names) == list(source.names):  # background's places too, so that nothing but class rows can differ
-        for name in model.class_tensors():
+        for name in alike:
             if name in theirs and theirs[name].shape == ours[name].shape:
                 ours[name].copy_(theirs[name])
     if model.class_loss_choice != source.class_loss_choice:
@@ -53,7 +54,12 @@ def transfer_weights(model: AdjustedModel, source: AdjustedModel) -> list[str]:
         notes.append(f"the adjustment that its class rows were trained under is not taken: {source.adjust}")
     if source.align is not None:
         notes.append("the alignment that a second stage has learned is not taken")
-    notes += _copy_class_rows(model, source)
+    if None not in (model.cosine_scale, source.cosine_scale) and model.cosine_scale != source.cosine_scale:
+        notes.append(
+            f"all logits change: a cosine of 1 comes to {model.cosine_scale}, and came to {source.cosine_scale} in the "
+            "checkpoint"
+        )
+    notes += _copy_class_rows(model, source, alike)
     if missed:
         notes.append(f"{len(missed)} layers keep random weights: {', '.join(missed)}")
     return [f"{copied} of {len(ours) - len(class_keys)} tensors loaded beside the class rows", *notes]
@@ -85,6 +91,13 @@ def _class_keys(model: AdjustedModel) -> set[str]:
     return {name for name, p in model.named_parameters() if id(p) in layers}
 
 
+def _same_kind(model: AdjustedModel, source: AdjustedModel, name: str) -> bool:
+    """Whether the module that has this tensor is of the same kind in both: what it holds means the same then."""
+    place = name.rpartition(".")[0]
+    modules = (dict(m.named_modules()).get(place) for m in (model, source))
+    return len({type(module) for module in modules}) == 1
+
+
 def _foreign_layers(model: AdjustedModel, source: AdjustedModel) -> str | None:
     """What class layers are, where those of one are no kind of the other's: their rows mean something else then."""
     for mine, other in zip(model.classifier_layers(), source.classifier_layers(), strict=False):
@@ -93,12 +106,20 @@ def _foreign_layers(model: AdjustedModel, source: AdjustedModel) -> str | None:
     return None
 
 
-def _copy_class_rows(model: AdjustedModel, source: AdjustedModel) -> list[str]:
-    if kinds := _foreign_layers(model, source):
-        return [f"class rows keep random weights: {kinds}; set model_args.head as the checkpoint has it to take them"]
+def _copy_class_rows(model: AdjustedModel, source: AdjustedModel, alike: set[str]) -> list[str]:
+    """Class rows by name, and what else has a part for each class, where it is ``alike`` in both."""
     place = {name: row for row, name in enumerate(source.names)}
     ours = [row for row, name in enumerate(model.names) if name in place]
     theirs = [place[model.names[row]] for row in ours]
+    other_tensors, notes = source.class_tensors(), []
+    for name, value in model.class_tensors().items():
+        if name in alike and name in other_tensors and other_tensors[name].shape[1:] == value.shape[1:]:
+            value[ours] = other_tensors[name][theirs]
+    if kinds := _foreign_layers(model, source):
+        return [f"class rows keep random weights: {kinds}; set model_args.head as the checkpoint has it to take them"]
+    strange = sorted({name.rpartition(".")[0] for name in model.class_tensors().keys() - alike})
+    if strange:
+        notes.append(f"of another kind in the checkpoint, and random: {', '.join(strange)}")
     layers, kept = _rows_by_layer(source), []
     for layer, rows in _rows_by_layer(model).items():
         others = layers.get(layer, [])
@@ -111,11 +132,6 @@ def _copy_class_rows(model: AdjustedModel, source: AdjustedModel) -> list[str]:
             if mine.background is not None and other.background is not None:
                 for to, value in zip(mine.background, other.background, strict=True):
                     to.copy_(value)
-    other_tensors = source.class_tensors()
-    for name, value in model.class_tensors().items():
-        if name in other_tensors and other_tensors[name].shape[1:] == value.shape[1:]:
-            value[ours] = other_tensors[name][theirs]
-    notes = []
     if kept:
         which = f" of layers {', '.join(map(str, kept))}" if len(kept) < len(model.classifier_layers()) else ""
         notes.append(f"class rows{which} keep random weights: they differ in shape or in anchors")

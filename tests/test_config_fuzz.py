@@ -74,7 +74,7 @@ def test_every_command_line_is_a_configuration_or_refused_in_one_line(words: lis
 
 
 @pytest.mark.slow
-@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=20_000)
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=10_000)
 @given(lines())
 def test_every_command_line_is_a_configuration_or_refused_in_one_line_many_times(words: list[str]) -> None:
     _try(words)

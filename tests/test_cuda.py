@@ -14,7 +14,7 @@ import pytest
 import torch
 from classification_data import small_classifier
 from runs import HARD, Interrupt, equal, last_of
-from test_detector_contract import COUNTS, SMALL, WEIGHTS, C, called, targets
+from test_detector_contract import COUNTS, SMALL, WEIGHTS, C, targets
 
 import iifdet
 from iifdet.checkpoint import read_checkpoint
@@ -32,7 +32,7 @@ CUDA = torch.device("cuda")
 def pair(request: pytest.FixtureRequest) -> tuple[Detector, Detector]:
     """The same weights on the CPU and on the device, in eval mode, and full float32 on both."""
     torch.manual_seed(0)
-    model: Detector = create_model(called(request.param), C, **SMALL[request.param])
+    model: Detector = create_model(request.param, C, **SMALL[request.param])
     model.names, model.counts = COUNTS.names, COUNTS
     with torch.no_grad():
         for rows in model.classifier_rows():

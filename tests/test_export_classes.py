@@ -27,18 +27,14 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="pip install iifdet[expo
 SIZE, NAMES = 32, ["red", "green", "blue", "white"]
 COUNTS = ClassCounts(NAMES, *[torch.tensor([12, 7, 4, 1])] * 2, num_images=24)
 WEIGHTS = torch.tensor([1.0, 1.5, 2.0, 3.0])
-#: Options of a small se_resnet20: every head, and every rival that is more than a head.
+#: Options of a small se_resnet20: heads, and rivals whose inference is more than a network and a head.
 KINDS: dict[str, dict[str, Any]] = {
     "linear": {},
     "cosine": {"head": "cosine"},
-    "learned": {"head": "cosine_learned"},
     "causal": {"head": "causal"},
-    "sigmoid": {"class_loss": "bce"},
     "experts": {"experts": 2, "head": "cosine"},
     "bilateral": {"bilateral": True},
     "memory": {"memory": True, "head": "cosine"},
-    "contrast": {"contrast": "prototypes"},
-    "generator": {"generator": True},
 }
 
 
@@ -178,9 +174,16 @@ def test_what_a_file_cannot_do_is_refused(exported: Path, tmp_path: Path) -> Non
         iifdet.val(weights=exported, adjust="la", project=tmp_path, device="cpu")
 
 
-def test_an_alignment_cannot_be_exported(tmp_path: Path) -> None:
+def test_an_alignment_goes_along_with_the_adjustment_behind_it(tmp_path: Path) -> None:
     model = make()
     model.learn_alignment()
+    with torch.no_grad():
+        model.align.gain.normal_()
+        model.align.shift.normal_()
     save_checkpoint(tmp_path / "x.pt", model, recipe={"imgsz": SIZE})
-    with pytest.raises(InputError, match="depends on the image and cannot be folded"):
-        iifdet.export(weights=tmp_path / "x.pt")
+    images = torch.rand(5, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        found, expected = load_exported(iifdet.export(weights=tmp_path / "x.pt").file)(images), model(images)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        model.align = None
+        assert not torch.allclose(model(images), expected, atol=0.1)

@@ -136,6 +136,24 @@ def test_val_scores_the_graph_as_it_scores_the_checkpoint(
     assert ("segm" in one.metrics) == ("segm" in other.metrics) == ("mask" in checkpoint.name)
 
 
+def test_cosines_and_an_alignment_are_in_the_graph(tmp_path: Path) -> None:
+    """An export that says something else than the model is refused by itself."""
+    torch.manual_seed(0)
+    model: Any = create_model("fasterrcnn", 4, **ARGS, head="cosine").eval()
+    model.names, model.counts = NAMES, COUNTS
+    _settle_norms(model.net.backbone, image(7, 4))
+    model.set_adjustment(torch.tensor([1.0, 1.5, 2.0, 3.0]))
+    plain = iifdet.export(model=model, imgsz=SIZE, file=tmp_path / "plain.onnx")
+    model.learn_alignment()
+    with torch.no_grad():
+        model.align.gain.fill_(0.5)
+        model.align.shift.copy_(torch.tensor([1.0, -1, 2, 0]))
+    aligned = iifdet.export(model=model, imgsz=SIZE, file=tmp_path / "aligned.onnx")
+    assert max(plain.difference, aligned.difference) < 1e-4
+    scores = [run_onnx(str(file))(image())[1] for file in (plain.file, aligned.file)]
+    assert (scores[0] - scores[1]).abs().max() > 0.05
+
+
 def test_nothing_found_is_no_error(checkpoint: Path, whole: Path, tmp_path: Path) -> None:
     sure = iifdet.export(weights=checkpoint, nms_inside=True, conf=1.0, file=tmp_path / "sure.onnx").file
     for found in load_exported(sure)(torch.cat([image(3), torch.zeros(1, 3, SIZE, SIZE)])):

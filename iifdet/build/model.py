@@ -165,8 +165,12 @@ def load_foreign_model(name: str, weights: str, names: list[str], options: dict[
                 f"weights: expected a full file for {len(names)} classes, got one that is not: {report.notes[0]}"
             )
         return model.eval()
-    if own := OWN_OPTIONS & set(options):
-        raise InputError(f"model_args: expected none that torchvision's models have not, got {', '.join(sorted(own))}")
+    for key, plain in OWN_OPTIONS.items():
+        if options.get(key, plain) != plain:
+            raise InputError(
+                f"model_args.{key}: expected {plain}, as torchvision's models have it, got {options[key]}; drop it, or "
+                "train from this file first"
+            )
     donor = _torchvision_donor(model, weights, read_state(weights))
     absent = [known for known in names if known not in donor.names]
     if absent:

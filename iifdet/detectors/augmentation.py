@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -101,7 +102,8 @@ class FeatureAugmentation(nn.Module):
         A group of one class more often than not has no image held out: then nothing changes.
 
         Args:
-            losses: (C,) of held-out proposals, summed for each class and divided by the number of all.
+            losses: (C,) of held-out proposals, summed for each class and divided by the number of all, background
+                among them.
             groups: (C,) number of the group that each class is in.
         """
         if (self.before >= 0).all():
@@ -129,10 +131,15 @@ def class_moments(features: Tensor, labels: Tensor, num_classes: int) -> tuple[T
 def like_classes(means: Tensor) -> Tensor:
     """(C,) number of the group of each class; classes whose (C, D) mean features lie near one another share one."""
     from sklearn.cluster import AffinityPropagation
+    from sklearn.exceptions import ConvergenceWarning
 
     apart = torch.cdist(means.double().cpu(), means.double().cpu()).square()
-    found = AffinityPropagation(affinity="precomputed", random_state=0).fit_predict(-apart.numpy())
-    groups = torch.from_numpy(found)
-    if (groups < 0).any():  # it did not converge
-        groups = torch.arange(len(means))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two classes have nothing to be grouped by
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            found = AffinityPropagation(affinity="precomputed", random_state=0).fit_predict(-apart.numpy())
+            groups = torch.from_numpy(found).long()
+        except ConvergenceWarning:
+            groups = torch.arange(len(means))  # each for itself
     return groups.to(means.device)

@@ -20,8 +20,8 @@ CLASS_BIASES = {
     "head.classification_head.module_list.0.bias": ("SSD", 4, 1),
 }
 
-#: Options of our R-CNNs that torchvision's have not.
-OWN_OPTIONS = frozenset({"head", "scale", "normalized_mask", "augment_features"})
+#: Options of our R-CNNs that torchvision's have not, and what makes them as theirs.
+OWN_OPTIONS: dict[str, Any] = {"head": "linear", "scale": None, "normalized_mask": False, "augment_features": False}
 
 
 def is_detection(state: Mapping[str, Tensor]) -> bool:

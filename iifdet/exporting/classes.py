@@ -19,7 +19,7 @@ OUTPUTS = ("scores", "logits")
 
 
 class ClassGraph(nn.Module):
-    """(B, 3, S, S) RGB in [0, 1] to scores in [0, 1] and logits, (B, C) each. The adjustment is folded."""
+    """(B, 3, S, S) RGB in [0, 1] to scores in [0, 1] and logits, (B, C) each; adjusted ones."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
@@ -27,6 +27,8 @@ class ClassGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model.raw(images)
+        if self.model.align is not None:  # elsewhere the adjustment is in the rows
+            logits = self.model.adjusted(logits)
         return self.model.scores(logits), logits
 
 
@@ -34,7 +36,6 @@ def build_classes(model: Classifier, look: Preprocessing, format: str) -> Built:
     """The file of a classifier, tried out beside it.
 
     Raises:
-        InputError: an adjustment that cannot be folded.
         RuntimeError: the graph says something else than the model.
     """
     images = torch.rand(2, 3, *look.size, generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from iifdet.detectors import Detector
 from iifdet.detectors.fusing import fuse_batch_norms
-from iifdet.errors import InputError
+from iifdet.errors import InputError, as_input_error
 from iifdet.exporting.card import Card
 from iifdet.longtail import AdjustedModel
 
@@ -62,17 +62,18 @@ def prepare(model: Detector, images: Tensor) -> DenseGraph:
 def fold_and_fuse(model: Foldable, images: Tensor) -> Foldable:
     """A copy of ``model`` on the CPU that has no adjustment and as few batch norms as can be.
 
+    An alignment stands between class rows and adjustment, so that beside one the adjustment stays.
+
     Raises:
         InputError: an adjustment that cannot be folded.
     """
     twin = copy.deepcopy(model).cpu().float().eval()
-    try:
-        if not twin.adjust.folded:
+    if twin.align is None and not twin.adjust.folded:
+        with as_input_error():
             twin.fold()
-    except ValueError as error:
-        raise InputError(f"adjust: {error}") from error
     twin = fuse_batch_norms(twin, images)
-    del twin.adjust  # its vectors are in the rows
+    if twin.align is None:
+        del twin.adjust  # its vectors are in the rows
     return twin
 
 

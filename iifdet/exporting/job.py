@@ -82,7 +82,7 @@ class ExportJob:
         """Export, try the result out beside the model, and write it.
 
         Raises:
-            InputError: as :meth:`check`; an adjustment that cannot be folded.
+            InputError: as :meth:`check`.
             RuntimeError: the graph says something else than the model.
         """
         self.check()

@@ -20,7 +20,7 @@ from torchvision.ops import nms
 from iifdet.boxes import clip
 from iifdet.detectors import PostprocessOptions
 from iifdet.detectors.postprocess import in_own_pixels
-from iifdet.detectors.rcnn import FasterRCNN, resized
+from iifdet.detectors.rcnn import FasterRCNN, Scene, resized
 from iifdet.errors import InputError
 from iifdet.exporting.card import Card, Preprocessing
 from iifdet.exporting.exported import ExportedDetector, Run
@@ -28,7 +28,7 @@ from iifdet.exporting.graph import Built, fold_and_fuse, quiet
 from iifdet.exporting.onnx_file import DENSE, describe, forget_where_it_was_made
 from iifdet.exporting.onnx_nms import OUTPUTS
 from iifdet.exporting.reading import run_onnx
-from iifdet.types import Detection
+from iifdet.types import Detection, RawPredictions
 
 #: What the graph gives with masks.
 MASKED = (*OUTPUTS, "masks")
@@ -106,10 +106,16 @@ def _check_choice(model: FasterRCNN) -> None:
         )
 
 
+def said(model: FasterRCNN, images: Tensor) -> tuple[RawPredictions, Scene]:
+    """Adjusted predictions, and what they come from; the adjustment is in the rows, but where there is an alignment."""
+    raw, scene = model.single(images)
+    return (raw if model.align is None else model.adjusted([raw])[0]), scene
+
+
 class ProposalGraph(nn.Module):
     """(1, 3, H, W) RGB in [0, 1] to boxes (1, N, C, 4), xyxy in its pixels, not clipped, and scores (1, N, C).
 
-    N proposals, the best first; the adjustment is folded.
+    N proposals, the best first; scores are adjusted ones.
     """
 
     def __init__(self, model: FasterRCNN) -> None:
@@ -117,7 +123,7 @@ class ProposalGraph(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        raw, _ = self.model.single(images)
+        raw, _ = said(self.model, images)
         return raw.boxes[None], self.model.scores(raw)[None]
 
 
@@ -132,7 +138,7 @@ class DetectionGraph(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        raw, scene = self.model.single(images)
+        raw, scene = said(self.model, images)
         assert raw.network is not None
         options = self.model.options
         boxes, scores, labels = chosen(raw.network.boxes, self.model.scores(raw), raw.network.size, options)

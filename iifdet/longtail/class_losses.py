@@ -48,7 +48,7 @@ ACTIVATIONS = {
 #: Losses that leave some classes hardly a negative but background, or count on a lot of it.
 NEED_BACKGROUND = frozenset({"eql", "droploss", "acsl", "ecm"})
 #: Losses of classes alone, which have no place for a background logit.
-REFUSE_BACKGROUND = frozenset({"lade", "las", "seql"})
+REFUSE_BACKGROUND = frozenset({"lade", "las", "ldam", "seql"})
 #: Losses that count the gradients of all that they are asked for.
 COUNT_GRADIENTS = frozenset({"eqlv2", "efl"})
 #: Losses that draw lots for samples of background, of which hard-negative mining would choose those that were drawn.

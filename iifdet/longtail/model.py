@@ -67,6 +67,8 @@ class AdjustedModel(nn.Module):
     mines_negatives = False
     #: Images of a batch that are trained on together.
     together = 1
+    #: Of the weights with which the gate of an alignment begins; None for their usual start.
+    alignment_spread: float | None = None
     #: Whether training needs masks beside the boxes; detections then have them too.
     wants_masks = False
 
@@ -274,7 +276,7 @@ class AdjustedModel(nn.Module):
                 f"adjust: disalign aligns one classifier that looks at features of its own, got {type(self).__name__}; "
                 "use adjust=lws"
             )
-        self.align = Alignment(self.alignment_width, self.num_classes).to(self.device)
+        self.align = Alignment(self.alignment_width, self.num_classes, self.alignment_spread).to(self.device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Also into a model without class weights, statistic or alignment, which then has those of the state dict."""

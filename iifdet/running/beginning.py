@@ -120,7 +120,7 @@ def watchers(
     if cfg.model_args.get("generator"):
         hooks.append(Generating(_late(cfg, cfg.defer or GENERATING)))
     if cfg.model_args.get("augment_features"):
-        hooks.append(Generating(1))
+        hooks.append(Generating(min(1, cfg.epochs - 1)))
     if build.images_together(cfg) > 1:
         hooks.append(CumulativeShare(cfg.epochs))
     if cfg.verbose and world.is_main:
