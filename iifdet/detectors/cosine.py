@@ -69,8 +69,13 @@ class CosineConv(nn.Module):
         super().__init__()
         self.scale = float(scale)
         self.weight = nn.Parameter(torch.empty(columns, features, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(columns))
-        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own
+        self.bias = nn.Parameter(torch.empty(columns))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As torchvision's own begins."""
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.bias)
 
     def forward(self, maps: Tensor) -> Tensor:
         with torch.autocast(maps.device.type, enabled=False):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection as tv
-from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_image
 from torchvision.models.detection.transform import resize_boxes
 
 from iifdet.detectors.augmentation import FeatureAugmentation
@@ -79,7 +79,7 @@ class FasterRCNN(Detector):
         columns = net.roi_heads.box_predictor.cls_score.out_features
         if columns != num_classes + 1:
             raise ValueError(f"net: expected {num_classes + 1} columns, background among them, got {columns}")
-        net.roi_heads = PhasedRoIHeads.over(net.roi_heads)
+        net.roi_heads = self.make_heads(net.roi_heads)
         net.rpn.head.register_forward_hook(in_float)
         net.rpn.anchor_generator.register_forward_pre_hook(with_float_maps)
         self.net = net
@@ -87,6 +87,10 @@ class FasterRCNN(Detector):
         if augment_features:
             self._augment_features()
         self.init_class_biases()
+
+    def make_heads(self, heads: RoIHeads) -> nn.Module:
+        """What takes the place of the network's RoI heads."""
+        return PhasedRoIHeads.over(heads)
 
     def _augment_features(self) -> None:
         if self.class_loss in REFUSE_MIXED:
@@ -122,11 +126,11 @@ class FasterRCNN(Detector):
             named["mask"] = heads.mask_loss(scene.features, sample, scene.sizes, scene.targets)
         if self.augmentation is not None:
             named["drawn"] = self._drawn_loss(self.augmentation, said, sample.labels)
-        return {
-            **named,
-            "rpn_cls": scene.losses["loss_objectness"],
-            "rpn_box": scene.losses["loss_rpn_box_reg"],
-        }
+        return {**named, **self._proposal_losses(scene)}
+
+    def _proposal_losses(self, scene: Scene) -> dict[str, Tensor]:
+        """Those of the first stage."""
+        return {"rpn_cls": scene.losses["loss_objectness"], "rpn_box": scene.losses["loss_rpn_box_reg"]}
 
     def _sample(self, scene: Scene) -> Sample:
         assert scene.targets is not None
@@ -203,8 +207,11 @@ class FasterRCNN(Detector):
         return [self.net.roi_heads.box_predictor.cls_score]
 
     def classifier_rows(self) -> Iterator[ClassifierRows]:
-        layer = self.net.roi_heads.box_predictor.cls_score
-        yield ClassifierRows(layer.weight[1:], layer.bias[1:], (layer.weight[0], layer.bias[0]))
+        for number, layer in enumerate(self._class_layers()):
+            yield ClassifierRows(layer.weight[1:], layer.bias[1:], (layer.weight[0], layer.bias[0]), number)
+
+    def _class_layers(self) -> list[Any]:
+        return list(self.classifier_layers())
 
     def class_tensors(self) -> dict[str, Tensor]:
         prefix, columns = "net.roi_heads.box_predictor", self.num_classes + 1
@@ -218,11 +225,11 @@ class FasterRCNN(Detector):
 
     @property
     def _is_cosine(self) -> bool:
-        return isinstance(self.net.roi_heads.box_predictor.cls_score, CosineLinear)
+        return isinstance(self._class_layers()[0], CosineLinear)
 
     @property
     def cosine_scale(self) -> float | None:
-        return self.net.roi_heads.box_predictor.cls_score.scale if self._is_cosine else None
+        return self._class_layers()[0].scale if self._is_cosine else None
 
     @property
     def rows_have_norms(self) -> bool:
@@ -230,13 +237,13 @@ class FasterRCNN(Detector):
 
     @property
     def alignment_width(self) -> int | None:
-        return int(self.net.roi_heads.box_predictor.cls_score.in_features)
+        return int(self._class_layers()[0].in_features)
 
     def fold_layers(self) -> None:
-        if self._is_cosine:
-            self.net.roi_heads.box_predictor.cls_score.fold(self.adjust)
-        else:
-            super().fold_layers()
+        if not self._is_cosine:
+            return super().fold_layers()
+        for layer in self._class_layers():
+            layer.fold(self.adjust)
 
     def cam_layers(self) -> dict[str, nn.Module]:
         """What every proposal sees: the last map of the backbone, and the same inside the pyramid.

@@ -9,6 +9,7 @@ from torchvision.models import detection as tv
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from iifdet.detectors.backbones import build_backbone, check_backbone, freeze_stages
+from iifdet.detectors.cascade import CascadeMaskRCNN, CascadeRCNN
 from iifdet.detectors.cosine import CosineConv, CosineLinear, check_head
 from iifdet.detectors.options import check_sizes, check_switches, check_whole
 from iifdet.detectors.rcnn import FasterRCNN, MaskRCNN
@@ -23,6 +24,7 @@ def fasterrcnn(
     frozen_bn: bool = False,
     head: str = "linear",
     scale: float | None = None,
+    cascade: bool = False,
     augment_features: bool = False,
     min_size: int | Sequence[int] | None = None,
     max_size: int | None = None,
@@ -39,6 +41,7 @@ def fasterrcnn(
             (with 3 trainable stages) and trains it otherwise; with small batches give true to pretrained ones.
         head: ``linear``, or ``cosine`` for class logits that are cosines (:class:`CosineLinear`).
         scale: what a cosine of 1 comes to; 20 by default.
+        cascade: three second stages in a row, with one box for all classes (:class:`CascadeRCNN`).
         augment_features: draw features of rare classes in training (:class:`FeatureAugmentation`).
         min_size: the shorter side inside the network, or several of which training draws one an image; torchvision's
             800 (320 for the 320 backbone) by default.
@@ -47,6 +50,8 @@ def fasterrcnn(
         rpn_post_nms_top_n_test: proposals an image in inference, 1000 (150) by default.
     """
     net = _network(tv.FasterRCNN, tv.fasterrcnn_resnet50_fpn_v2, locals())
+    if cascade:
+        return CascadeRCNN(num_classes, net, class_loss=class_loss)
     return FasterRCNN(num_classes, net, class_loss=class_loss, augment_features=augment_features)
 
 
@@ -58,6 +63,7 @@ def maskrcnn(
     frozen_bn: bool = False,
     head: str = "linear",
     scale: float | None = None,
+    cascade: bool = False,
     augment_features: bool = False,
     normalized_mask: bool = False,
     min_size: int | Sequence[int] | None = None,
@@ -75,13 +81,19 @@ def maskrcnn(
     if normalized_mask:
         predictor = net.roi_heads.mask_predictor
         predictor.mask_fcn_logits = CosineConv(predictor.mask_fcn_logits.in_channels, num_classes + 1)
+    if cascade:
+        return CascadeMaskRCNN(num_classes, net, class_loss=class_loss)
     return MaskRCNN(num_classes, net, class_loss=class_loss, augment_features=augment_features)
 
 
 def _network(kind: Any, second: Any, keys: dict[str, Any]) -> Any:
     """torchvision's ``kind`` on the wanted backbone, with the wanted head; ``second`` builds its v2."""
     check_head(keys["head"], keys["scale"])
-    check_switches({name: keys[name] for name in ("augment_features", "normalized_mask") if name in keys})
+    check_switches({name: keys[name] for name in ("cascade", "augment_features", "normalized_mask") if name in keys})
+    if keys["cascade"] and keys["augment_features"]:
+        raise ValueError(
+            "augment_features: expected false beside cascade=true, whose stages see other features; drop one"
+        )
     net = _plain_network(kind, second, keys)
     if keys["head"] == "cosine":
         predictor, scale = net.roi_heads.box_predictor, {} if keys["scale"] is None else {"scale": keys["scale"]}

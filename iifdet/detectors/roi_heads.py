@@ -21,7 +21,7 @@ class Said:
 
     Attributes:
         logits: (R, 1 + C), background first.
-        offsets: (R, 4·(1 + C)) of boxes.
+        offsets: (R, 4·(1 + C)) of boxes, or (R, 4) where these are one for all classes.
         seen: (R, D) the features that both come from.
     """
 
@@ -103,9 +103,12 @@ class PhasedRoIHeads(RoIHeads):
 
 
 def box_loss(offsets: Tensor, sample: Sample) -> Tensor:
-    """The half of torchvision's ``fastrcnn_loss`` that is about boxes, a scalar, of (R, 4·(1 + C)) offsets."""
+    """The half of torchvision's ``fastrcnn_loss`` that is about boxes, a scalar, of (R, 4·(1 + C)) offsets, or (R, 4)
+    for all classes.
+    """
     rows = (sample.labels >= 0).nonzero().flatten()
-    chosen = offsets.view(len(offsets), -1, 4)[rows, sample.labels[rows] + 1]
+    columns = sample.labels[rows] + 1 if offsets.shape[1] > 4 else torch.zeros_like(rows)
+    chosen = offsets.view(len(offsets), -1, 4)[rows, columns]
     return F.smooth_l1_loss(chosen, sample.wanted[rows], beta=1 / 9, reduction="sum") / sample.labels.numel()
 
 

@@ -21,7 +21,9 @@ CLASS_BIASES = {
 }
 
 #: Options of our R-CNNs that torchvision's have not, and what makes them as theirs.
-OWN_OPTIONS: dict[str, Any] = {"head": "linear", "scale": None, "normalized_mask": False, "augment_features": False}
+OWN_OPTIONS: dict[str, Any] = {"head": "linear", "scale": None} | dict.fromkeys(
+    ("normalized_mask", "cascade", "augment_features"), False
+)
 
 
 def is_detection(state: Mapping[str, Tensor]) -> bool:
