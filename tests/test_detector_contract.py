@@ -165,7 +165,7 @@ def assert_same(a: Any, b: Any, atol: float = 1e-5) -> None:
         other = other if atol == 0 else in_the_order_of(one, other, atol)
         assert torch.equal(one["labels"], other["labels"])
         # where boxes of several proposals hardly differ, as a cascade's, rounding of scores chooses among them
-        torch.testing.assert_close(one["boxes"], other["boxes"], atol=0.05, rtol=1e-4)
+        torch.testing.assert_close(one["boxes"], other["boxes"], atol=0.5, rtol=1e-4)
         if "masks" in one and "masks" in other:
             torch.testing.assert_close(one["masks"], other["masks"], atol=1e-3, rtol=1e-3)
 
