@@ -14,11 +14,12 @@ import pytest
 import torch
 from classification_data import small_classifier
 from runs import HARD, Interrupt, equal, last_of
-from test_detector_contract import COUNTS, SMALL, WEIGHTS, C, targets
+from test_detector_contract import COUNTS, KINDS, SMALL, WEIGHTS, C, called, targets
 
 import iifdet
 from iifdet.checkpoint import read_checkpoint
 from iifdet.detectors import Detector
+from iifdet.detectors.rcnn import FasterRCNN
 from iifdet.models import create_model
 from iifdet.training import Callback, TrainState
 
@@ -28,11 +29,11 @@ Keys = Callable[..., dict[str, Any]]
 CUDA = torch.device("cuda")
 
 
-@pytest.fixture(params=SMALL)
+@pytest.fixture(params=KINDS)
 def pair(request: pytest.FixtureRequest) -> tuple[Detector, Detector]:
     """The same weights on the CPU and on the device, in eval mode, and full float32 on both."""
     torch.manual_seed(0)
-    model: Detector = create_model(request.param, C, **SMALL[request.param])
+    model: Detector = create_model(called(request.param), C, **KINDS[request.param])
     model.names, model.counts = COUNTS.names, COUNTS
     with torch.no_grad():
         for rows in model.classifier_rows():
@@ -69,7 +70,7 @@ def test_raw_predictions_are_those_of_the_cpu(pair: tuple[Detector, Detector]) -
 def test_losses_are_those_of_the_cpu(pair: tuple[Detector, Detector]) -> None:
     """Where nothing is drawn by lot: R-CNN samples proposals with a generator of the device."""
     cpu, gpu = pair
-    if type(cpu).__name__ in ("FasterRCNN", "MaskRCNN"):
+    if isinstance(cpu, FasterRCNN):
         pytest.skip("samples by lot")
     ours, theirs = cpu.losses(images(), targets()), gpu.losses(images().to(CUDA), moved(CUDA))
     for name, value in ours.items():

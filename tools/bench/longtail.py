@@ -46,6 +46,15 @@ TRAINED: dict[str, dict[str, Any]] = {
     "droploss": {"adjust": "none", "model_args.class_loss": "droploss"},  # as eql, and so the two below
     "acsl": {"adjust": "none", "model_args.class_loss": "acsl"},
     "ecm": {"adjust": "none", "model_args.class_loss": "ecm"},
+    "cosines": {"adjust": "none", "model_args.head": "cosine"},  # this and the next ones on R-CNNs
+    "fasa": {"adjust": "none", "model_args.augment_features": True},
+    "cascade": {"adjust": "none", "model_args.cascade": True},
+    "cascade iif": {"adjust": "iif", "temperature": 1.0, "model_args.cascade": True},
+    "enhanced": {  # the paper's best for LVIS; masks are Mask R-CNN's
+        **{"adjust": "iif", "variant": "base10", "by": "instance", "sampling": "rfs", "repeat_threshold": 0.014},
+        **{"model_args.head": "cosine", "model_args.scale": 8.0, "model_args.normalized_mask": True},
+        "model_args.augment_features": True,
+    },
     "equal weights": {"adjust": "none"},  # every class has the mean of the IIF weights: their size without their ratios
 }
 #: What is tried on the softmax run without training.
