@@ -303,12 +303,6 @@ def test_adjustments_are_searched_on_the_images_that_the_run_left_out(
     assert "was trained on the images" in caplog.text
 
 
-def test_export_refuses_a_classifier_in_one_line(keys: Keys) -> None:
-    run = iifdet.train(**keys(epochs=1))
-    with pytest.raises(InputError, match="which is a classifier"):
-        iifdet.export(weights=str(run.folder / "weights" / "last.pt"))
-
-
 def test_two_runs_are_compared_image_by_image(keys: Keys, tiny_keys: Keys, tmp_path: Path) -> None:
     runs = [iifdet.train(**keys(name=name, epochs=1, seed=seed)) for name, seed in (("one", 0), ("two", 1))]
     found = iifdet.compare([run.folder for run in runs], draws=200)

@@ -41,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
 #: And those that options make another network of.
 KINDS: dict[str, dict[str, Any]] = {
     **SMALL,
-    "maskrcnn, cosines": {**SMALL["maskrcnn"], "head": "cosine", "normalized_mask": True},
+    "fasterrcnn, cosines": {**SMALL["fasterrcnn"], "head": "cosine"},
     "fasterrcnn, cascade": {**SMALL["fasterrcnn"], "cascade": True},
 }
 COUNTS = ClassCounts(

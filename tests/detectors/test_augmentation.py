@@ -196,17 +196,18 @@ class Chances(Callback):
 def test_a_run_draws_from_its_second_epoch_adapts_on_held_out_images_and_resumes_to_the_bit(
     tiny_keys: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = {**RCNN, "box_batch_size_per_image": 16, "augment_features": True, "head": "cosine"}
-    keys = tiny_keys(tmp_path, model="fasterrcnn", model_args=options, epochs=4, batch=4, holdout=0.25, ema=0.9)
-    keys |= {"augment": "default", "save_steps": 1}
+    options = {**RCNN, "box_batch_size_per_image": 16, "rpn_post_nms_top_n_test": 20, "head": "cosine"}
+    options |= {"augment_features": True}
+    keys = tiny_keys(tmp_path, model="fasterrcnn", model_args=options, epochs=3, batch=4, holdout=0.25, ema=0.9)
+    keys |= {"augment": "default", "save_steps": 1, "val_every": 3, "fraction": 0.5}
     watch = Chances()
     whole = iifdet.train([watch], **{**keys, "name": "whole"}).folder
     switches, chances = zip(*watch.seen, strict=True)
-    assert switches == (0, 1, 1, 1)
-    assert chances[0] == chances[1] != chances[2] != chances[3]
+    assert switches == (0, 1, 1)
+    assert chances[0] == chances[1] != chances[2]
     assert sum(chances[0]) == pytest.approx(1)
     with pytest.raises(RuntimeError, match="power cut"):
-        iifdet.train([Interrupt(2, 2)], **{**keys, "name": "run"})
+        iifdet.train([Interrupt(2, 1)], **{**keys, "name": "run"})
     same_run(whole, iifdet.train(resume=tmp_path / "run").folder)
     held = last_of(whole)
     assert {"augmentation.chance", "augmentation.mean", "generating"} <= set(held["weights"])
