@@ -101,7 +101,7 @@ def val(*, model: Any = None, **keys: Any) -> RunResult:
         return _score({**keys, **({} if model is None else {"model": model})})
     build.refuse_imported_keys(keys)
     if isinstance(model, AdjustedModel):
-        return _val(model.recipe, build.task_of_model(model.spec.get("name")), keys, deepcopy(model))
+        return _val(model.recipe, build.task_of_loaded(model), keys, deepcopy(model))
     keys = keys if model is None else {**keys, "model": model}
     if not keys.get("weights") and str(keys.get("model", "")).endswith(".pt"):
         keys = {**keys, "weights": keys["model"], "model": None}

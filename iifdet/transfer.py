@@ -5,19 +5,22 @@ from __future__ import annotations
 import torch
 from torchvision.ops import FrozenBatchNorm2d
 
-from iifdet.errors import InputError, counted
+from iifdet.errors import InputError, counted, some
 from iifdet.longtail import AdjustedModel, ClassifierRows, spell_choice
 
 
 @torch.no_grad()
-def transfer_weights(model: AdjustedModel, source: AdjustedModel) -> list[str]:
+def transfer_weights(model: AdjustedModel, source: AdjustedModel, whole: bool = False) -> list[str]:
     """Copy what fits from ``source`` into ``model``, in place.
+
+    Args:
+        whole: all but class layers must fit, since it will not be trained.
 
     Returns:
         One line for each thing that did not match, and one that sums up.
 
     Raises:
-        InputError: nothing fits, or the source was folded.
+        InputError: nothing fits, or not all where all must; or the source was folded.
     """
     if source.adjust.folded:
         raise InputError("weights: expected an unfolded checkpoint, got one whose class rows carry an adjustment")
@@ -39,6 +42,13 @@ def transfer_weights(model: AdjustedModel, source: AdjustedModel) -> list[str]:
         raise InputError(
             f"weights: expected layers of {_called(model, source)}, got a checkpoint of {_called(source, model)} "
             "and nothing in it fits; choose the same model and model_args"
+        )
+    classes = tuple(f"{place}." for place in _places(model))
+    if whole and (left := [name for name in missed if not name.startswith(classes)]):
+        raise InputError(
+            f"weights: expected all layers below the class rows, which stay as they are, of {_called(model, source)}, "
+            f"got none for {some(left, 3)} in a checkpoint of {_called(source, model)}; give the model_args that it "
+            "was trained with"
         )
     alike = {name for name in model.class_tensors() if _same_kind(model, source, name)}
     if list(model.names) == list(source.names):  # background's places too, so that nothing but class rows can differ
@@ -98,9 +108,17 @@ def _same_kind(model: AdjustedModel, source: AdjustedModel, name: str) -> bool:
     return len({type(module) for module in modules}) == 1
 
 
+def _places(model: AdjustedModel) -> list[str]:
+    """Names of the classifier layers."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return [names[id(layer)] for layer in model.classifier_layers()]
+
+
 def _foreign_layers(model: AdjustedModel, source: AdjustedModel) -> str | None:
     """What class layers are, where those of one are no kind of the other's: their rows mean something else then."""
-    for mine, other in zip(model.classifier_layers(), source.classifier_layers(), strict=False):
+    theirs = dict(zip(_places(source), source.classifier_layers(), strict=True))
+    for place, mine in zip(_places(model), model.classifier_layers(), strict=True):
+        other = theirs.get(place, mine)
         if not (isinstance(mine, type(other)) or isinstance(other, type(mine))):
             return f"{type(mine).__name__} here, {type(other).__name__} in the checkpoint"
     return None
@@ -115,16 +133,30 @@ def _copy_class_rows(model: AdjustedModel, source: AdjustedModel, alike: set[str
     for name, value in model.class_tensors().items():
         if name in alike and name in other_tensors and other_tensors[name].shape[1:] == value.shape[1:]:
             value[ours] = other_tensors[name][theirs]
-    if kinds := _foreign_layers(model, source):
-        return [f"class rows keep random weights: {kinds}; set model_args.head as the checkpoint has it to take them"]
-    strange = sorted({name.rpartition(".")[0] for name in model.class_tensors().keys() - alike})
+    layers = tuple(f"{layer}." for layer in _places(model))
+    strange = {name.rpartition(".")[0] for name in model.class_tensors().keys() - alike if not name.startswith(layers)}
     if strange:
-        notes.append(f"of another kind in the checkpoint, and random: {', '.join(strange)}")
-    layers, kept = _rows_by_layer(source), []
-    for layer, rows in _rows_by_layer(model).items():
-        others = layers.get(layer, [])
+        notes.append(f"random, since the checkpoint has other ones or none: {', '.join(sorted(strange))}")
+    if kinds := _foreign_layers(model, source):
+        how = "set model_args.head as the checkpoint has it to take them"
+        return [*notes, f"class rows keep random weights: {kinds}; {how}"]
+    kept = _copy_rows(model, source, ours, theirs)
+    if kept:
+        which = f" of {', '.join(kept)}" if len(kept) < len(model.classifier_layers()) else ""
+        notes.append(f"class rows{which} keep random weights: the checkpoint has others there, or none")
+    absent = [name for name in model.names if name not in place]
+    if absent:
+        notes.append(f"{counted(len(absent), 'class starts', 'classes start')} from random rows: {', '.join(absent)}")
+    return notes
+
+
+def _copy_rows(model: AdjustedModel, source: AdjustedModel, ours: list[int], theirs: list[int]) -> list[str]:
+    """Copy rows between layers of one name; those that keep random ones."""
+    known, kept = dict(zip(_places(source), _rows_by_layer(source), strict=True)), []
+    for place, rows in zip(_places(model), _rows_by_layer(model), strict=True):
+        others = known.get(place, [])
         if [r.weight.shape[1:] for r in rows] != [r.weight.shape[1:] for r in others]:
-            kept.append(layer)
+            kept.append(place)
             continue
         for mine, other in zip(rows, others, strict=True):
             mine.weight[ours] = other.weight[theirs]
@@ -132,17 +164,11 @@ def _copy_class_rows(model: AdjustedModel, source: AdjustedModel, alike: set[str
             if mine.background is not None and other.background is not None:
                 for to, value in zip(mine.background, other.background, strict=True):
                     to.copy_(value)
-    if kept:
-        which = f" of layers {', '.join(map(str, kept))}" if len(kept) < len(model.classifier_layers()) else ""
-        notes.append(f"class rows{which} keep random weights: they differ in shape or in anchors")
-    absent = [name for name in model.names if name not in place]
-    if absent:
-        notes.append(f"{counted(len(absent), 'class starts', 'classes start')} from random rows: {', '.join(absent)}")
-    return notes
+    return kept
 
 
-def _rows_by_layer(model: AdjustedModel) -> dict[int, list[ClassifierRows]]:
-    layers: dict[int, list[ClassifierRows]] = {}
+def _rows_by_layer(model: AdjustedModel) -> list[list[ClassifierRows]]:
+    layers: list[list[ClassifierRows]] = [[] for _ in model.classifier_layers()]
     for rows in model.classifier_rows():
-        layers.setdefault(rows.layer, []).append(rows)
+        layers[rows.layer].append(rows)
     return layers

@@ -17,6 +17,7 @@ from iifdet.build.model import check_multi_scale
 from iifdet.checkpoint import save_checkpoint
 from iifdet.config import TrainConfig, WeightKeys
 from iifdet.detectors import DETECTORS, Detector, PostprocessOptions
+from iifdet.detectors.cascade import CascadeRCNN
 from iifdet.detectors.cosine import CosineLinear
 from iifdet.detectors.fusing import NORMS, fuse_batch_norms
 from iifdet.detectors.rcnn import FasterRCNN
@@ -158,14 +159,13 @@ def identical(a: Any, b: Any) -> bool:
     return all(torch.equal(one[k], other[k]) for one, other in zip(a, b, strict=True) for k in one)
 
 
-def assert_same(a: Any, b: Any, atol: float = 1e-5) -> None:
+def assert_same(a: Any, b: Any, atol: float = 1e-5, pixels: float = 1e-3) -> None:
     assert len(a) == len(b)
     for one, other in zip(a, b, strict=True):
         torch.testing.assert_close(one["scores"], other["scores"], atol=atol, rtol=1e-4)
         other = other if atol == 0 else in_the_order_of(one, other, atol)
         assert torch.equal(one["labels"], other["labels"])
-        # where boxes of several proposals hardly differ, as a cascade's, rounding of scores chooses among them
-        torch.testing.assert_close(one["boxes"], other["boxes"], atol=0.5, rtol=1e-4)
+        torch.testing.assert_close(one["boxes"], other["boxes"], atol=pixels, rtol=1e-4)
         if "masks" in one and "masks" in other:
             torch.testing.assert_close(one["masks"], other["masks"], atol=1e-3, rtol=1e-3)
 
@@ -208,7 +208,8 @@ def test_an_adjustment_acts_in_its_phases_alone_and_folds_into_the_class_rows(
     assert identical(found, plain[0]) == (name in ("identity", "train-only"))
     assert {k for k in trained if trained[k] != plain[1][k]} == set() if name in ("identity", "infer-only") else {"cls"}
     model.fold()
-    assert_same(detect(model, images), found)
+    # a cascade's boxes of several proposals hardly differ here, and rounding of scores chooses among them
+    assert_same(detect(model, images), found, pixels=0.5 if isinstance(model, CascadeRCNN) else 1e-3)
 
 
 def test_a_folded_model_refuses_to_train_and_to_be_adjusted(model: Detector, images: torch.Tensor) -> None:

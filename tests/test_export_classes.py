@@ -118,6 +118,10 @@ def test_val_gives_the_figures_of_the_checkpoint(
     for name in ("top1", "top5", "mean_class", "nll", "ece"):
         assert of_both[1][name] == pytest.approx(of_both[0][name], abs=1e-5), name
     assert of_both[1]["groups"] == of_both[0]["groups"]
+    loaded = iifdet.val(model=iifdet.load(exported), project=tmp_path, name="loaded", device="cpu").metrics
+    assert loaded["top1"] == of_both[1]["top1"]
+    weights = [(tmp_path / name / "per_class.csv").read_text().splitlines() for name in ("checkpoint", "exported")]
+    assert weights[0] == weights[1], "weights of classes among it"
 
 
 def test_predict_gives_the_classes_of_the_checkpoint(
@@ -131,6 +135,9 @@ def test_predict_gives_the_classes_of_the_checkpoint(
     loaded = iifdet.load(exported)
     assert isinstance(loaded, ExportedClassifier) and loaded.names == one.names
     assert torch.equal(iifdet.predict(picture, model=loaded)[0].labels, other.labels)
+    for wrong in ([torch.rand(3, SIZE, SIZE)], torch.rand(3, SIZE, SIZE)):
+        with pytest.raises(InputError, match=r"expected \(B, 3, H, W\) of the size of the export"):
+            loaded(wrong)
 
 
 def test_the_command_says_what_it_wrote(
@@ -168,6 +175,11 @@ def test_what_a_file_cannot_do_is_refused(exported: Path, tmp_path: Path) -> Non
         iifdet.predict(np.zeros((40, 40, 3), np.uint8), weights=exported, imgsz=48)
     with pytest.raises(InputError, match="exported already"):
         iifdet.export(weights=exported, file=tmp_path / "again.onnx")
+    keys: dict[str, Any] = {"project": tmp_path, "device": "cpu"}
+    with pytest.raises(InputError, match="expected a checkpoint to train from, got the exported file"):
+        iifdet.train(model="se_resnet20", data=str(model.recipe["data"]), weights=exported, **keys)
+    with pytest.raises(InputError, match=r"expected a checkpoint, got .*, whose rows carry an adjustment"):
+        iifdet.tune(post_process=True, weights=str(exported), project=tmp_path)
     with pytest.raises(InputError, match="no layers to look at"):
         iifdet.cam(weights=[str(exported)], source="x.png", project=tmp_path)
     with pytest.raises(InputError):

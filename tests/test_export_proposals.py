@@ -37,6 +37,35 @@ ARGS = {"backbone": "mobilenet_v3_large_320_fpn", "min_size": 64, "max_size": 12
 CONF = 0.26
 
 
+def varied(name: str, **options: Any) -> Any:
+    """A detector that proposes more for one image than for another."""
+    torch.manual_seed(0)
+    model: Any = create_model(name, 4, **ARGS, **options, rpn_post_nms_top_n_test=60).eval()
+    model.names, model.counts = NAMES, COUNTS
+    _settle_norms(model.net.backbone, image(7, 4))
+    with torch.no_grad():
+        model.net.rpn.head.bbox_pred.weight.mul_(30)
+        model.net.rpn.head.cls_logits.weight.mul_(30)
+    return model
+
+
+@pytest.mark.parametrize(("name", "inside"), [("fasterrcnn", False), ("maskrcnn", True)])
+def test_a_cascade_is_exported_for_any_number_of_proposals(name: str, inside: bool, tmp_path: Path) -> None:
+    model = varied(name, cascade=True)
+    model.set_adjustment(torch.tensor([1.0, 1.5, 2.0, 3.0]))
+    keys: dict[str, Any] = {"nms_inside": True, "conf": CONF} if inside else {}
+    graph = load_exported(iifdet.export(model=model, imgsz=SIZE, file=tmp_path / "x.onnx", **keys).file)
+    graph.options = model.options = replace(model.options, conf=CONF)
+    pictures = torch.cat([image(3), image(5), torch.zeros(1, 3, SIZE, SIZE), torch.rand(1, 3, SIZE, SIZE)])
+    with torch.inference_mode():
+        numbers = {len(p) for p in model._encode(pictures).proposals}
+        assert len(numbers) > 1, "or the graph could have the number of one image in it"
+        found, expected = graph(pictures), model(pictures)
+    for one, other in zip(found, expected, strict=True):
+        assert len(one["scores"]) == len(other["scores"])
+        torch.testing.assert_close(one["scores"], other["scores"], atol=1e-3, rtol=0)
+
+
 def make(name: str, adjusted: bool = True) -> Detector:
     """A detector whose proposals, logits and masks differ from one another, as after training."""
     torch.manual_seed(0)

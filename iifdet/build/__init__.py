@@ -20,7 +20,7 @@ from iifdet.build.detection import build_mixing
 from iifdet.build.explainer import build_cam
 from iifdet.build.exporter import build_export
 from iifdet.build.features import look_before_epochs, prepare_synthesis
-from iifdet.build.finished import check_exported, load_finished, read_about
+from iifdet.build.finished import check_exported, load_finished, read_about, task_of_loaded
 from iifdet.build.loop import (
     build_schedule,
     build_state,
@@ -100,6 +100,7 @@ __all__ = [
     "split_name",
     "synchronise_batch_norms",
     "task_of",
+    "task_of_loaded",
     "task_of_model",
     "training_counts",
 ]

@@ -34,6 +34,7 @@ from iifdet.config import ValConfig, WeightKeys, resolve, validate
 from iifdet.config.tuning import StudyKeys, parse_split, read_study
 from iifdet.detectors import Detector
 from iifdet.errors import InputError, suggest
+from iifdet.exporting import is_exported
 from iifdet.models import MODELS
 from iifdet.rundir import RunDir
 from iifdet.training import AMP_TYPES
@@ -218,6 +219,8 @@ def _about(base: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     weights = base.get("weights")
     if not weights or is_foreign(weights):
         raise InputError(f"weights: expected a checkpoint for post_process, got {weights}; give weights=<its last.pt>")
+    if is_exported(weights):
+        raise InputError(f"weights: expected a checkpoint, got {weights}, whose rows carry an adjustment; give its .pt")
     content = read_checkpoint(weights)
     return dict(content["recipe"] or {}), MODELS[content["model"]["name"]].task
 

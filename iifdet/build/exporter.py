@@ -36,7 +36,9 @@ def build_export(keys: dict[str, Any], model: Any = None) -> ExportJob:
     config = resolve(ExportConfig, {**defaults, **keys})
     model = load_finished(config.weights, config) if model is None else borrow(model, None)
     if isinstance(model, ExportedDetector | ExportedClassifier):
-        raise InputError(f"weights: expected a checkpoint, got {config.weights}, which is exported already")
+        raise InputError(
+            f"weights: expected a checkpoint, got {config.weights or 'a model'}, which is exported already"
+        )
     if isinstance(model, Detector):
         known = habits(model, config.weights)
     else:

@@ -106,6 +106,11 @@ def read_about(weights: str | Path) -> tuple[dict[str, Any], str | None]:
     return {**card.habits(), **chosen}, card.task
 
 
+def task_of_loaded(model: AdjustedModel) -> str:
+    """What a loaded model does."""
+    return model.card.task if isinstance(model, ExportedClassifier) else task_of_model(model.spec.get("name"))
+
+
 def habits(model: Detector, weights: str | None) -> dict[str, Any]:
     """How a model is used to seeing pictures and choosing detections; the weights of another program know nothing."""
     if weights and is_foreign(weights):

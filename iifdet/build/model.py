@@ -62,7 +62,7 @@ def build_model(config: TrainConfig, index: DatasetIndex, fill: bool = True, cou
     if config.weights and fill:
         frozen = config.adjust in LEARNED or isinstance(model, RobustClassifier)
         random = [rows.weight.clone() for rows in model.classifier_rows()] if frozen else []
-        for note in load_weights(model, config.weights):
+        for note in load_weights(model, config.weights, whole=config.strategy == "decoupled"):
             log.info("%s", note)
         if frozen:
             _refuse_random_rows(model, random, config)
@@ -185,7 +185,7 @@ def load_foreign_model(name: str, weights: str, names: list[str], options: dict[
     return model.eval()
 
 
-def load_weights(model: Detector, path: str) -> list[str]:
+def load_weights(model: Any, path: str, whole: bool = False) -> list[str]:
     """Fill a new model from a Darknet file, torchvision's weights or one of our checkpoints, class rows by class name.
 
     ``default`` is torchvision's ImageNet backbone; .pth and .safetensors files are whole detectors or backbones.
@@ -196,24 +196,24 @@ def load_weights(model: Detector, path: str) -> list[str]:
     if is_darknet(path):
         report = load_darknet(_yolo(model), path)
         return [f"{path}: {report.loaded} of {report.total} layers loaded", *report.notes]
+    if is_exported(path):
+        raise InputError(f"weights: expected a checkpoint to train from, got the exported file {path}")
     if isinstance(model, Classifier):
-        return _load_classifier(model, path)
+        return _load_classifier(model, path, whole)
     if path == "default":
         return load_backbone(model, fetch_default(model))
     if Path(path).suffix in TORCHVISION:
         return _load_torchvision(model, path)
-    if is_exported(path):
-        raise InputError(f"weights: expected a checkpoint to train from, got the exported file {path}")
-    return transfer_weights(model, load_model(path))
+    return transfer_weights(model, load_model(path), whole)
 
 
-def _load_classifier(model: Classifier, path: str) -> list[str]:
+def _load_classifier(model: Classifier, path: str, whole: bool) -> list[str]:
     """torchvision's ImageNet network below the head, or one of our checkpoints."""
     if path == "default":
         return torchvision_weights.load_torchvision(model, torchvision_weights.fetch_default(model))
     if Path(path).suffix in TORCHVISION:
         return torchvision_weights.load_torchvision(model, read_state(path))
-    return transfer_weights(model, load_model(path))
+    return transfer_weights(model, load_model(path), whole)
 
 
 def _load_torchvision(model: Detector, path: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""Cascade R-CNN (Cai and Vasconcelos, CVPR 2018): second stages in a row, each on the boxes of the one before."""
+"""Cascade R-CNN (Cai and Vasconcelos, CVPR 2018): second stages in a row, each on the boxes of the one before.
+
+Numbers are those of MMDetection, with which the IIF paper trains its cascades.
+"""
 
 from __future__ import annotations
 
@@ -97,11 +100,13 @@ class CascadeRCNN(FasterRCNN):
             # 2. predict
             said = stage.predict(scene.features, sample.proposals, scene.sizes)
             # 3. supervise
-            parts = {"cls": mean_loss(self._class_losses(said, sample.labels)), "box": box_loss(said.offsets, sample)}
+            parts = {"cls": mean_loss(self._class_losses(said, sample.labels))}
+            parts["box"] = box_loss(said.offsets, sample, beta=1.0)
             if stage.has_mask():
                 parts["mask"] = stage.mask_loss(scene.features, sample, scene.sizes, scene.targets)
             named = {**named, **{key: named.get(key, 0.0) + share * value for key, value in parts.items()}}
-            proposals = without_truth(refined(stage, said.offsets, sample.proposals, scene.sizes), sample, scene)
+            if stage is not self.stages[-1]:
+                proposals = without_truth(refined(stage, said.offsets, sample.proposals, scene.sizes), sample, scene)
         return named
 
     def _second_stage(self, scene: Scene) -> tuple[Tensor, Tensor]:
@@ -143,9 +148,11 @@ def refined(
     stage: PhasedRoIHeads, offsets: Tensor, proposals: list[Tensor], sizes: Sizes, inside: bool = True
 ) -> list[Tensor]:
     """(N, 4) boxes of each image that (R, 4) offsets make of its proposals, clipped to the image where ``inside``."""
-    boxes = stage.box_coder.decode(widened(offsets), proposals).reshape(-1, 4).split([len(p) for p in proposals])
+    whole = stage.box_coder.decode(widened(offsets), proposals).reshape(-1, 4)
+    # of one image alone there is nothing to split: a traced graph would keep its number of proposals
+    boxes = [whole] if len(proposals) == 1 else list(whole.split([len(p) for p in proposals]))
     if not inside:
-        return list(boxes)
+        return boxes
     return [clip_boxes_to_image(b, size) for b, size in zip(boxes, sizes, strict=True)]
 
 

@@ -102,14 +102,14 @@ class PhasedRoIHeads(RoIHeads):
         return self.mask_predictor(self.mask_head(pooled))
 
 
-def box_loss(offsets: Tensor, sample: Sample) -> Tensor:
+def box_loss(offsets: Tensor, sample: Sample, beta: float = 1 / 9) -> Tensor:
     """The half of torchvision's ``fastrcnn_loss`` that is about boxes, a scalar, of (R, 4·(1 + C)) offsets, or (R, 4)
-    for all classes.
+    for all classes; squared up to ``beta``.
     """
     rows = (sample.labels >= 0).nonzero().flatten()
     columns = sample.labels[rows] + 1 if offsets.shape[1] > 4 else torch.zeros_like(rows)
     chosen = offsets.view(len(offsets), -1, 4)[rows, columns]
-    return F.smooth_l1_loss(chosen, sample.wanted[rows], beta=1 / 9, reduction="sum") / sample.labels.numel()
+    return F.smooth_l1_loss(chosen, sample.wanted[rows], beta=beta, reduction="sum") / sample.labels.numel()
 
 
 def mean_loss(losses: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
@@ -66,6 +67,10 @@ class ExportedDetector(Detector):
             return found
         return Detection(**found, masks=paste_masks_in_image(masks[rows, None], found["boxes"], size)[:, 0])
 
+    @property
+    def told_weights(self) -> Tensor:
+        return torch.tensor(self.card.adjustment["scale"], dtype=torch.float64)
+
     def classifier_rows(self) -> Iterator[ClassifierRows]:
         """None that could be looked at."""
         return iter(())
@@ -114,6 +119,9 @@ class ExportedClassifier(AdjustedModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) of the exported size -> (B, C) logits."""
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            got = tuple(images.shape) if isinstance(images, Tensor) else "a list"
+            raise InputError(f"imgsz: expected (B, 3, H, W) of the size of the export, got {got}")
         self.check_size(image_size(images))
         _, logits = self._run(images.detach().float().cpu())
         return logits.to(images.device)
@@ -121,6 +129,10 @@ class ExportedClassifier(AdjustedModel):
     def scores(self, logits: Tensor) -> Tensor:
         """(B, C) probabilities in [0, 1] of logits."""
         return class_scores(logits, self.class_activation)
+
+    @property
+    def told_weights(self) -> Tensor:
+        return torch.tensor(self.card.adjustment["scale"], dtype=torch.float64)
 
     def classifier_rows(self) -> Iterator[ClassifierRows]:
         """None that could be looked at."""

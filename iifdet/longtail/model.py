@@ -313,6 +313,11 @@ class AdjustedModel(nn.Module):
             raise ValueError(f"bg_scale, bg_shift: {missing}; leave them at 1 and 0")
         self.adjust.set(scale, shift, when=when, center=center, bg_scale=bg_scale, bg_shift=bg_shift)
 
+    @property
+    def told_weights(self) -> Tensor:
+        """(C,) float64, on the CPU: what classes are weighed by, in the loss or in the logits; for tables."""
+        return (self.adjust.scale if self.class_weight is None else self.class_weight).detach().double().cpu()
+
     def row_norms(self) -> Tensor | None:
         """(C,) float64 length of each class's row, the mean over anchors and layers: no bias, and no adjustment of it.
 

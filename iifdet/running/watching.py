@@ -58,8 +58,7 @@ class Validation:
         return self.summary, fitness
 
     def _score(self, model: Any) -> tuple[dict[str, Any], dict[str, float | None], float]:
-        weights = (model.adjust.scale if model.class_weight is None else model.class_weight).detach().double().cpu()
-        metrics = self.result.metrics(model.counts, groups=self.cfg.group_limits, weights=weights)
+        metrics = self.result.metrics(model.counts, groups=self.cfg.group_limits, weights=model.told_weights)
         metrics["class_activation"] = model.class_activation
         return metrics, self.evaluator.summary(metrics), self.evaluator.fitness(self.result)
 

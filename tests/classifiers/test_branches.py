@@ -385,7 +385,7 @@ def test_several_experts_are_not_aligned(keys: dict[str, Any], tmp_path: Path) -
 def test_more_experts_than_the_checkpoint_has_say_so() -> None:
     small, large = (create_model("se_resnet20", 3, width=0.25, experts=n) for n in (2, 3))
     notes = " ".join(transfer_weights(large, small))
-    assert "class rows of layers 2 keep random weights" in notes and "layers keep random weights" in notes
+    assert "class rows of head.2 keep random weights" in notes and "layers keep random weights" in notes
     plain = create_model("se_resnet20", 3, width=0.25)
     with pytest.raises(InputError, match="layers of se_resnet20 with experts=2, got a checkpoint of se_resnet20 and"):
         transfer_weights(small, plain)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torchvision.ops import box_iou
 
-import iifdet
 from iifdet.build.freezing import freeze_all_but_class_rows
 from iifdet.detectors import DETECTORS, cascade
 from iifdet.detectors.cascade import CODES, OVERLAPS, CascadeMaskRCNN, CascadeRCNN
+from iifdet.errors import InputError
 from iifdet.longtail import ClassCounts
 from iifdet.models import create_model
+from iifdet.transfer import transfer_weights
 
 C, SIZE = 4, 96
 SMALL: dict[str, Any] = {"backbone": "mobilenet_v3_large_320_fpn", "min_size": SIZE, "max_size": SIZE, "cascade": True}
@@ -139,12 +139,24 @@ def test_a_second_stage_of_training_trains_the_class_rows_of_every_stage() -> No
     assert learning == {f"{stage}.{part}" for stage in stages for part in ("weight", "bias")}
 
 
-def test_a_graph_says_the_same(tmp_path: Path) -> None:
-    """An export that says something else than the model is refused by itself."""
-    pytest.importorskip("onnx", reason="pip install iifdet[export]")
-    model = make()
-    model.set_adjustment(torch.tensor([1.0, 1.5, 2.0, 3.0]))
-    assert iifdet.export(model=model, imgsz=SIZE, file=tmp_path / "x.onnx").difference < 1e-3
+def test_a_stage_of_training_that_leaves_box_heads_as_they_are_wants_all_of_them() -> None:
+    """Rows of one network on the random features of another would be all that it trains."""
+    plain: Any = create_model("fasterrcnn", C, **{**SMALL, "cascade": False})
+    plain.names, plain.counts = COUNTS.names, COUNTS
+    whole = make()
+    for source, options in ((whole, {"cascade": False}), (plain, {"cascade": True})):
+        model: Any = create_model("fasterrcnn", C, **{**SMALL, **options})
+        model.names = COUNTS.names
+        with pytest.raises(InputError, match=r"expected all layers below .* got none for net\.roi_heads"):
+            transfer_weights(model, source, whole=True)
+        notes = " ".join(transfer_weights(model, source))
+        assert "class rows keep random weights: the checkpoint has others there, or none" in notes
+        assert torch.equal(model.net.backbone.body["0"][0].weight, source.net.backbone.body["0"][0].weight)
+    twin: Any = create_model("fasterrcnn", C, **SMALL)
+    twin.names = COUNTS.names
+    transfer_weights(twin, whole, whole=True)
+    for mine, other in zip(twin.classifier_rows(), whole.classifier_rows(), strict=True):
+        assert torch.equal(mine.weight, other.weight)
 
 
 def test_options_make_cascades_and_what_has_no_place_is_refused() -> None:

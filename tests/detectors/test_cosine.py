@@ -126,8 +126,12 @@ def test_masks_of_another_kind_are_not_taken_and_another_scale_is_said() -> None
     before = model.net.roi_heads.mask_predictor.mask_fcn_logits.weight.clone()
     notes = transfer_weights(model, source)
     assert torch.equal(model.net.roi_heads.mask_predictor.mask_fcn_logits.weight, before)
-    assert any("of another kind in the checkpoint, and random: net.roi_heads.mask_predictor" in note for note in notes)
+    assert any("random, since the checkpoint has other ones or none: net.roi_heads.mask" in note for note in notes)
     assert any("a cosine of 1 comes to 20.0, and came to 8.0 in the checkpoint" in note for note in notes)
+    source = create_model("maskrcnn", C, **SMALL)  # head and masks of other kinds: both are said
+    source.names = COUNTS.names
+    both = " ".join(transfer_weights(model, source))
+    assert "net.roi_heads.mask_predictor" in both and "CosineLinear here" in both
 
 
 def test_torchvision_s_files_start_it_with_rows_of_its_own(tmp_path: Path) -> None:
