@@ -19,6 +19,14 @@ from iifdet.training import Callback, TrainState, to_device
 from iifdet.types import Batch
 
 
+@torch.no_grad()
+def _put(state: TrainState, name: str, value: Tensor) -> None:
+    """Into the model's tensor of this name, in place since a recorded step reads it, and into that of its average."""
+    state.model.state_dict()[name].copy_(value)
+    if state.average is not None:
+        state.average.weights[name].copy_(value)
+
+
 class _Buffer(Callback):
     """A buffer of the model, by name, that holds what :meth:`value` says of the epoch."""
 
@@ -30,15 +38,11 @@ class _Buffer(Callback):
     def value(self, epoch: int) -> Tensor:
         raise NotImplementedError
 
-    @torch.no_grad()
     def on_batches(self, state: TrainState, batches: Sequence[Batch]) -> None:
         if state.epoch == self.epoch and state.batch:
             return
         self.epoch = state.epoch
-        now, buffer = self.value(state.epoch), getattr(state.model, self.name)
-        buffer.copy_(now)  # in place: a recorded step reads it
-        if state.average is not None:
-            state.average.weights[self.name].copy_(now)
+        _put(state, self.name, self.value(state.epoch))
 
 
 class DeferredWeights(_Buffer):
@@ -142,9 +146,7 @@ class Centroids(Callback):
             return
         with _in_eval_mode(model):
             found = self._means(model)
-        model.state_dict()[name].copy_(found)
-        if state.average is not None:
-            state.average.weights[name].copy_(found)
+        _put(state, name, found)
 
     @torch.no_grad()
     def _means(self, model: Any) -> Tensor:
@@ -180,9 +182,8 @@ class AdaptedChances(Callback):
             losses = self._losses(model)
         augmentation = model.augmentation
         augmentation.adapt(losses, like_classes(augmentation.means()))
-        if state.average is not None:
-            for name in ("chance", "before"):
-                state.average.weights[f"augmentation.{name}"].copy_(getattr(augmentation, name))
+        for name in ("chance", "before"):
+            _put(state, f"augmentation.{name}", getattr(augmentation, name))
 
     def _losses(self, model: Any) -> Tensor:
         """(C,) sums over the proposals of each class, divided by the number of all."""

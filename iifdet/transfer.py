@@ -50,16 +50,23 @@ def transfer_weights(model: AdjustedModel, source: AdjustedModel, whole: bool = 
             f"got none for {some(left, 3)} in a checkpoint of {_called(source, model)}; give the model_args that it "
             "was trained with"
         )
-    alike = {name for name in model.class_tensors() if _same_kind(model, source, name)}
+    alike = _alike(model, source)
     if list(model.names) == list(source.names):  # background's places too, so that nothing but class rows can differ
         for name in alike:
             if name in theirs and theirs[name].shape == ours[name].shape:
                 ours[name].copy_(theirs[name])
+    notes = [*_other_circumstances(model, source), *_copy_class_rows(model, source, alike)]
+    if missed:
+        notes.append(f"{len(missed)} layers keep random weights: {', '.join(missed)}")
+    return [f"{copied} of {len(ours) - len(class_keys)} tensors loaded beside the class rows", *notes]
+
+
+def _other_circumstances(model: AdjustedModel, source: AdjustedModel) -> list[str]:
+    """What was otherwise when the class rows of ``source`` were trained."""
+    notes = []
     if model.class_loss_choice != source.class_loss_choice:
         before, now = spell_choice(source.class_loss_choice), spell_choice(model.class_loss_choice)
-        notes = [f"class rows were trained with {before}, this run trains with {now}"]
-    else:
-        notes = []
+        notes.append(f"class rows were trained with {before}, this run trains with {now}")
     if not source.adjust.is_identity and source.adjust.acts_in("train"):
         notes.append(f"the adjustment that its class rows were trained under is not taken: {source.adjust}")
     if source.align is not None:
@@ -69,10 +76,7 @@ def transfer_weights(model: AdjustedModel, source: AdjustedModel, whole: bool = 
             f"all logits change: a cosine of 1 comes to {model.cosine_scale}, and came to {source.cosine_scale} in the "
             "checkpoint"
         )
-    notes += _copy_class_rows(model, source, alike)
-    if missed:
-        notes.append(f"{len(missed)} layers keep random weights: {', '.join(missed)}")
-    return [f"{copied} of {len(ours) - len(class_keys)} tensors loaded beside the class rows", *notes]
+    return notes
 
 
 def _called(model: AdjustedModel, other: AdjustedModel) -> str:
@@ -101,11 +105,11 @@ def _class_keys(model: AdjustedModel) -> set[str]:
     return {name for name, p in model.named_parameters() if id(p) in layers}
 
 
-def _same_kind(model: AdjustedModel, source: AdjustedModel, name: str) -> bool:
-    """Whether the module that has this tensor is of the same kind in both: what it holds means the same then."""
-    place = name.rpartition(".")[0]
-    modules = (dict(m.named_modules()).get(place) for m in (model, source))
-    return len({type(module) for module in modules}) == 1
+def _alike(model: AdjustedModel, source: AdjustedModel) -> set[str]:
+    """Class tensors whose modules are of the same kind in both: what they hold means the same then."""
+    mine, theirs = ({name: type(module) for name, module in m.named_modules()} for m in (model, source))
+    places = {name: name.rpartition(".")[0] for name in model.class_tensors()}
+    return {name for name, place in places.items() if mine[place] is theirs.get(place)}
 
 
 def _places(model: AdjustedModel) -> list[str]:

@@ -167,10 +167,7 @@ def test_val_scores_the_graph_as_it_scores_the_checkpoint(
 
 def test_cosines_and_an_alignment_are_in_the_graph(tmp_path: Path) -> None:
     """An export that says something else than the model is refused by itself."""
-    torch.manual_seed(0)
-    model: Any = create_model("fasterrcnn", 4, **ARGS, head="cosine").eval()
-    model.names, model.counts = NAMES, COUNTS
-    _settle_norms(model.net.backbone, image(7, 4))
+    model = varied("fasterrcnn", head="cosine")
     model.set_adjustment(torch.tensor([1.0, 1.5, 2.0, 3.0]))
     plain = iifdet.export(model=model, imgsz=SIZE, file=tmp_path / "plain.onnx")
     model.learn_alignment()

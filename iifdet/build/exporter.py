@@ -8,17 +8,17 @@ from typing import Any
 
 from iifdet.build.adjustment import refuse_idle_weight_keys
 from iifdet.build.class_predictor import class_habits, refuse_box_keys
-from iifdet.build.classification import class_view
+from iifdet.build.classification import ALWAYS_BOXES, class_view
 from iifdet.build.finished import adjust_finished, borrow, habits, load_finished
 from iifdet.build.model import postprocess_options
 from iifdet.config import resolve
 from iifdet.config.exporting import ExportConfig
 from iifdet.detectors import Detector
 from iifdet.errors import InputError
-from iifdet.exporting import FORMATS, ExportedClassifier, ExportedDetector, ExportJob, Preprocessing
+from iifdet.exporting import FORMATS, Exported, ExportJob, Preprocessing
 
-#: Keys of ``export`` that are about how boxes are chosen.
-ABOUT_CHOICE = ("resize", "nms_inside", "conf", "iou", "max_det", "nms", "multi_label")
+#: Keys of ``export`` that mean boxes.
+ABOUT_BOXES = (*ALWAYS_BOXES, "nms_inside")
 
 
 def build_export(keys: dict[str, Any], model: Any = None) -> ExportJob:
@@ -35,14 +35,14 @@ def build_export(keys: dict[str, Any], model: Any = None) -> ExportJob:
     defaults = {"conf": ExportConfig.model_fields["conf"].default, "adjust": None}
     config = resolve(ExportConfig, {**defaults, **keys})
     model = load_finished(config.weights, config) if model is None else borrow(model, None)
-    if isinstance(model, ExportedDetector | ExportedClassifier):
+    if isinstance(model, Exported):
         raise InputError(
             f"weights: expected a checkpoint, got {config.weights or 'a model'}, which is exported already"
         )
     if isinstance(model, Detector):
         known = habits(model, config.weights)
     else:
-        refuse_box_keys(keys, ABOUT_CHOICE)
+        refuse_box_keys(keys, ABOUT_BOXES)
         known = class_habits(model, keys)
     config = resolve(ExportConfig, {**_mine(known), **defaults, **keys})
     if config.adjust is not None:

@@ -18,7 +18,7 @@ from iifdet.datasets.classification import load_class_index
 from iifdet.datasets.description import task_of
 from iifdet.detectors import Detector
 from iifdet.errors import InputError
-from iifdet.exporting import CLASSIFY, ExportedClassifier, ExportedDetector, is_exported, read_card
+from iifdet.exporting import CLASSIFY, Exported, ExportedDetector, is_exported, read_card
 from iifdet.longtail import AdjustedModel, ClassCounts
 from iifdet.models import MODELS
 
@@ -100,15 +100,14 @@ def read_about(weights: str | Path) -> tuple[dict[str, Any], str | None]:
         content = read_checkpoint(weights)
         return dict(content["recipe"] or {}), task_of_model(content["model"]["name"])
     card = read_card(weights)
-    if card.task == CLASSIFY:
-        return card.habits(), card.task
-    chosen = {key: card.postprocessing[key] for key in (*FROM_OPTIONS, *(("conf",) if card.nms else ()))}
+    settled = () if card.task == CLASSIFY else (*FROM_OPTIONS, *(("conf",) if card.nms else ()))
+    chosen = {key: card.postprocessing[key] for key in settled}
     return {**card.habits(), **chosen}, card.task
 
 
 def task_of_loaded(model: AdjustedModel) -> str:
     """What a loaded model does."""
-    return model.card.task if isinstance(model, ExportedClassifier) else task_of_model(model.spec.get("name"))
+    return model.card.task if isinstance(model, Exported) else task_of_model(model.spec.get("name"))
 
 
 def habits(model: Detector, weights: str | None) -> dict[str, Any]:
@@ -130,10 +129,8 @@ def check_exported(model: AdjustedModel, config: Any) -> None:
     Raises:
         InputError: another image size, or other detections than its own NMS gives.
     """
-    if isinstance(model, ExportedDetector):
-        model.check(model.options, config.imgsz, config.rect)
-    if isinstance(model, ExportedClassifier):
-        model.check_size((config.imgsz, config.imgsz))
+    if isinstance(model, Exported):
+        model.check(config)
 
 
 def adjust_finished(model: AdjustedModel, config: Any) -> None:

@@ -13,6 +13,8 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN, mobilen
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from iifdet.detectors.options import check_switches
+
 #: What Caffe's VGG16 subtracts, in shares of 255, and its unit: torchvision's own VGG16 for SSD expects the same.
 VGG_NORM = {"image_mean": [0.48235, 0.45882, 0.40784], "image_std": [1 / 255] * 3}
 
@@ -86,8 +88,7 @@ def check_backbone(name: str, trainable: int | None, frozen_bn: bool) -> Plan:
     plan = plan_of(name)
     if trainable is not None and not (type(trainable) is int and 0 <= trainable <= plan.stages):
         raise ValueError(f"trainable_backbone_layers: expected 0…{plan.stages} for {name}, got {trainable!r}")
-    if not isinstance(frozen_bn, bool):
-        raise ValueError(f"frozen_bn: expected true or false, got {frozen_bn!r}")
+    check_switches({"frozen_bn": frozen_bn})
     if frozen_bn and (plan.family in ("vgg", "features") or name.endswith("_v2")):
         why = "trains its own" if name.endswith("_v2") else "has no batch norm that torchvision freezes"
         raise ValueError(f"frozen_bn: {name} {why}")

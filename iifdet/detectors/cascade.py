@@ -17,7 +17,7 @@ from torchvision.ops import clip_boxes_to_image
 from iifdet.detectors.batching import Images
 from iifdet.detectors.cosine import CosineConv, CosineLinear
 from iifdet.detectors.rcnn import FasterRCNN, MaskRCNN, Scene
-from iifdet.detectors.roi_heads import Features, PhasedRoIHeads, Sample, Sizes, box_loss, mean_loss
+from iifdet.detectors.roi_heads import Features, PhasedRoIHeads, Sample, Sizes
 from iifdet.longtail import widened
 from iifdet.types import Target
 
@@ -88,6 +88,9 @@ class CascadeRCNN(FasterRCNN):
         """The second stages, in order."""
         return list(self.net.roi_heads.stages)
 
+    def second_stages(self) -> dict[str, Any]:
+        return {f"net.roi_heads.stages.{number}": stage for number, stage in enumerate(self.stages)}
+
     def losses(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
         """``cls``, ``box`` and with masks ``mask``, weighed sums over the stages, and ``rpn_cls``, ``rpn_box``."""
         self.adjust.acts_in("train")  # a folded model refuses before anything is computed
@@ -100,10 +103,7 @@ class CascadeRCNN(FasterRCNN):
             # 2. predict
             said = stage.predict(scene.features, sample.proposals, scene.sizes)
             # 3. supervise
-            parts = {"cls": mean_loss(self._class_losses(said, sample.labels))}
-            parts["box"] = box_loss(said.offsets, sample, beta=1.0)
-            if stage.has_mask():
-                parts["mask"] = stage.mask_loss(scene.features, sample, scene.sizes, scene.targets)
+            parts = self._stage_losses(stage, scene, sample, said, beta=1.0)
             named = {**named, **{key: named.get(key, 0.0) + share * value for key, value in parts.items()}}
             if stage is not self.stages[-1]:
                 proposals = without_truth(refined(stage, said.offsets, sample.proposals, scene.sizes), sample, scene)
@@ -116,27 +116,6 @@ class CascadeRCNN(FasterRCNN):
             logits.append(widened(said.logits))
             boxes = refined(stage, said.offsets, boxes, scene.sizes, inside=number < len(self.stages))
         return torch.cat(boxes).unsqueeze(1).expand(-1, self.num_classes, -1), torch.stack(logits).mean(dim=0)
-
-    def classifier_layers(self) -> list[nn.Module]:
-        return [stage.box_predictor.cls_score for stage in self.stages]
-
-    def class_tensors(self) -> dict[str, Tensor]:
-        """Lengths of cosine rows, and masks of each stage."""
-        found = {}
-        for number, stage in enumerate(self.stages):
-            prefix = f"net.roi_heads.stages.{number}"
-            if self._is_cosine:
-                lengths = stage.box_predictor.cls_score.class_scale
-                found[f"{prefix}.box_predictor.cls_score.class_scale"] = lengths[1:]
-            if stage.has_mask():
-                layer, place = stage.mask_predictor.mask_fcn_logits, f"{prefix}.mask_predictor.mask_fcn_logits"
-                found |= {f"{place}.weight": layer.weight[1:], f"{place}.bias": layer.bias[1:]}
-        return found
-
-    @property
-    def alignment_width(self) -> int | None:
-        """None: there are several classifiers to align."""
-        return None
 
 
 class CascadeMaskRCNN(CascadeRCNN, MaskRCNN):

@@ -15,20 +15,19 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
 
 def check_number(name: str, value: Any, high: float = math.inf) -> None:
     """A finite number from 0 to ``high``, which is 1 or nothing."""
-    good = (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= high
-    )
-    if not good:
+    if not (_is_number(value) and 0 <= value <= high):
         limits = "in [0, 1]" if high == 1 else ">= 0"
         raise ValueError(f"{name}: expected a number {limits}, got {value!r}")
 
 
 def check_positive(name: str, value: Any) -> None:
     """A finite number above 0; None, which stands for a default, passes."""
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf
-    ):
+    if value is not None and not (_is_number(value) and value > 0):
         raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_switches(options: Mapping[str, Any]) -> None:

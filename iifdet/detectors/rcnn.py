@@ -19,7 +19,7 @@ from iifdet.detectors.batching import Images
 from iifdet.detectors.cosine import CosineLinear
 from iifdet.detectors.layout import Layout
 from iifdet.detectors.postprocess import PostprocessOptions, in_own_pixels
-from iifdet.detectors.roi_heads import PhasedRoIHeads, Said, Sample, box_loss, mean_loss
+from iifdet.detectors.roi_heads import BETA, PhasedRoIHeads, Said, Sample, box_loss, mean_loss
 from iifdet.detectors.targets import check_targets, on_device
 from iifdet.longtail import REFUSE_MIXED, ClassCounts, ClassifierRows, ClassLossChoice, widened
 from iifdet.types import Detection, NetworkBoxes, RawPredictions, Target
@@ -121,12 +121,20 @@ class FasterRCNN(Detector):
         # 2. predict
         said = heads.predict(scene.features, sample.proposals, scene.sizes)
         # 3. supervise
-        named = {"cls": mean_loss(self._class_losses(said, sample.labels)), "box": box_loss(said.offsets, sample)}
-        if heads.has_mask():
-            named["mask"] = heads.mask_loss(scene.features, sample, scene.sizes, scene.targets)
+        named = self._stage_losses(heads, scene, sample, said)
         if self.augmentation is not None:
             named["drawn"] = self._drawn_loss(self.augmentation, said, sample.labels)
         return {**named, **self._proposal_losses(scene)}
+
+    def _stage_losses(
+        self, heads: PhasedRoIHeads, scene: Scene, sample: Sample, said: Said, beta: float = BETA
+    ) -> dict[str, Tensor]:
+        """``cls``, ``box`` and with masks ``mask``; ``beta`` is of :func:`box_loss`."""
+        named = {"cls": mean_loss(self._class_losses(said, sample.labels)), "box": box_loss(said.offsets, sample, beta)}
+        if heads.has_mask():
+            assert scene.targets is not None
+            named["mask"] = heads.mask_loss(scene.features, sample, scene.sizes, scene.targets)
+        return named
 
     def _proposal_losses(self, scene: Scene) -> dict[str, Tensor]:
         """Those of the first stage."""
@@ -203,25 +211,23 @@ class FasterRCNN(Detector):
         scene = self._encode(image)
         return _of_image(*self._second_stage(scene), scene.sizes[0], scene.own[0]), scene
 
+    def second_stages(self) -> dict[str, Any]:
+        """Name -> RoI heads, each with class rows of its own; one here."""
+        return {"net.roi_heads": self.net.roi_heads}
+
     def classifier_layers(self) -> list[nn.Module]:
-        return [self.net.roi_heads.box_predictor.cls_score]
+        return self._class_layers()
+
+    def _class_layers(self) -> list[Any]:
+        return [heads.box_predictor.cls_score for heads in self.second_stages().values()]
 
     def classifier_rows(self) -> Iterator[ClassifierRows]:
         for number, layer in enumerate(self._class_layers()):
             yield ClassifierRows(layer.weight[1:], layer.bias[1:], (layer.weight[0], layer.bias[0]), number)
 
-    def _class_layers(self) -> list[Any]:
-        return list(self.classifier_layers())
-
     def class_tensors(self) -> dict[str, Tensor]:
-        prefix, columns = "net.roi_heads.box_predictor", self.num_classes + 1
-        scores, boxes = self.net.roi_heads.box_predictor.cls_score, self.net.roi_heads.box_predictor.bbox_pred
-        lengths = {f"{prefix}.cls_score.class_scale": scores.class_scale[1:]} if self._is_cosine else {}
-        return {
-            **lengths,
-            f"{prefix}.bbox_pred.weight": boxes.weight.view(columns, 4, -1)[1:],
-            f"{prefix}.bbox_pred.bias": boxes.bias.view(columns, 4)[1:],
-        }
+        stages = self.second_stages().items()
+        return {f"{place}.{name}": value for place, heads in stages for name, value in heads.class_tensors().items()}
 
     @property
     def _is_cosine(self) -> bool:
@@ -237,7 +243,8 @@ class FasterRCNN(Detector):
 
     @property
     def alignment_width(self) -> int | None:
-        return int(self._class_layers()[0].in_features)
+        layers = self._class_layers()
+        return int(layers[0].in_features) if len(layers) == 1 else None
 
     def fold_layers(self) -> None:
         if not self._is_cosine:
@@ -276,13 +283,6 @@ class MaskRCNN(FasterRCNN):
             Detection(**d, masks=paste_masks_in_image(m.float(), d["boxes"], r.size)[:, 0])
             for d, m, r in zip(found, small, raw, strict=True)
         ]
-
-    def class_tensors(self) -> dict[str, Tensor]:
-        prefix, layer = (
-            "net.roi_heads.mask_predictor.mask_fcn_logits",
-            self.net.roi_heads.mask_predictor.mask_fcn_logits,
-        )
-        return {**super().class_tensors(), f"{prefix}.weight": layer.weight[1:], f"{prefix}.bias": layer.bias[1:]}
 
 
 def _of_image(boxes: Tensor, logits: Tensor, size: tuple[int, int], own: tuple[int, int]) -> RawPredictions:

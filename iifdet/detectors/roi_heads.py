@@ -11,8 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
 
+from iifdet.detectors.cosine import CosineLinear
+
 Features = dict[str, Tensor]
 Sizes = list[tuple[int, int]]
+#: Up to which torchvision's box loss is squared.
+BETA = 1 / 9
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,21 @@ class PhasedRoIHeads(RoIHeads):
         logits = self._mask_logits(features, boxes, sizes)
         return maskrcnn_loss(logits, boxes, [t["masks"] for t in targets], [t["labels"] for t in targets], rows)
 
+    def class_tensors(self) -> dict[str, Tensor]:
+        """Views of what has a part for each class, background excluded, beside the class rows; by name."""
+        predictor, found = self.box_predictor, {}
+        if isinstance(predictor.cls_score, CosineLinear):
+            found["box_predictor.cls_score.class_scale"] = predictor.cls_score.class_scale[1:]
+        columns = predictor.cls_score.out_features
+        if predictor.bbox_pred.out_features == 4 * columns:  # else one box for all
+            found["box_predictor.bbox_pred.weight"] = predictor.bbox_pred.weight.view(columns, 4, -1)[1:]
+            found["box_predictor.bbox_pred.bias"] = predictor.bbox_pred.bias.view(columns, 4)[1:]
+        if self.has_mask():
+            layer = self.mask_predictor.mask_fcn_logits
+            found["mask_predictor.mask_fcn_logits.weight"] = layer.weight[1:]
+            found["mask_predictor.mask_fcn_logits.bias"] = layer.bias[1:]
+        return found
+
     def masks(self, features: Features, boxes: list[Tensor], labels: list[Tensor], sizes: Sizes) -> list[Tensor]:
         """(N, 1, 28, 28) probabilities in each of an image's boxes, of the class that ``labels`` names."""
         return list(maskrcnn_inference(self._mask_logits(features, boxes, sizes), labels))
@@ -102,7 +121,7 @@ class PhasedRoIHeads(RoIHeads):
         return self.mask_predictor(self.mask_head(pooled))
 
 
-def box_loss(offsets: Tensor, sample: Sample, beta: float = 1 / 9) -> Tensor:
+def box_loss(offsets: Tensor, sample: Sample, beta: float = BETA) -> Tensor:
     """The half of torchvision's ``fastrcnn_loss`` that is about boxes, a scalar, of (R, 4·(1 + C)) offsets, or (R, 4)
     for all classes; squared up to ``beta``.
     """

@@ -1,7 +1,7 @@
 """Models as graphs that run without this package: ONNX and torch.export; and such files as models again."""
 
 from iifdet.exporting.card import CLASSIFY, Card, Preprocessing
-from iifdet.exporting.exported import ExportedClassifier, ExportedDetector
+from iifdet.exporting.exported import Exported, ExportedClassifier, ExportedDetector
 from iifdet.exporting.graph import DenseGraph, prepare
 from iifdet.exporting.job import FORMATS, ExportJob, ExportResult
 from iifdet.exporting.reading import SUFFIXES, is_exported, load_exported, read_card
@@ -14,6 +14,7 @@ __all__ = [
     "DenseGraph",
     "ExportJob",
     "ExportResult",
+    "Exported",
     "ExportedClassifier",
     "ExportedDetector",
     "Preprocessing",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor, nn
 
 from iifdet.classifiers import Classifier
 from iifdet.exporting.card import Card, Preprocessing
-from iifdet.exporting.graph import TOLERANCE, Built, capture, fold_and_fuse, operators, torch_bytes
-from iifdet.exporting.onnx_file import describe, to_onnx
-from iifdet.exporting.reading import run_onnx
+from iifdet.exporting.exported import Run
+from iifdet.exporting.graph import TOLERANCE, Built, capture, fold_and_fuse
+from iifdet.exporting.writing import written
 
 #: What the graph gives.
 OUTPUTS = ("scores", "logits")
@@ -41,16 +38,11 @@ def build_classes(model: Classifier, look: Preprocessing, format: str) -> Built:
     images = torch.rand(2, 3, *look.size, generator=torch.Generator().manual_seed(0))
     card = Card.of(model, look, nms=False)
     program = capture(ClassGraph(fold_and_fuse(model, images)).eval(), images)
-    if format == "onnx":
-        proto = to_onnx(program, OUTPUTS)
-        difference = _try_out(run_onnx(proto.SerializeToString()), model, look)
-        return describe(proto, card), Counter(node.op_type for node in proto.graph.node), difference
-    difference = _try_out(program.module(), model, look)
-    return torch_bytes(program, card), Counter(operators(program)), difference
+    return written(program, card, format, OUTPUTS, lambda run: _try_out(run, model, look))
 
 
 @torch.no_grad()
-def _try_out(run: Callable[[Tensor], Sequence[Tensor]], model: Classifier, look: Preprocessing) -> float:
+def _try_out(run: Run, model: Classifier, look: Preprocessing) -> float:
     """How far the scores lie apart on other images, and another number of them, than those of the capture."""
     images = torch.rand(3, 3, *look.size, generator=torch.Generator().manual_seed(1))
     scores, logits = run(images)

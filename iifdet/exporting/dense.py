@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from iifdet.detectors import Detector
 from iifdet.exporting.card import Card, Preprocessing
-from iifdet.exporting.graph import TOLERANCE, Built, capture, operators, prepare, torch_bytes
-from iifdet.exporting.onnx_file import DENSE, INNER, append_nms, describe, to_onnx
-from iifdet.exporting.reading import run_onnx
+from iifdet.exporting.exported import Run
+from iifdet.exporting.graph import TOLERANCE, Built, capture, prepare
+from iifdet.exporting.onnx_file import DENSE, INNER, append_nms
+from iifdet.exporting.writing import written
 
 
 def build_dense(model: Detector, look: Preprocessing, format: str, nms_inside: bool) -> Built:
@@ -28,18 +27,17 @@ def build_dense(model: Detector, look: Preprocessing, format: str, nms_inside: b
         levels, dense = graph.model.dense(images).levels, graph(images)
     card = Card.of(model, look, nms=nms_inside, levels=levels)
     program = capture(graph, images)
-    if format == "onnx":
-        proto = to_onnx(program, INNER if nms_inside else DENSE)
-        difference = _try_out(run_onnx(proto.SerializeToString()), model, look)
+    outputs = INNER if nms_inside else DENSE
+
+    def add_nms(inner: Any) -> None:
         if nms_inside:
-            append_nms(proto.graph, card, (int(dense[1].shape[1]), int(dense[1].shape[2])))
-        return describe(proto, card), Counter(node.op_type for node in proto.graph.node), difference
-    difference = _try_out(program.module(), model, look)
-    return torch_bytes(program, card), Counter(operators(program)), difference
+            append_nms(inner, card, (int(dense[1].shape[1]), int(dense[1].shape[2])))
+
+    return written(program, card, format, outputs, lambda run: _try_out(run, model, look), add_nms)
 
 
 @torch.no_grad()
-def _try_out(run: Callable[[Tensor], Sequence[Tensor]], model: Detector, look: Preprocessing) -> float:
+def _try_out(run: Run, model: Detector, look: Preprocessing) -> float:
     """How far the scores lie apart on other images, and another number of them, than those of the capture."""
     images = torch.rand(3, 3, *look.size, generator=torch.Generator().manual_seed(1))
     boxes, scores = run(images)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from iifdet.detectors import Detector, PostprocessOptions
+from iifdet.detectors import Detector
 from iifdet.detectors.batching import image_size
 from iifdet.detectors.postprocess import select
 from iifdet.errors import InputError
@@ -21,7 +21,38 @@ from iifdet.types import Detection, Target
 Run = Callable[[Tensor], Sequence[Tensor]]
 
 
-class ExportedDetector(Detector):
+class Exported(AdjustedModel):
+    """What the models of exported files share: they are as the card says, and have no rows that could be looked at."""
+
+    card: Card
+
+    def become(self, card: Card, run: Run) -> None:
+        """Take over what the file says about itself, and what it runs on."""
+        self.card, self.names, self.counts = card, card.names, card.counts
+        self.class_activation = card.class_activation
+        self.recipe = card.habits()
+        self.adjust.mark_folded()
+        self._run = _Shared(run)
+        self.eval()
+
+    @property
+    def told_weights(self) -> Tensor:
+        return torch.tensor(self.card.adjustment["scale"], dtype=torch.float64)
+
+    def classifier_rows(self) -> Iterator[ClassifierRows]:
+        """None that could be looked at."""
+        return iter(())
+
+    def check(self, config: Any) -> None:
+        """Refuse keys that the file has settled otherwise.
+
+        Raises:
+            InputError: another image size, or another choice of detections.
+        """
+        raise NotImplementedError
+
+
+class ExportedDetector(Exported, Detector):
     """The graph of an exported file under the detector's contract, as far as it goes: ``forward`` in eval mode.
 
     Images are (B, 3, H, W) of the exported size, which a graph of one image sees one after the other. ``raw`` is not in
@@ -34,13 +65,8 @@ class ExportedDetector(Detector):
 
     def __init__(self, card: Card, run: Run) -> None:
         super().__init__(len(card.names), postprocess=card.options)
-        self.card, self.names, self.counts = card, card.names, card.counts
-        self.class_activation = card.class_activation
         self.wants_masks = card.masks
-        self.recipe = card.habits()
-        self.adjust.mark_folded()
-        self._run = _Shared(run)
-        self.eval()
+        self.become(card, run)
 
     def forward(self, images: Any, targets: Sequence[Target] | None = None) -> list[Detection]:
         size = self.card.preprocessing.size
@@ -67,23 +93,11 @@ class ExportedDetector(Detector):
             return found
         return Detection(**found, masks=paste_masks_in_image(masks[rows, None], found["boxes"], size)[:, 0])
 
-    @property
-    def told_weights(self) -> Tensor:
-        return torch.tensor(self.card.adjustment["scale"], dtype=torch.float64)
-
-    def classifier_rows(self) -> Iterator[ClassifierRows]:
-        """None that could be looked at."""
-        return iter(())
-
-    def check(self, options: PostprocessOptions, imgsz: int, rect: bool) -> None:
-        """Refuse what the file has settled.
-
-        Raises:
-            InputError: another size, or with NMS inside a choice of detections that it has not made.
-        """
-        size, own = self.card.preprocessing.size, self.card.options
-        if (imgsz, imgsz) != size or rect:
-            got = "rect=true" if rect else imgsz
+    def check(self, config: Any) -> None:
+        """Also, with NMS inside, a choice of detections that it has not made."""
+        size, own, options = self.card.preprocessing.size, self.card.options, self.options
+        if (config.imgsz, config.imgsz) != size or config.rect:
+            got = "rect=true" if config.rect else config.imgsz
             raise InputError(f"imgsz: expected {size[0]}, the size of the export, got {got}; export anew for another")
         if not self.card.nms:
             return
@@ -100,7 +114,7 @@ class ExportedDetector(Detector):
             )
 
 
-class ExportedClassifier(AdjustedModel):
+class ExportedClassifier(Exported):
     """The graph of an exported classifier under its contract, as far as it goes: ``forward`` in eval mode, and scores.
 
     Args:
@@ -110,19 +124,14 @@ class ExportedClassifier(AdjustedModel):
 
     def __init__(self, card: Card, run: Run) -> None:
         super().__init__(len(card.names))
-        self.card, self.names, self.counts = card, card.names, card.counts
-        self.class_activation = card.class_activation
-        self.recipe = card.habits()
-        self.adjust.mark_folded()
-        self._run = _Shared(run)
-        self.eval()
+        self.become(card, run)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) of the exported size -> (B, C) logits."""
         if not isinstance(images, Tensor) or images.ndim != 4:
             got = tuple(images.shape) if isinstance(images, Tensor) else "a list"
             raise InputError(f"imgsz: expected (B, 3, H, W) of the size of the export, got {got}")
-        self.check_size(image_size(images))
+        self._check_size(image_size(images))
         _, logits = self._run(images.detach().float().cpu())
         return logits.to(images.device)
 
@@ -130,20 +139,10 @@ class ExportedClassifier(AdjustedModel):
         """(B, C) probabilities in [0, 1] of logits."""
         return class_scores(logits, self.class_activation)
 
-    @property
-    def told_weights(self) -> Tensor:
-        return torch.tensor(self.card.adjustment["scale"], dtype=torch.float64)
+    def check(self, config: Any) -> None:
+        self._check_size((config.imgsz, config.imgsz))
 
-    def classifier_rows(self) -> Iterator[ClassifierRows]:
-        """None that could be looked at."""
-        return iter(())
-
-    def check_size(self, size: tuple[int, int]) -> None:
-        """Refuse images of another (height, width).
-
-        Raises:
-            InputError: the graph has another one.
-        """
+    def _check_size(self, size: tuple[int, int]) -> None:
         if size != self.card.preprocessing.size:
             raise InputError(
                 f"imgsz: expected {self.card.preprocessing.size[0]}, the size of the export, got {size[0]}; export "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import warnings
 from collections import Counter
@@ -18,7 +17,6 @@ from torch.export import Dim, ExportedProgram
 from iifdet.detectors import Detector
 from iifdet.detectors.fusing import fuse_batch_norms
 from iifdet.errors import InputError, as_input_error
-from iifdet.exporting.card import Card
 from iifdet.longtail import AdjustedModel
 
 #: How far scores, and boxes as a share of their largest coordinate, may lie from the model's.
@@ -98,19 +96,3 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def torch_bytes(program: ExportedProgram, card: Card) -> bytes:
-    """The file of a captured graph, with what it says about itself."""
-    file = io.BytesIO()
-    program.example_inputs = None  # a batch of images would be larger than many a model
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names the files of this machine
-    with quiet():
-        torch.export.save(program, file, extra_files=card.to_metadata())
-    return file.getvalue()
-
-
-def operators(program: ExportedProgram) -> list[str]:
-    """What the graph calls, in order."""
-    return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
